@@ -1,0 +1,1 @@
+"""KV memory: its configuration, its preallocated slots and its statistics."""

@@ -1,0 +1,195 @@
+"""The command line that reads pages: ``mindnlp-ocr page.png`` and ``tools/infer.py page.png``."""
+
+import argparse
+import glob
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from mindnlp_ocr import __version__
+from mindnlp_ocr.errors import PageError, SetupError
+
+DEFAULT_PROMPT = "Extract all text from this image."
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
+
+EPILOG = """\
+examples:
+  %(prog)s page.png                                 print the text of a page as it is read
+  %(prog)s scans/ 'more/*.jpg' --output pages.txt    a folder and a pattern, into a file
+  %(prog)s page.png --format json | jq .results      tokens, timings and statistics
+
+exit status: 0 every page was read; 1 some were not (the others are); 2 wrong usage, or a model or device that
+cannot be used
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the pages that ``argv`` names; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return _run(arguments)
+    except SetupError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Read the text of images with Qwen2-VL on MindSpore.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files, folders or patterns such as 'scans/*.png'")
+    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="one more image; may be repeated")
+    parser.add_argument("--model", metavar="PATH", help="a Qwen2-VL folder (default: the small model that is built in)")
+    parser.add_argument("--device", default="cpu", help="cpu, npu:0 or Ascend (default: cpu)")
+    parser.add_argument(
+        "--prompt", default=DEFAULT_PROMPT, metavar="TEXT", help=f"what to ask (default: {DEFAULT_PROMPT!r})"
+    )
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer (default: the model's own)")
+    parser.add_argument("--max-length", type=int, metavar="N", help="tokens of a KV slot, prompt and answer together")
+    parser.add_argument("--min-pixels", type=int, metavar="N", help="enlarge smaller images to this area")
+    parser.add_argument("--max-pixels", type=int, metavar="N", help="shrink larger images to this area")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="what to print (default: text)")
+    parser.add_argument("--output", metavar="FILE", help="write there instead of to standard output")
+    parser.add_argument("--no-kv-cache", action="store_true", help="run the whole prompt again for every token (slow)")
+    parser.add_argument("--attn", choices=("auto", "eager", "flash"), default="auto", help="attention (default: auto)")
+    parser.add_argument("--version", action="version", version=f"mindnlp-ocr {__version__}")
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    names = [*arguments.images, *arguments.image]
+    if not names:
+        raise SetupError("no image is named: give files, folders or patterns (see --help)")
+    if arguments.max_new_tokens is not None and arguments.max_new_tokens < 1:
+        raise SetupError(f"--max-new-tokens is {arguments.max_new_tokens}: give 1 or more")
+    paths = [path for name in names for path in expand(name)]
+    with _output(arguments.output) as output:
+        model = _load_model(arguments)
+        as_json = arguments.format == "json"
+        results = []
+        # A bar on the terminal only where no text streams to it.
+        quiet = len(paths) == 1 or not sys.stderr.isatty() or (sys.stdout.isatty() and output is sys.stdout and not as_json)
+        for number, path in enumerate(tqdm(paths, unit="page", file=sys.stderr, disable=quiet)):
+            if not as_json and len(paths) > 1:
+                print(f"{'' if number == 0 else os.linesep}==> {path} <==", file=output, flush=True)
+            results.append(_read(model, path, arguments.prompt, None if as_json else _writer(output)))
+            if not as_json:
+                print(file=output, flush=True)
+        if as_json:
+            report = {"results": results, "model": model.get_model_info(), "cache": model.get_cache_stats()}
+            json.dump(report, output, ensure_ascii=False, indent=2)
+            print(file=output, flush=True)
+    return 1 if any(result["error"] for result in results) else 0
+
+
+def expand(name: str) -> list[str]:
+    """The images that a file, a folder or a pattern names; what names none is kept, to fail as a page of its own."""
+    path = Path(name)
+    if path.is_dir():
+        found = sorted(str(file) for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        return found or [name]
+    if not path.exists() and glob.has_magic(name):
+        return sorted(glob.glob(name, recursive=True)) or [name]
+    return [name]
+
+
+def _load_model(arguments: argparse.Namespace) -> Any:
+    from mindnlp_ocr.cache.config import CacheConfig, get_optimal_cache_config
+    from mindnlp_ocr.ops.device import Device
+
+    Device.parse(arguments.device).check()  # before MindSpore is imported: it takes seconds
+    from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
+
+    config = CacheConfig(
+        enable_kv_cache=not arguments.no_kv_cache,
+        max_cache_size_mb=get_optimal_cache_config(arguments.device).max_cache_size_mb,
+    )
+    return Qwen2VLModel(
+        arguments.model or EMBEDDED,
+        arguments.device,
+        cache_config=config,
+        max_length=arguments.max_length,
+        max_new_tokens=arguments.max_new_tokens,
+        min_pixels=arguments.min_pixels,
+        max_pixels=arguments.max_pixels,
+        attn=arguments.attn,
+    )
+
+
+def _read(model: Any, path: str, prompt: str, on_text: Callable[[str], None] | None) -> dict[str, Any]:
+    """One page as the JSON report has it; an error that is this page's own is reported, not raised."""
+    content = [{"type": "image", "image": path}, {"type": "text", "text": prompt}]
+    empty: dict[str, Any] = {
+        "text": None,
+        "prompt_tokens": 0,
+        "new_tokens": 0,
+        "token_ids": [],
+        "finish_reason": None,
+        "timings_ms": {},
+    }
+    try:
+        reading = model.generate([{"role": "user", "content": content}], on_text=on_text)
+    except PageError as error:
+        tqdm.write(f"error: {path}: {error}", file=sys.stderr)
+        return {"image": path, **empty, "error": str(error)}
+    return {
+        "image": path,
+        "text": reading.text,
+        "error": None,
+        "prompt_tokens": reading.prompt_tokens,
+        "new_tokens": reading.new_tokens,
+        "token_ids": reading.token_ids,
+        "finish_reason": reading.finish_reason,
+        "timings_ms": reading.timings_ms,
+    }
+
+
+def _writer(output: TextIO) -> Callable[[str], None]:
+    def write(piece: str) -> None:
+        output.write(piece)
+        output.flush()
+
+    return write
+
+
+class _output:
+    """Standard output, or a file that appears only when it is complete."""
+
+    def __init__(self, name: str | None) -> None:
+        self._path = Path(name) if name else None
+
+    def __enter__(self) -> TextIO:
+        if self._path is None:
+            sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+            return sys.stdout
+        self._partial = self._path.with_name(self._path.name + ".part")
+        try:
+            self._file = self._partial.open("w", encoding="utf-8")
+        except OSError as error:
+            raise SetupError(f"--output {self._path} cannot be written ({error.strerror}): name another file") from error
+        return self._file
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if self._path is None:
+            return
+        self._file.close()
+        if kind is None:
+            self._partial.replace(self._path)
+        else:
+            self._partial.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

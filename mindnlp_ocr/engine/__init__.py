@@ -1,0 +1,1 @@
+"""Requests to tokens: compiled graphs and the loop over them."""

@@ -1,0 +1,1 @@
+"""The network as MindSpore Cells, written once for every device."""

@@ -1,0 +1,97 @@
+"""The vision tower: patches of one image in, features the text model can read out.
+
+Reference: Qwen2-VL (Wang et al. 2024, arXiv:2409.12191).
+"""
+
+from mindspore import Tensor, nn
+
+from mindnlp_ocr.modeling.layers import Linear, Weights, parameter
+from mindnlp_ocr.models.config import VisionConfig
+from mindnlp_ocr.ops.activation import gelu, quick_gelu
+from mindnlp_ocr.ops.attention import vision_attention, vision_mask
+from mindnlp_ocr.ops.layout import heads_first, take_heads, tokens_first
+from mindnlp_ocr.ops.norm import layer_norm
+from mindnlp_ocr.ops.rotary import per_head, rotate
+
+
+class VisionTower(nn.Cell):
+    """Patches [n, patch_dim] -> features [n / 4, text hidden_size], for one image in a bucket of n patches."""
+
+    def __init__(self, config: VisionConfig, weights: Weights) -> None:
+        super().__init__(auto_prefix=False)
+        # A convolution whose stride is its kernel is a matrix product over flattened patches.
+        flat = weights["visual.patch_embed.proj.weight"].reshape(config.embed_dim, config.patch_dim)
+        self.patch_embed = Linear({"visual.patch_embed.proj.weight": flat}, "visual.patch_embed.proj", bias=False)
+        self.blocks = nn.CellList(
+            [VisionBlock(config, weights, f"visual.blocks.{i}") for i in range(config.depth)], auto_prefix=False
+        )
+        self.merger = PatchMerger(config, weights, "visual.merger")
+        self.heads = config.num_heads
+
+    def construct(self, patches: Tensor, cos: Tensor, sin: Tensor, live: Tensor) -> Tensor:
+        """patches float32 [n, patch_dim]; cos, sin [n, head_dim / 2]; live int32 [1]: patches that are not padding."""
+        x = self.patch_embed(patches)
+        mask = vision_mask(patches.shape[0], live)
+        cos, sin = per_head(cos, 2 * self.heads), per_head(sin, 2 * self.heads)  # for q and k at once
+        for block in self.blocks:
+            x = block(x, cos, sin, mask)
+        return self.merger(x)
+
+
+class VisionBlock(nn.Cell):
+    """Attention and MLP, each behind a LayerNorm and around a residual."""
+
+    def __init__(self, config: VisionConfig, weights: Weights, name: str) -> None:
+        super().__init__(auto_prefix=False)
+        self.norm1 = LayerNorm(weights, f"{name}.norm1")
+        self.attn = VisionAttention(config, weights, f"{name}.attn")
+        self.norm2 = LayerNorm(weights, f"{name}.norm2")
+        self.fc1 = Linear(weights, f"{name}.mlp.fc1")
+        self.fc2 = Linear(weights, f"{name}.mlp.fc2")
+
+    def construct(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x), cos, sin, mask)
+        return x + self.fc2(quick_gelu(self.fc1(self.norm2(x))))
+
+
+class VisionAttention(nn.Cell):
+    """Full attention among the patches of one image, with 2-D rotary positions."""
+
+    def __init__(self, config: VisionConfig, weights: Weights, name: str) -> None:
+        super().__init__(auto_prefix=False)
+        self.heads = config.num_heads
+        self.head_dim = config.head_dim
+        self.qkv = Linear(weights, f"{name}.qkv")
+        self.proj = Linear(weights, f"{name}.proj")
+
+    def construct(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
+        n = x.shape[0]
+        qkv = self.qkv(x).reshape(n, 3 * self.heads, self.head_dim)
+        qk = rotate(take_heads(qkv, 0, 2 * self.heads), cos, sin)
+        q, k = heads_first(take_heads(qk, 0, self.heads)), heads_first(take_heads(qk, self.heads, self.heads))
+        v = heads_first(take_heads(qkv, 2 * self.heads, self.heads))
+        return self.proj(tokens_first(vision_attention(q, k, v, mask)).reshape(n, self.heads * self.head_dim))
+
+
+class PatchMerger(nn.Cell):
+    """Four neighbouring patches (they lie side by side in the input) become one feature of the text's width."""
+
+    def __init__(self, config: VisionConfig, weights: Weights, name: str) -> None:
+        super().__init__(auto_prefix=False)
+        self.merged_dim = config.embed_dim * config.spatial_merge_size**2
+        self.ln_q = LayerNorm(weights, f"{name}.ln_q")
+        self.fc1 = Linear(weights, f"{name}.mlp.0")
+        self.fc2 = Linear(weights, f"{name}.mlp.2")
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.fc2(gelu(self.fc1(self.ln_q(x).reshape(-1, self.merged_dim))))
+
+
+class LayerNorm(nn.Cell):
+    def __init__(self, weights: Weights, name: str) -> None:
+        super().__init__(auto_prefix=False)
+        self.weight = parameter(f"{name}.weight", weights[f"{name}.weight"])
+        self.bias = parameter(f"{name}.bias", weights[f"{name}.bias"])
+
+    def construct(self, x: Tensor) -> Tensor:
+        return layer_norm(x, self.weight, self.bias)

@@ -1,0 +1,1 @@
+"""What a user holds: the model and its configuration."""

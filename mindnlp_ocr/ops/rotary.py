@@ -1,0 +1,22 @@
+"""Rotary position embedding (Su et al. 2021, arXiv:2104.09864)."""
+
+from mindspore import Tensor, ops
+
+_halves = ops.Split(axis=-1, output_num=2)
+
+
+def per_head(angles: Tensor, heads: int) -> Tensor:
+    """cos or sin [tokens, head_dim / 2] repeated to [tokens, heads, head_dim / 2]: once for all layers."""
+    tokens, half = angles.shape
+    return ops.broadcast_to(angles.reshape(tokens, 1, half), (tokens, heads, half))
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (i, i + head_dim / 2) of x by their angle.
+
+    Args:
+        x: [tokens, heads, head_dim].
+        cos, sin: [tokens, heads, head_dim / 2], from :func:`per_head`.
+    """
+    first, second = _halves(x)
+    return ops.concat((first * cos - second * sin, second * cos + first * sin), -1)

@@ -1,0 +1,140 @@
+"""Chat messages to token ids, and token ids back to text."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from mindnlp_ocr.errors import PageError, SetupError
+from mindnlp_ocr.models.config import Qwen2VLConfig, read_json
+from mindnlp_ocr.processing.images import ImageProcessor, Patches, load_image
+
+Messages = Sequence[dict[str, Any]]
+
+
+class Prompt(NamedTuple):
+    """What the network is asked."""
+
+    token_ids: NDArray[np.int32]  # [tokens], one image token for every feature of every image
+    images: list[Patches]
+
+
+class ChatProcessor:
+    """A checkpoint's own tokenizer, chat template and image processor.
+
+    The template comes with the checkpoint and may come from anywhere: it runs in jinja2's sandbox.
+    """
+
+    def __init__(self, folder: Path, config: Qwen2VLConfig, images: ImageProcessor) -> None:
+        path = folder / "tokenizer.json"
+        if not path.exists():
+            raise SetupError(f"{path} is missing: give a complete Qwen2-VL folder")
+        try:
+            self.tokenizer: Tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise SetupError(f"{path} cannot be read ({error}): copy it again") from error
+        self.images = images
+        self._image_token = self.tokenizer.id_to_token(config.image_token_id)
+        if self._image_token is None:
+            raise SetupError(f"{path} has no token {config.image_token_id}, config.json's image token: they do not match")
+        try:
+            self._template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(
+                _template(folder)
+            )
+        except TemplateError as error:
+            raise SetupError(f"{folder}: the chat template is broken ({error}): copy it again") from error
+
+    def prompt(self, messages: Messages) -> Prompt:
+        """Render messages and cut up their images.
+
+        Args:
+            messages: [{"role": "user", "content": text or [{"type": "image", "image": ...}, {"type": "text", ...}]}].
+
+        Raises:
+            PageError: malformed messages, or an image that cannot be read.
+        """
+        _check(messages)
+        images = [self.images.patches(load_image(source)) for source in image_sources(messages)]
+        try:
+            text = self._template.render(messages=list(messages), add_generation_prompt=True, add_vision_id=False)
+        except TemplateError as error:
+            raise PageError(f"the chat template refuses these messages: {error}") from error
+        parts = text.split(self._image_token)
+        if len(parts) != len(images) + 1:
+            raise PageError(f"{len(images)} images, but the text has {len(parts) - 1} {self._image_token}: leave it out")
+        expanded = parts[0]
+        for image, part in zip(images, parts[1:], strict=True):
+            expanded += self._image_token * self.images.tokens(image.grid_thw) + part
+        ids = self.tokenizer.encode(expanded, add_special_tokens=False).ids
+        return Prompt(np.asarray(ids, np.int32), images)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return text
+
+    def stream(self) -> "TextStream":
+        """A decoder that is fed token by token."""
+        return TextStream(self.tokenizer)
+
+
+class TextStream:
+    """Text as it grows: a token that ends inside a character gives "", the one that completes it gives the character."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._stream = DecodeStream(skip_special_tokens=True)
+
+    def feed(self, token_id: int) -> str:
+        return self._stream.step(self._tokenizer, token_id) or ""
+
+
+def image_sources(messages: Messages) -> list[Any]:
+    """The images of all messages in order."""
+    parts = [part for m in messages if not isinstance(m["content"], str) for part in m["content"]]
+    return [_image_of(part) for part in parts if _is_image(part)]
+
+
+def _is_image(part: dict[str, Any]) -> bool:
+    return part.get("type") in ("image", "image_url") or "image" in part or "image_url" in part
+
+
+def _image_of(part: dict[str, Any]) -> Any:
+    source = part.get("image", part.get("image_url"))
+    return source.get("url") if isinstance(source, dict) else source
+
+
+def _check(messages: Messages) -> None:
+    shape = 'give [{"role": "user", "content": [{"type": "image", "image": ...}, {"type": "text", "text": ...}]}]'
+    if isinstance(messages, str | bytes | dict) or not messages:
+        raise PageError(f"messages are {type(messages).__name__} of length {len(messages)}: {shape}")
+    for message in messages:
+        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+            raise PageError(f"a message is {message!r:.80}, without role and content: {shape}")
+        if isinstance(message["content"], str):
+            continue
+        for part in message["content"]:
+            if not isinstance(part, dict):
+                raise PageError(f"a part of a message is {type(part).__name__}: {shape}")
+            if part.get("type") == "video" or "video" in part:
+                raise PageError("a message holds a video: this engine reads images, give its frames as images")
+            if _is_image(part) and _image_of(part) is None:
+                raise PageError(f"an image part holds no image: {shape}")
+            if not _is_image(part) and not isinstance(part.get("text"), str):
+                raise PageError(f"a part of a message has neither an image nor a text: {shape}")
+
+
+def _template(folder: Path) -> str:
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        if (folder / name).exists():
+            template = read_json(folder / name).get("chat_template")
+            if isinstance(template, str):
+                return template
+    if (folder / "chat_template.jinja").exists():
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    raise SetupError(f"{folder} has no chat template (chat_template.json, .jinja): give a complete Qwen2-VL folder")

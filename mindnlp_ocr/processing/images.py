@@ -1,0 +1,185 @@
+"""Images: opening whatever a user gives, and Qwen2-VL's resizing, normalisation and patches.
+
+The numbers are those of the published ``Qwen2VLImageProcessor``, bit for bit on the same Pillow.
+"""
+
+import base64
+import binascii
+import io
+import math
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
+
+from mindnlp_ocr.errors import PageError, SetupError
+from mindnlp_ocr.models.config import read_json
+
+MAX_SOURCE_PIXELS = 200_000_000  # an A2 page at 600 dpi; a decoded image of this size takes 600 MB
+MAX_ASPECT_RATIO = 200
+
+ImageSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
+
+
+class Patches(NamedTuple):
+    """One image as the vision tower takes it."""
+
+    pixels: NDArray[np.float32]  # [patches, channels * time * patch * patch]
+    grid_thw: tuple[int, int, int]  # patches in time, height and width
+
+
+class ImageProcessor(BaseModel):
+    """``preprocessor_config.json`` and what it means."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    min_pixels: PositiveInt = 56 * 56
+    max_pixels: PositiveInt = 28 * 28 * 1280
+    patch_size: PositiveInt = 14
+    temporal_patch_size: PositiveInt = 2
+    merge_size: PositiveInt = 2
+    image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    image_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.26862954, 0.26130258, 0.27577711)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "ImageProcessor":
+        """From a Hugging Face folder; the ``size`` form of newer releases is read as well."""
+        path = folder / "preprocessor_config.json"
+        raw = read_json(path)
+        size = raw.get("size") or {}
+        for ours, theirs in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
+            if raw.get(ours) is None:
+                raw.pop(ours, None)
+                if size.get(theirs):
+                    raw[ours] = size[theirs]
+        try:
+            return cls(**raw)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise SetupError(f"{path} cannot be used: {first['loc'][0]}: {first['msg']}") from error
+
+    @property
+    def pixels_per_token(self) -> int:
+        return (self.patch_size * self.merge_size) ** 2
+
+    def tokens(self, grid_thw: tuple[int, int, int]) -> int:
+        """Tokens that an image takes in the prompt."""
+        return math.prod(grid_thw) // self.merge_size**2
+
+    def patches(self, image: Image.Image) -> Patches:
+        """Resize an RGB image to a multiple of the merged patch and cut it up.
+
+        Raises:
+            PageError: the sides differ by more than 200 times.
+        """
+        factor = self.patch_size * self.merge_size
+        height, width = smart_resize(image.height, image.width, factor, self.min_pixels, self.max_pixels)
+        resized = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+        planes = np.stack([table[resized[..., c]] for c, table in enumerate(self._levels())])
+        frames = np.broadcast_to(planes, (self.temporal_patch_size, *planes.shape))
+        patch, merge = self.patch_size, self.merge_size
+        rows, columns = height // patch, width // patch
+        split = frames.reshape(1, self.temporal_patch_size, 3, rows // merge, merge, patch, columns // merge, merge, patch)
+        # merge x merge neighbours side by side; in a patch: channel, time, row, column
+        pixels = split.transpose(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(rows * columns, -1)
+        return Patches(np.ascontiguousarray(pixels), (1, rows, columns))
+
+    def _levels(self) -> list[NDArray[np.float32]]:
+        """What each of the 256 levels of a channel becomes, rounded where the published processor rounds."""
+        level = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
+        pairs = zip(self.image_mean, self.image_std, strict=True)
+        return [(level - np.float32(mean)) / np.float32(std) for mean, std in pairs]
+
+
+def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """The nearest size whose sides are multiples of ``factor`` and whose area lies within the limits."""
+    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+        raise PageError(f"a {width} x {height} image is longer than {MAX_ASPECT_RATIO} times its breadth: cut it in parts")
+    new_height, new_width = round(height / factor) * factor, round(width / factor) * factor
+    if new_height * new_width > max_pixels:
+        beta = math.sqrt(height * width / max_pixels)
+        new_height = max(factor, math.floor(height / beta / factor) * factor)
+        new_width = max(factor, math.floor(width / beta / factor) * factor)
+    elif new_height * new_width < min_pixels:
+        beta = math.sqrt(min_pixels / (height * width))
+        new_height = math.ceil(height * beta / factor) * factor
+        new_width = math.ceil(width * beta / factor) * factor
+    return new_height, new_width
+
+
+def load_image(source: ImageSource) -> Image.Image:
+    """An upright RGB image from a path, bytes, a data URL, a Pillow image or a NumPy array (uint8).
+
+    Transparent parts become white paper, 16-bit levels are scaled to 8, of an animation the first frame is read.
+
+    Raises:
+        PageError: not an image, truncated, too large, a document of several pages, or of an unknown kind.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        return _upright_rgb(source, "the image")
+    if isinstance(source, bytes):
+        return _open(io.BytesIO(source), f"an image of {len(source)} bytes")
+    name = os.fspath(source)
+    if name.startswith("data:"):
+        return _from_data_url(name)
+    if name.startswith(("http://", "https://")):
+        raise PageError(f"{name} is a web address: download it first, this engine opens files only")
+    path = Path(name.removeprefix("file://"))
+    if not path.is_file():
+        raise PageError(f"{path} is {'a folder' if path.is_dir() else 'missing'}: give an image file")
+    return _open(path, str(path))
+
+
+def _open(file: Path | io.BytesIO, name: str) -> Image.Image:
+    try:
+        with Image.open(file) as image:
+            return _upright_rgb(image, name)
+    except UnidentifiedImageError as error:
+        raise PageError(f"{name} is not an image that Pillow can open: give PNG, JPEG, WebP, TIFF, BMP or GIF") from error
+    except Image.DecompressionBombError as error:
+        raise PageError(f"{name} is too large ({error}): scale it down") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise PageError(f"{name} is truncated or damaged ({error}): save it again") from error
+
+
+def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.width * image.height > MAX_SOURCE_PIXELS:
+        raise PageError(f"{name} has {image.width} x {image.height} pixels, more than {MAX_SOURCE_PIXELS:,}: scale it down")
+    if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
+        raise PageError(f"{name} holds {getattr(image, 'n_frames', 1)} pages: give one file a page (tiffsplit, ImageMagick)")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        levels = np.asarray(image, dtype=np.float64)
+        scale = 257.0 if image.mode.startswith("I") else 1.0
+        image = Image.fromarray(np.clip(np.round(levels / scale), 0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return image.convert("RGB")
+
+
+def _from_array(array: NDArray[Any]) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise PageError(
+            f"an array of {array.dtype} {array.shape} is no image: give uint8 [height, width] or [height, width, 1 | 3 | 4]"
+        )
+    if 0 in array.shape:
+        raise PageError(f"an array of {array.shape} holds no pixel")
+    return _upright_rgb(Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array), "the array")
+
+
+def _from_data_url(url: str) -> Image.Image:
+    head, _, data = url.partition(",")
+    if not head.endswith(";base64"):
+        raise PageError(f"{head[:60]}... is no data URL in base64: give data:image/png;base64,...")
+    try:
+        content = base64.b64decode(data, validate=True)
+    except binascii.Error as error:
+        raise PageError(f"{head[:60]},... is damaged base64 ({error})") from error
+    return _open(io.BytesIO(content), f"a data URL of {len(content)} bytes")

@@ -1,0 +1,1 @@
+"""Import paths that the request promises; the code lives elsewhere."""
