@@ -50,6 +50,15 @@ class Case:
     max_new_tokens: int = LIMIT
 
 
+def on_white_paper(path: Path | str) -> Image.Image:
+    """An RGB image. The engine lays transparent pages on white, the published processor would show what lies below."""
+    page = Image.open(path)
+    if not page.has_transparency_data:
+        return page.convert("RGB")
+    page = page.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", page.size, "white"), page).convert("RGB")
+
+
 def image(path: str) -> dict[str, str]:
     """Image content, its path relative to the repository."""
     return {"type": "image", "image": path}
@@ -166,7 +175,7 @@ class Reference:
         pixels, grids = np.zeros((0, 0), np.float32), np.zeros((0, 3), np.int64)
         if paths:
             # Alpha is dropped and grey is repeated, as transformers and qwen-vl-utils do.
-            batch = self.processor([Image.open(path).convert("RGB") for path in paths], return_tensors="np")
+            batch = self.processor([on_white_paper(path) for path in paths], return_tensors="np")
             pixels, grids = batch["pixel_values"].astype(np.float32), batch["image_grid_thw"]
         prompt = self.template.render(messages=messages, add_generation_prompt=True)
         for grid in grids:

@@ -1,0 +1,39 @@
+"""What several tests share: one loaded model, and the goldens recorded from the PyTorch reference."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
+
+ROOT = Path(__file__).parent.parent
+GOLDENS = ROOT / "tests" / "goldens"
+CASES: list[dict[str, Any]] = json.loads((GOLDENS / "pages.json").read_text(encoding="utf-8"))["cases"]
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goldens name their images from the root of the project."""
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(scope="session")
+def model() -> Qwen2VLModel:
+    """The embedded checkpoint. Tests that change its settings make one of their own."""
+    os.chdir(ROOT)
+    return Qwen2VLModel()
+
+
+@pytest.fixture(scope="session")
+def golden_arrays() -> Any:
+    """Arrays of every case, as "NAME/position_ids", "NAME/logits" and "NAME/vision"."""
+    return np.load(GOLDENS / "pages.npz", allow_pickle=False)
+
+
+def case(name: str) -> dict[str, Any]:
+    """The golden case of this name."""
+    return next(c for c in CASES if c["name"] == name)

@@ -1,0 +1,146 @@
+"""The loop: limits, streaming, the cache on and off, and requests that leave nothing behind."""
+
+from typing import Any
+
+import pytest
+
+from mindnlp_ocr.cache.config import CacheConfig
+from mindnlp_ocr.engine.generate import Generation
+from mindnlp_ocr.errors import PageError, SetupError
+from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
+from tests.conftest import case
+
+
+def test_max_new_tokens_is_a_finish_reason_and_a_prefix_of_the_whole(model: Qwen2VLModel) -> None:
+    golden = case("line_400x60")
+    for limit in (1, 5):
+        reading = model.generate(golden["messages"], limit)
+        assert (reading.token_ids, reading.finish_reason) == (golden["token_ids"][:limit], "length")
+        assert reading.new_tokens == limit
+
+
+def test_a_full_slot_is_a_finish_reason_and_the_tokens_up_to_it_are_the_same() -> None:
+    golden = case("second_question")
+    prompt = len(golden["prompt_ids"])
+    model = Qwen2VLModel(max_length=prompt + 5, max_pixels=401408)
+    reading = model.generate(golden["messages"])
+    assert reading.finish_reason == "length"
+    assert reading.token_ids == golden["token_ids"][:6]  # the last one needs no row of its own
+
+
+def test_a_prompt_longer_than_the_slot_names_both_and_the_next_page_is_read(model: Qwen2VLModel) -> None:
+    long = [{"role": "user", "content": "word " * 3000}]
+    with pytest.raises(PageError, match=r"the prompt has \d+ tokens, a slot holds 2048 .* raise --max-length"):
+        model.infer(long)
+    golden = case("word_56x56")
+    assert model.infer(golden["messages"]) == golden["text"]
+
+
+def test_an_impossible_max_new_tokens_is_refused(model: Qwen2VLModel) -> None:
+    with pytest.raises(PageError, match="max_new_tokens is 0: give 1 or more"):
+        model.infer(case("word_56x56")["messages"], max_new_tokens=0)
+
+
+def test_streamed_pieces_add_up_to_the_text(model: Qwen2VLModel) -> None:
+    golden = case("mixed_420x238")
+    pieces: list[str] = []
+    reading = model.generate(golden["messages"], on_text=pieces.append)
+    assert "".join(pieces) == reading.text == golden["text"]
+    assert len(pieces) > 20
+
+
+def test_the_same_request_after_others_gives_the_same_bits(model: Qwen2VLModel) -> None:
+    """Stale rows of an earlier, longer request, its rope_delta and its features must not be seen."""
+
+    def logits(name: str) -> list[bytes]:
+        golden = case(name)
+        prompt = model._processor.prompt(golden["messages"])
+        run = Generation(model._graphs, model.config, prompt, 12, model._max_length, True, logits=[])
+        assert list(run) == golden["token_ids"][:12]
+        return [step.asnumpy().tobytes() for step in run.logits or []]
+
+    first = logits("line_400x60")
+    logits("two_images")
+    logits("zh_text_448x308")
+    assert logits("line_400x60") == first
+
+
+def test_without_a_kv_cache_the_tokens_are_the_same_and_no_slot_is_held() -> None:
+    model = Qwen2VLModel(cache_config=CacheConfig(enable_kv_cache=False))
+    for name in ("line_400x60", "two_images", "text_only"):
+        assert model.generate(case(name)["messages"]).token_ids == case(name)["token_ids"]
+    assert model.get_cache_stats()["total_memory_mb"] == "0.00MB"
+    assert model.get_cache_stats()["total_requests"] == 0
+    assert model.get_model_info()["kv_cache_enabled"] is False
+
+
+def test_the_cache_can_be_switched_at_run_time() -> None:
+    model = Qwen2VLModel()
+    golden = case("line_392x28")
+    expected_memory = {True: "12.00MB", False: "0.00MB"}
+    for enabled in (True, False, True):
+        model.update_cache_config(CacheConfig(enable_kv_cache=enabled))
+        assert model.generate(golden["messages"]).token_ids == golden["token_ids"]
+        assert model.get_cache_stats()["total_memory_mb"] == expected_memory[enabled]
+
+
+def test_statistics_count_requests_truthfully_and_are_reset(model: Qwen2VLModel) -> None:
+    model.reset_cache_stats()
+    for _ in range(2):
+        model.infer(case("word_56x56")["messages"])
+    assert model.get_cache_stats() == {
+        "total_requests": 2,
+        "cache_hits": 0,
+        "cache_misses": 2,
+        "hit_rate": "0.00%",
+        "total_memory_mb": "12.00MB",
+        "evictions": 0,
+        "cache_items": 0,
+    }
+    model.clear_cache()
+    model.reset_cache_stats()
+    assert model.get_cache_stats()["total_requests"] == 0
+
+
+def test_a_budget_below_one_slot_names_the_bytes_and_the_old_settings_stay(model: Qwen2VLModel) -> None:
+    refused = r"one KV slot of 2048 tokens needs 12.0 MB, max_cache_size_mb is 5: give at least 12.0"
+    with pytest.raises(SetupError, match=refused):
+        Qwen2VLModel(cache_config=CacheConfig(max_cache_size_mb=5))
+    with pytest.raises(SetupError, match=refused):
+        model.update_cache_config(CacheConfig(max_cache_size_mb=5))
+    assert model.get_model_info()["kv_cache_enabled"] is True
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model_name": "no/such/folder"}, r"model no/such/folder does not exist \(nothing is downloaded\)"),
+        ({"model_name": "merged.npz"}, r"merged .npz files are not read by this release"),
+        ({"lora_weights_path": "adapter"}, "LoRA adapters are not read by this release"),
+        ({"max_length": 8}, r"max_length is 8: give 64 to 4096"),
+        ({"max_length": 5000}, r"max_length is 5000: give 64 to 4096"),
+        ({"max_pixels": 100}, r"max_pixels 100 do not fit: give 784 <= min_pixels <= max_pixels"),
+        ({"min_pixels": 500_000, "max_pixels": 400_000}, "min_pixels 500000 and max_pixels 400000 do not fit"),
+        ({"attn": "flash"}, "flash attention is demanded: Not supported"),
+        ({"device": "tpu"}, "device 'tpu' is unknown"),
+    ],
+)
+def test_settings_that_cannot_be_met_say_why(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SetupError, match=message):
+        Qwen2VLModel(**settings)
+
+
+def test_model_info_has_the_documents_keys_and_says_why_flash_is_off(model: Qwen2VLModel) -> None:
+    info = model.get_model_info()
+    assert {
+        "model_name",
+        "device",
+        "kv_cache_enabled",
+        "flash_attention_enabled",
+        "flash_attention_support",
+        "flash_attention_reason",
+        "attn_implementation",
+        "compilations",
+    } <= info.keys()
+    assert (info["device"], info["attn_implementation"], info["flash_attention_enabled"]) == ("cpu", "eager", False)
+    assert "no flash attention kernel for CPU" in info["flash_attention_reason"]
