@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from tqdm import tqdm
 
@@ -43,8 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (see --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         description="Read the text of images with Qwen2-VL on MindSpore.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -97,10 +102,10 @@ def _run(arguments: argparse.Namespace) -> int:
 def expand(name: str) -> list[str]:
     """The images that a file, a folder or a pattern names; what names none is kept, to fail as a page of its own."""
     path = Path(name)
-    if path.is_dir():
-        found = sorted(str(file) for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    if os.path.isdir(name):  # noqa: PTH112 - unlike Path, it takes any string: a name too long, a data URL
+        found = sorted(str(file) for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
         return found or [name]
-    if not path.exists() and glob.has_magic(name):
+    if not os.path.exists(name) and glob.has_magic(name):  # noqa: PTH110
         return sorted(glob.glob(name, recursive=True)) or [name]
     return [name]
 
@@ -172,11 +177,13 @@ class _output:
 
     def __enter__(self) -> TextIO:
         if self._path is None:
-            sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+            sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
             return sys.stdout
+        if self._path.is_dir():
+            raise SetupError(f"--output {self._path} cannot be written (Is a directory): name a file")
         self._partial = self._path.with_name(self._path.name + ".part")
         try:
-            self._file = self._partial.open("w", encoding="utf-8")
+            self._file = self._partial.open("w", encoding="utf-8", errors="replace")
         except OSError as error:
             raise SetupError(f"--output {self._path} cannot be written ({error.strerror}): name another file") from error
         return self._file

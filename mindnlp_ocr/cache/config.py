@@ -59,10 +59,10 @@ def get_optimal_cache_config(device: str = "cpu", model_size_gb: float = 7.0) ->
         1024 MiB on an NPU, 512 MiB on a CPU, and on CUDA a fifth of the memory left free beside the model (512 MiB where
         ``nvidia-smi`` finds no device).
     """
-    kind = Device.parse(device).kind
-    if kind == "Ascend":
+    parsed = Device.parse(device)
+    if parsed.kind == "Ascend":
         return CacheConfig(max_cache_size_mb=NPU_CACHE_MB)
-    free_mb = _cuda_free_mb() if kind == "GPU" else None
+    free_mb = _cuda_free_mb(parsed.index) if parsed.kind == "GPU" else None
     if free_mb is None:
         return CacheConfig(max_cache_size_mb=CPU_CACHE_MB)
     return CacheConfig(
@@ -70,10 +70,12 @@ def get_optimal_cache_config(device: str = "cpu", model_size_gb: float = 7.0) ->
     )
 
 
-def _cuda_free_mb() -> float | None:
+def _cuda_free_mb(index: int) -> float | None:
     if not shutil.which("nvidia-smi"):
         return None
-    query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
-    answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
-    lines = answer.stdout.split()
-    return float(lines[0]) if answer.returncode == 0 and lines else None
+    query = ["nvidia-smi", f"--id={index}", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
+        return float(answer.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):  # no driver, no such device, "[N/A]"
+        return None

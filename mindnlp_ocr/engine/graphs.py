@@ -65,10 +65,10 @@ class Decode(nn.Cell):
 class Graphs:
     """Static-shape graphs over one set of weights. NumPy in, NumPy or a :class:`Step` out."""
 
-    def __init__(self, config: Qwen2VLConfig, weights: Weights, max_length: int, kv: KVSlots | None) -> None:
+    def __init__(self, config: Qwen2VLConfig, weights: Weights, max_length: int, kv: KVSlots | None, fused: bool) -> None:
         self._config = config
         self._max_length = max_length
-        self._language = LanguageModel(config, weights, max_length)
+        self._language = LanguageModel(config, weights, max_length, fused)
         self._vision = ms.jit(VisionTower(config.vision, weights))
         self._first_calls: dict[tuple[str, int], float] = {}
         self.attach(kv)

@@ -4,6 +4,7 @@ Two ways through the same weights: ``prefill`` takes a whole prompt of one slot,
 Reference: Qwen2 (Yang et al. 2024, arXiv:2407.10671) and Qwen2-VL (arXiv:2409.12191).
 """
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
@@ -15,6 +16,7 @@ from mindnlp_ocr.ops.activation import silu_gate
 from mindnlp_ocr.ops.attention import decode_attention, decode_mask, prefill_attention, prefill_mask
 from mindnlp_ocr.ops.layout import heads_first, take_heads, tokens_first
 from mindnlp_ocr.ops.linear import embed, tied_head
+from mindnlp_ocr.ops.native import decoder_step
 from mindnlp_ocr.ops.norm import rms_norm
 from mindnlp_ocr.ops.rotary import per_head, rotate
 
@@ -22,15 +24,17 @@ from mindnlp_ocr.ops.rotary import per_head, rotate
 class LanguageModel(nn.Cell):
     """Token ids and image features to the logits of the next token. ``kv`` is None: nothing is cached."""
 
-    def __init__(self, config: Qwen2VLConfig, weights: Weights, max_length: int) -> None:
+    def __init__(self, config: Qwen2VLConfig, weights: Weights, max_length: int, fused: bool = False) -> None:
+        """``fused``: decode with our own operator, one a layer, instead of MindSpore's, some 45 a layer."""
         super().__init__(auto_prefix=False)
         self.embed_tokens = parameter("model.embed_tokens.weight", weights["model.embed_tokens.weight"][None])
         self.rotary = Rotary(config, max_length)
         self.layers = nn.CellList(
-            [DecoderLayer(config, weights, i) for i in range(config.num_hidden_layers)], auto_prefix=False
+            [DecoderLayer(config, weights, i, fused) for i in range(config.num_hidden_layers)], auto_prefix=False
         )
         self.norm = RMSNorm(config, weights, "model.norm")
         self.heads = config.num_attention_heads
+        self.fused = fused
         self.tied = config.tie_word_embeddings
         if not self.tied:
             self.lm_head = Linear(weights, "lm_head", bias=False)
@@ -51,8 +55,9 @@ class LanguageModel(nn.Cell):
         x = embed(token_ids, self.embed_tokens) * (1.0 - is_image) + image_rows * is_image
         cos, sin = self.rotary(position_ids)
         mask = prefill_mask(self.heads, token_ids.shape[0])
+        rows = kv.prompt_rows(token_ids.shape[0]) if kv is not None else None
         for layer in self.layers:
-            x = layer.prefill(x, cos, sin, mask, kv)
+            x = layer.prefill(x, cos, sin, mask, kv, rows)
         return self.head(ops.gather(x, live - 1, 0))  # logits of every position would cost more memory than the network
 
     def decode(self, token_ids: Tensor, position_ids: Tensor, live: Tensor, kv: KVSlots) -> Tensor:
@@ -66,6 +71,10 @@ class LanguageModel(nn.Cell):
         """
         x = embed(token_ids, self.embed_tokens)
         cos, sin = self.rotary(position_ids)
+        if self.fused:
+            for layer in self.layers:
+                x = layer.decode_fused(x, cos, sin, kv, live)
+            return self.head(x)
         rows = kv.next_rows(live)
         mask = decode_mask(self.heads, kv.shape, live + 1)
         for layer in self.layers:
@@ -82,21 +91,44 @@ class LanguageModel(nn.Cell):
 class DecoderLayer(nn.Cell):
     """Attention and a gated MLP, each behind an RMSNorm and around a residual."""
 
-    def __init__(self, config: Qwen2VLConfig, weights: Weights, index: int) -> None:
+    def __init__(self, config: Qwen2VLConfig, weights: Weights, index: int, fused: bool) -> None:
         super().__init__(auto_prefix=False)
         name = f"model.layers.{index}"
+        self.index = index
+        if fused:
+            self.step = decoder_step()
+            self.eps = Tensor([config.rms_norm_eps], ms.float32)
         self.input_layernorm = RMSNorm(config, weights, f"{name}.input_layernorm")
         self.self_attn = Attention(config, weights, index)
         self.post_attention_layernorm = RMSNorm(config, weights, f"{name}.post_attention_layernorm")
         self.mlp = MLP(weights, f"{name}.mlp")
 
-    def prefill(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, kv: KVSlots | None) -> Tensor:
-        x = x + self.self_attn.prefill(self.input_layernorm(x), cos, sin, mask, kv)
+    def prefill(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, kv: KVSlots | None, rows: Tensor | None) -> Tensor:
+        x = x + self.self_attn.prefill(self.input_layernorm(x), cos, sin, mask, kv, rows)
         return x + self.mlp(self.post_attention_layernorm(x))
 
     def decode(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, kv: KVSlots, rows: Tensor) -> Tensor:
         x = x + self.self_attn.decode(self.input_layernorm(x), cos, sin, mask, kv, rows)
         return x + self.mlp(self.post_attention_layernorm(x))
+
+    def decode_fused(self, x: Tensor, cos: Tensor, sin: Tensor, kv: KVSlots, live: Tensor) -> Tensor:
+        """What ``decode`` does, as one operator."""
+        return self.step(
+            x,
+            self.input_layernorm.weight,
+            self.self_attn.qkv_proj.weight,
+            self.self_attn.qkv_proj.bias,
+            self.self_attn.o_proj.weight,
+            self.post_attention_layernorm.weight,
+            self.mlp.gate_up_proj.weight,
+            self.mlp.down_proj.weight,
+            cos,
+            sin,
+            kv.key_rows[self.index],
+            kv.value_rows[self.index],
+            live,
+            self.eps,
+        )
 
 
 class Attention(nn.Cell):
@@ -112,12 +144,12 @@ class Attention(nn.Cell):
         self.qkv_proj = Linear(weights, [f"{name}.q_proj", f"{name}.k_proj", f"{name}.v_proj"])
         self.o_proj = Linear(weights, f"{name}.o_proj", bias=False)
 
-    def prefill(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, kv: KVSlots | None) -> Tensor:
+    def prefill(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, kv: KVSlots | None, rows: Tensor | None) -> Tensor:
         tokens = x.shape[0]
         q, k, v = self.project(x, cos, sin)
         q, k, v = heads_first(q), heads_first(k), heads_first(v)
         if kv is not None:
-            kv.write(self.index, kv.prompt_rows(tokens), k, v)
+            kv.write(self.index, rows, k, v)
         attended = tokens_first(prefill_attention(q, k, v, mask))
         return self.o_proj(attended.reshape(tokens, self.heads * self.head_dim))
 

@@ -2,11 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mindnlp_ocr.errors import SetupError
+
+# Bounds far above any checkpoint: a config that lies is refused before lists and arrays are made of it.
+Size = Annotated[int, Field(gt=0, le=2**24)]
+Layers = Annotated[int, Field(gt=0, le=1024)]
+TokenId = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class VisionConfig(BaseModel):
@@ -14,14 +20,14 @@ class VisionConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    depth: PositiveInt
-    embed_dim: PositiveInt
-    hidden_size: PositiveInt  # width after the merger: the text model's
-    num_heads: PositiveInt
-    mlp_ratio: PositiveFloat = 4
-    patch_size: PositiveInt = 14
-    spatial_merge_size: PositiveInt = 2
-    temporal_patch_size: PositiveInt = 2
+    depth: Layers
+    embed_dim: Size
+    hidden_size: Size  # width after the merger: the text model's
+    num_heads: Size
+    mlp_ratio: Positive = 4
+    patch_size: Size = 14
+    spatial_merge_size: Size = 2
+    temporal_patch_size: Size = 2
     in_channels: Literal[3] = 3
     hidden_act: Literal["quick_gelu"] = "quick_gelu"
 
@@ -51,22 +57,22 @@ class Qwen2VLConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     vision: VisionConfig
-    vocab_size: PositiveInt
-    hidden_size: PositiveInt
-    num_hidden_layers: PositiveInt
-    num_attention_heads: PositiveInt
-    num_key_value_heads: PositiveInt
-    intermediate_size: PositiveInt
-    max_position_embeddings: PositiveInt
-    rms_norm_eps: PositiveFloat = 1e-6
-    rope_theta: PositiveFloat = 1e6
-    mrope_section: tuple[PositiveInt, PositiveInt, PositiveInt]
+    vocab_size: Size
+    hidden_size: Size
+    num_hidden_layers: Layers
+    num_attention_heads: Size
+    num_key_value_heads: Size
+    intermediate_size: Size
+    max_position_embeddings: Size
+    rms_norm_eps: Positive = 1e-6
+    rope_theta: Positive = 1e6
+    mrope_section: tuple[Size, Size, Size]
     tie_word_embeddings: bool = False
     hidden_act: Literal["silu"] = "silu"
-    image_token_id: int = Field(ge=0)
-    video_token_id: int = Field(ge=0)
-    vision_start_token_id: int = Field(ge=0)
-    eos_token_ids: tuple[int, ...] = Field(min_length=1)
+    image_token_id: TokenId
+    video_token_id: TokenId
+    vision_start_token_id: TokenId
+    eos_token_ids: tuple[TokenId, ...] = Field(min_length=1)
 
     @property
     def head_dim(self) -> int:
@@ -111,15 +117,23 @@ class Qwen2VLConfig(BaseModel):
         """From the published flat layout, or the nested one of transformers >= 4.52 (``text_config``)."""
         if raw.get("model_type") != "qwen2_vl":
             raise SetupError(f"{source}: model_type is {raw.get('model_type')!r}, this engine reads 'qwen2_vl'")
-        text = {**raw, **(raw.get("text_config") or {})}
-        rope = text.get("rope_scaling") or text.get("rope_parameters") or {}
-        eos = (generation or {}).get("eos_token_id", text.get("eos_token_id"))
+        nested = _object(raw, "text_config", source)
+        text = {**raw, **{name: value for name, value in nested.items() if value is not None}}
+        rope = _object(text, "rope_scaling", source) or _object(text, "rope_parameters", source)
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind not in ("default", "mrope"):
+            raise SetupError(f"{source}: config.json cannot be used: rope_scaling is {kind!r}, this engine computes 'mrope'")
+        if text.get("use_sliding_window"):
+            raise SetupError(f"{source}: config.json cannot be used: use_sliding_window is true, this engine attends to all")
+        theta = rope.get("rope_theta", 1e6) if text.get("rope_theta") is None else text["rope_theta"]
+        eos = (generation or {}).get("eos_token_id")
+        eos = text.get("eos_token_id") if eos is None else eos
         fields = {
             **text,
             "vision": raw.get("vision_config"),
             "tie_word_embeddings": raw.get("tie_word_embeddings", text.get("tie_word_embeddings", False)),
             "mrope_section": rope.get("mrope_section"),
-            "rope_theta": text.get("rope_theta") or rope.get("rope_theta", 1e6),
+            "rope_theta": theta,
             "eos_token_ids": eos if isinstance(eos, list) else [eos],
         }
         try:
@@ -132,13 +146,20 @@ class Qwen2VLConfig(BaseModel):
             ) from error
 
 
+def _object(raw: dict[str, Any], name: str, source: str) -> dict[str, Any]:
+    value = raw.get(name)
+    if value is not None and not isinstance(value, dict):
+        raise SetupError(f"{source}: config.json cannot be used: {name} is {type(value).__name__}, not an object")
+    return value or {}
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file, with errors that name the file."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SetupError(f"{path} is missing: give a Qwen2-VL folder as it was published, complete") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SetupError(f"{path} cannot be read as JSON ({error}): copy it again") from error
     if not isinstance(value, dict):
         raise SetupError(f"{path} holds {type(value).__name__}, not an object: copy it again")

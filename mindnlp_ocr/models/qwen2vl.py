@@ -13,7 +13,7 @@ from mindnlp_ocr.engine.graphs import MIN_TOKENS, Graphs
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.models.config import Qwen2VLConfig, read_json
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.select import Attention, choose_attention
+from mindnlp_ocr.ops.select import Attention, choose_attention, choose_fused_decode
 from mindnlp_ocr.processing.chat import ChatProcessor, Messages
 from mindnlp_ocr.processing.images import ImageProcessor
 from mindnlp_ocr.weights.folder import FolderWeights
@@ -37,7 +37,7 @@ class Qwen2VLModel:
         max_new_tokens: longest answer where a call names none; by default the checkpoint's own, or 1024.
         min_pixels, max_pixels: limits of an image after resizing; by default the checkpoint's own, the upper one lowered
             where one image would not leave room in ``max_length``.
-        attn: "auto", "eager" or "flash".
+        attn: "auto", "eager" (MindSpore's own operators alone) or "flash".
 
     Raises:
         SetupError: the checkpoint, the device or a setting cannot be used; the message says what to do.
@@ -78,9 +78,10 @@ class Qwen2VLModel:
         self._stats = CacheStats()
         self._check_budget(self._cache_config)
         self._device.activate()
+        self._fused, self._fused_reason = choose_fused_decode(self._device, attn)
         self._kv = self._new_slots()
         with FolderWeights(self._folder, self.config) as weights:
-            self._graphs = Graphs(self.config, weights, self._max_length, self._kv)
+            self._graphs = Graphs(self.config, weights, self._max_length, self._kv, self._fused)
 
     # Reading
 
@@ -115,6 +116,8 @@ class Qwen2VLModel:
         for token in generation:
             if on_text is not None and (piece := pieces.feed(token)):
                 on_text(piece)
+        if on_text is not None and (piece := pieces.end()):
+            on_text(piece)
         timings = {"preprocess": preprocess * 1e3, **generation.timings_ms, "total": (time.perf_counter() - start) * 1e3}
         return Reading(
             text=self._processor.decode(generation.token_ids),
@@ -170,6 +173,8 @@ class Qwen2VLModel:
             "flash_attention_support": self._attention.flash_supported,
             "flash_attention_reason": self._attention.reason,
             "attn_implementation": self._attention.implementation,
+            "fused_decode": self._fused,
+            "fused_decode_reason": self._fused_reason,
             "dtype": "float32",
             "max_length": self._max_length,
             "max_pixels": self._processor.images.max_pixels,

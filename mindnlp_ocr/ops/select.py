@@ -37,3 +37,14 @@ def choose_attention(device: Device, asked: Attention, config: CacheConfig) -> A
     if forced and not supported:
         raise SetupError(f"flash attention is demanded: {reason}: use --attn auto or eager")
     return AttentionChoice("eager", supported, reason)
+
+
+def choose_fused_decode(device: Device, asked: Attention) -> tuple[bool, str]:
+    """Whether decode runs on our own CPU operator, and why; ``asked`` "eager" means MindSpore's operators alone."""
+    if asked == "eager":
+        return False, "eager is asked for"
+    if device.kind != "CPU":
+        return False, f"it is built for CPU, not {device.kind}"
+    from mindnlp_ocr.ops import native  # imports MindSpore
+
+    return native.available()

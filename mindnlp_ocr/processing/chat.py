@@ -40,6 +40,17 @@ class ChatProcessor:
         except Exception as error:  # tokenizers raises nothing narrower
             raise SetupError(f"{path} cannot be read ({error}): copy it again") from error
         self.images = images
+        vision = config.vision
+        for ours, theirs in (
+            ("patch_size", vision.patch_size),
+            ("temporal_patch_size", vision.temporal_patch_size),
+            ("merge_size", vision.spatial_merge_size),
+        ):
+            if (found := getattr(images, ours)) != theirs:
+                raise SetupError(
+                    f"{folder / 'preprocessor_config.json'}: {ours} is {found}, config.json makes it {theirs}: "
+                    "they do not match, copy both again"
+                )
         self._image_token = self.tokenizer.id_to_token(config.image_token_id)
         if self._image_token is None:
             raise SetupError(f"{path} has no token {config.image_token_id}, config.json's image token: they do not match")
@@ -63,7 +74,7 @@ class ChatProcessor:
         images = [self.images.patches(load_image(source)) for source in image_sources(messages)]
         try:
             text = self._template.render(messages=list(messages), add_generation_prompt=True, add_vision_id=False)
-        except TemplateError as error:
+        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise PageError(f"the chat template refuses these messages: {error}") from error
         parts = text.split(self._image_token)
         if len(parts) != len(images) + 1:
@@ -71,6 +82,10 @@ class ChatProcessor:
         expanded = parts[0]
         for image, part in zip(images, parts[1:], strict=True):
             expanded += self._image_token * self.images.tokens(image.grid_thw) + part
+        try:
+            expanded.encode()
+        except UnicodeEncodeError as error:
+            raise PageError(f"a text of the messages is no Unicode ({error.reason}): give UTF-8") from error
         ids = self.tokenizer.encode(expanded, add_special_tokens=False).ids
         return Prompt(np.asarray(ids, np.int32), images)
 
@@ -89,9 +104,19 @@ class TextStream:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._stream = DecodeStream(skip_special_tokens=True)
+        self._token_ids: list[int] = []
+        self._sent = 0
 
     def feed(self, token_id: int) -> str:
-        return self._stream.step(self._tokenizer, token_id) or ""
+        self._token_ids.append(token_id)
+        piece = self._stream.step(self._tokenizer, token_id) or ""
+        self._sent += len(piece)
+        return piece
+
+    def end(self) -> str:
+        """What is left when no token follows: a character cut short decodes to U+FFFD."""
+        text: str = self._tokenizer.decode(self._token_ids, skip_special_tokens=True)
+        return text[self._sent :]
 
 
 def image_sources(messages: Messages) -> list[Any]:
@@ -111,13 +136,18 @@ def _image_of(part: dict[str, Any]) -> Any:
 
 def _check(messages: Messages) -> None:
     shape = 'give [{"role": "user", "content": [{"type": "image", "image": ...}, {"type": "text", "text": ...}]}]'
-    if isinstance(messages, str | bytes | dict) or not messages:
+    if not isinstance(messages, Sequence):
+        length = f" of length {len(messages)}" if isinstance(messages, dict) else ""
+        raise PageError(f"messages are {type(messages).__name__}{length}: {shape}")
+    if isinstance(messages, str | bytes) or not messages:
         raise PageError(f"messages are {type(messages).__name__} of length {len(messages)}: {shape}")
     for message in messages:
         if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
             raise PageError(f"a message is {message!r:.80}, without role and content: {shape}")
         if isinstance(message["content"], str):
             continue
+        if not isinstance(message["content"], Sequence):
+            raise PageError(f"the content of a message is {type(message['content']).__name__}: {shape}")
         for part in message["content"]:
             if not isinstance(part, dict):
                 raise PageError(f"a part of a message is {type(part).__name__}: {shape}")
@@ -136,5 +166,8 @@ def _template(folder: Path) -> str:
             if isinstance(template, str):
                 return template
     if (folder / "chat_template.jinja").exists():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        try:
+            return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise SetupError(f"{folder / 'chat_template.jinja'} cannot be read ({error}): copy it again") from error
     raise SetupError(f"{folder} has no chat template (chat_template.json, .jinja): give a complete Qwen2-VL folder")

@@ -4,10 +4,12 @@ The numbers are those of the published ``Qwen2VLImageProcessor``, bit for bit on
 """
 
 import base64
-import binascii
 import io
 import math
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, Validati
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.models.config import read_json
 
-MAX_SOURCE_PIXELS = 200_000_000  # an A2 page at 600 dpi; a decoded image of this size takes 600 MB
+MAX_SOURCE_PIXELS = 178_956_970  # Pillow's own limit, above an A2 page at 600 dpi; decoded, it takes 540 MB
 MAX_ASPECT_RATIO = 200
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
@@ -51,6 +53,8 @@ class ImageProcessor(BaseModel):
         path = folder / "preprocessor_config.json"
         raw = read_json(path)
         size = raw.get("size") or {}
+        if not isinstance(size, dict):
+            raise SetupError(f"{path} cannot be used: size is {type(size).__name__}, not an object")
         for ours, theirs in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
             if raw.get(ours) is None:
                 raw.pop(ours, None)
@@ -122,33 +126,52 @@ def load_image(source: ImageSource) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        return _upright_rgb(source, "the image")
+        with _errors_of("the image"):
+            return _upright_rgb(source, "the image")
     if isinstance(source, bytes):
         return _open(io.BytesIO(source), f"an image of {len(source)} bytes")
-    name = os.fspath(source)
-    if name.startswith("data:"):
+    if not isinstance(source, str | os.PathLike):
+        raise PageError(f"{type(source).__name__} is no image: give a path, bytes, a data URL, a Pillow image or an array")
+    name = os.fsdecode(source)
+    if name[:5].lower() == "data:":
         return _from_data_url(name)
     if name.startswith(("http://", "https://")):
         raise PageError(f"{name} is a web address: download it first, this engine opens files only")
     path = Path(name.removeprefix("file://"))
-    if not path.is_file():
-        raise PageError(f"{path} is {'a folder' if path.is_dir() else 'missing'}: give an image file")
+    try:
+        found = "a file" if path.is_file() else "a folder" if path.is_dir() else "missing"
+    except OSError as error:  # a name too long, a folder that may not be searched
+        raise PageError(f"{name[:60]}... cannot be opened ({error.strerror}): give an image file") from error
+    if found != "a file":
+        raise PageError(f"{path} is {found}: give an image file")
     return _open(path, str(path))
 
 
 def _open(file: Path | io.BytesIO, name: str) -> Image.Image:
-    try:
+    with _errors_of(name), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of images within MAX_SOURCE_PIXELS
         with Image.open(file) as image:
             return _upright_rgb(image, name)
+
+
+@contextmanager
+def _errors_of(name: str) -> Iterator[None]:
+    """What Pillow raises about an image, in our words."""
+    try:
+        yield
     except UnidentifiedImageError as error:
         raise PageError(f"{name} is not an image that Pillow can open: give PNG, JPEG, WebP, TIFF, BMP or GIF") from error
     except Image.DecompressionBombError as error:
         raise PageError(f"{name} is too large ({error}): scale it down") from error
+    except PermissionError as error:
+        raise PageError(f"{name} may not be read ({error.strerror}): change its permissions") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise PageError(f"{name} is truncated or damaged ({error}): save it again") from error
 
 
 def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
+    if 0 in image.size:
+        raise PageError(f"{name} of {image.width} x {image.height} holds no pixel")
     if image.width * image.height > MAX_SOURCE_PIXELS:
         raise PageError(f"{name} has {image.width} x {image.height} pixels, more than {MAX_SOURCE_PIXELS:,}: scale it down")
     if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
@@ -157,7 +180,11 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         levels = np.asarray(image, dtype=np.float64)
         scale = 257.0 if image.mode.startswith("I") else 1.0
-        image = Image.fromarray(np.clip(np.round(levels / scale), 0, 255).astype(np.uint8))
+        transparent = image.info.get("transparency")  # of a grey PNG: one level
+        grey = np.clip(np.round(levels / scale), 0, 255)
+        if isinstance(transparent, int):
+            grey[levels == transparent] = 255
+        image = Image.fromarray(grey.astype(np.uint8))
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
@@ -180,6 +207,6 @@ def _from_data_url(url: str) -> Image.Image:
         raise PageError(f"{head[:60]}... is no data URL in base64: give data:image/png;base64,...")
     try:
         content = base64.b64decode(data, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error, or letters beyond ASCII
         raise PageError(f"{head[:60]},... is damaged base64 ({error})") from error
     return _open(io.BytesIO(content), f"a data URL of {len(content)} bytes")

@@ -97,6 +97,6 @@ def _shards(folder: Path) -> list[Path]:
         raise SetupError(f"{folder / INDEX} has no weight_map: copy it again")
     names = sorted({str(name) for name in weight_map.values()})
     for name in names:
-        if Path(name).name != name:
+        if Path(name).name != name or name in ("", ".."):
             raise SetupError(f"{folder / INDEX} names {name!r}, a file outside its folder: do not trust this checkpoint")
     return [folder / name for name in names]

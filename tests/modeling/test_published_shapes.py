@@ -19,14 +19,15 @@ MODELS: list[dict[str, Any]] = json.loads((GOLDENS / "shapes.json").read_text(en
 MAX_LENGTH = 64
 
 
+@pytest.mark.parametrize("fused", [False, True], ids=["eager", "fused"])
 @pytest.mark.parametrize("spec", MODELS, ids=[spec["name"] for spec in MODELS])
-def test_vision_features_logits_and_tokens_match(spec: dict[str, Any]) -> None:
+def test_vision_features_logits_and_tokens_match(spec: dict[str, Any], fused: bool) -> None:
     size = spec["name"]
     golden = np.load(GOLDENS / "shapes.npz", allow_pickle=False)
     config = Qwen2VLConfig.from_dict(spec["config"])
     weights = dict(random_weights.state_dict(spec["config"], spec["seed"]))
     assert {name: array.shape for name, array in weights.items()} == expected_shapes(config)
-    graphs = Graphs(config, weights, MAX_LENGTH, KVSlots(config, 1, MAX_LENGTH))
+    graphs = Graphs(config, weights, MAX_LENGTH, KVSlots(config, 1, MAX_LENGTH), fused)
     del weights
 
     grid = tuple(spec["image_grid_thw"][0])

@@ -1,0 +1,249 @@
+"""config.json: the published layouts are read alike, and one that cannot be is refused with the value."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.models.config import Qwen2VLConfig, read_json
+from mindnlp_ocr.models.qwen2vl import EMBEDDED
+
+RAW: dict[str, Any] = json.loads((EMBEDDED / "config.json").read_text(encoding="utf-8"))
+VISION: dict[str, Any] = RAW["vision_config"]
+MULTIMODAL = {"model_type", "architectures", "vision_config", "image_token_id", "video_token_id", "vision_start_token_id"}
+
+
+def read(generation: dict[str, Any] | None = None, **changes: Any) -> Qwen2VLConfig:
+    raw = {name: value for name, value in {**RAW, **changes}.items() if value != "absent"}
+    return Qwen2VLConfig.from_dict(raw, generation, source="model")
+
+
+def refusal(**changes: Any) -> str:
+    with pytest.raises(SetupError) as error:
+        read(**changes)
+    message = str(error.value)
+    assert message.startswith("model: ")
+    assert "\n" not in message
+    return message
+
+
+def nested(**text_changes: Any) -> dict[str, Any]:
+    """The same checkpoint as transformers >= 4.52 saves it."""
+    text = {name: value for name, value in RAW.items() if name not in MULTIMODAL}
+    rest = {name: RAW[name] for name in MULTIMODAL}
+    return {**rest, "text_config": {**text, "model_type": "qwen2_vl_text", **text_changes}}
+
+
+def test_the_published_layout_is_read_value_by_value() -> None:
+    config = Qwen2VLConfig.from_folder(EMBEDDED)
+    assert (config.hidden_size, config.num_hidden_layers, config.vocab_size) == (384, 6, 8192)
+    assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (6, 2, 64)
+    assert (config.mrope_section, config.rope_theta, config.rms_norm_eps) == ((8, 12, 12), 1e6, 1e-6)
+    assert (config.tie_word_embeddings, config.image_token_id) == (True, 8140)
+    assert (config.vision.depth, config.vision.embed_dim, config.vision.head_dim) == (8, 320, 64)
+    assert (config.vision.mlp_dim, config.vision.patch_dim) == (1280, 1176)
+    assert config.kv_bytes_per_token == 6 * 2 * 2 * 64 * 4
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"tie_word_embeddings": True},
+        {"image_token_id": None, "video_token_id": None},  # a null there says nothing
+        {"rope_scaling": {"type": "default", "rope_type": "default", "mrope_section": [8, 12, 12]}},
+        {
+            "rope_theta": "absent",
+            "rope_scaling": "absent",
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]},
+        },
+    ],
+)
+def test_the_nested_layout_of_transformers_4_52_is_the_same_config(changes: dict[str, Any]) -> None:
+    raw = nested(**changes)
+    raw["text_config"] = {name: value for name, value in raw["text_config"].items() if value != "absent"}
+    assert Qwen2VLConfig.from_dict(raw) == Qwen2VLConfig.from_dict(RAW)
+
+
+def test_an_embedding_that_is_not_tied_stays_so_in_both_layouts() -> None:
+    assert read(tie_word_embeddings=False).tie_word_embeddings is False
+    assert read(tie_word_embeddings="absent").tie_word_embeddings is False
+    assert Qwen2VLConfig.from_dict(nested(tie_word_embeddings=False)).tie_word_embeddings is False
+
+
+# End tokens
+
+
+@pytest.mark.parametrize(
+    ("generation", "expected"),
+    [
+        ({"eos_token_id": [8130, 8128]}, (8130, 8128)),
+        ({"eos_token_id": 8128}, (8128,)),
+        ({"eos_token_id": 0}, (0,)),
+        ({}, (8130,)),
+        (None, (8130,)),
+        ({"eos_token_id": None}, (8130,)),
+    ],
+)
+def test_the_end_tokens_are_those_of_generation_config_and_else_of_config(
+    generation: dict[str, Any] | None, expected: tuple[int, ...]
+) -> None:
+    assert read(generation).eos_token_ids == expected
+
+
+@pytest.mark.parametrize("ids", [[], [8130, 8192], 9000, -1, [8130, -1], "x", None, [None]])
+def test_end_tokens_that_cannot_be_are_refused(ids: Any) -> None:
+    refusal(eos_token_id=ids)
+    if ids is not None:
+        refusal(generation={"eos_token_id": ids})
+
+
+def test_the_embedded_checkpoint_ends_at_either_of_its_two_tokens() -> None:
+    assert Qwen2VLConfig.from_folder(EMBEDDED).eos_token_ids == (8130, 8128)
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "llama", None, 5, "absent"])
+def test_another_architecture_is_named(kind: Any) -> None:
+    found = None if kind == "absent" else kind
+    assert refusal(model_type=kind) == f"model: model_type is {found!r}, this engine reads 'qwen2_vl'"
+
+
+SIZES = [
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+]
+VISION_SIZES = ["depth", "embed_dim", "hidden_size", "num_heads", "patch_size", "spatial_merge_size", "temporal_patch_size"]
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "many", None, []])
+@pytest.mark.parametrize("name", SIZES)
+def test_a_size_that_cannot_be_is_named_with_its_field(name: str, value: Any) -> None:
+    assert name in refusal(**{name: value})
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "many", None, []])
+@pytest.mark.parametrize("name", VISION_SIZES)
+def test_a_size_of_the_vision_tower_that_cannot_be_is_named_with_its_field(name: str, value: Any) -> None:
+    assert f"vision.{name}" in refusal(vision_config={**VISION, name: value})
+
+
+@pytest.mark.parametrize("value", [10**9, 10**30])
+@pytest.mark.parametrize("name", [*SIZES, *(f"vision.{name}" for name in VISION_SIZES)])
+def test_an_absurd_size_is_refused_before_anything_is_made_of_it(name: str, value: int) -> None:
+    """A billion layers would be twelve billion names before the first weight is missed."""
+    vision, _, field = name.rpartition(".")
+    refusal(**({"vision_config": {**VISION, field: value}} if vision else {field: value}))
+
+
+@pytest.mark.parametrize(
+    "name", ["vocab_size", "hidden_size", "num_hidden_layers", "image_token_id", "vision_start_token_id"]
+)
+def test_a_field_that_is_missing_is_named(name: str) -> None:
+    assert refusal(**{name: "absent"}) == f"model: config.json cannot be used: {name}: Field required"
+
+
+@pytest.mark.parametrize(
+    ("changes", "decisive"),
+    [
+        ({"hidden_size": 385}, "hidden_size 385 does not divide over 6 heads"),
+        ({"num_key_value_heads": 4}, "6 query heads do not share 4 key-value heads evenly"),
+        ({"num_key_value_heads": 12}, "6 query heads do not share 12 key-value heads evenly"),
+        ({"rope_scaling": {"mrope_section": [8, 8, 8]}}, "mrope_section [8, 8, 8] does not add up to half of 64"),
+        ({"rope_scaling": {"mrope_section": [16, 24, 24]}}, "mrope_section [16, 24, 24] does not add up to half of 64"),
+        ({"rope_scaling": {"mrope_section": [8, 24]}}, "mrope_section"),
+        ({"rope_scaling": {"mrope_section": [-8, 28, 12]}}, "mrope_section.0: Input should be greater than 0"),
+        ({"rope_scaling": {}}, "mrope_section"),
+        ({"rope_scaling": None}, "mrope_section"),
+        ({"rope_scaling": "mrope"}, "rope_scaling"),
+        ({"rope_scaling": [8, 12, 12]}, "rope_scaling"),
+        ({"text_config": "x"}, "text_config"),
+        ({"text_config": [1]}, "text_config"),
+        ({"vision_config": {**VISION, "hidden_size": 512}}, "the vision tower gives 512 values, the text takes 384"),
+        ({"vision_config": {**VISION, "num_heads": 7}}, "embed_dim 320 over 7 heads is not a multiple of 4 a head"),
+        ({"vision_config": {**VISION, "num_heads": 160}}, "embed_dim 320 over 160 heads is not a multiple of 4 a head"),
+        ({"vision_config": {**VISION, "in_channels": 1}}, "vision.in_channels: Input should be 3"),
+        ({"vision_config": {**VISION, "hidden_act": "gelu"}}, "vision.hidden_act: Input should be 'quick_gelu'"),
+        ({"vision_config": "absent"}, "vision"),
+        ({"vision_config": None}, "vision"),
+        ({"vision_config": {}}, "vision.depth: Field required"),
+        ({"vision_config": 5}, "vision"),
+        ({"vision_config": {**VISION, "mlp_ratio": float("inf")}}, "vision.mlp_ratio"),
+        ({"hidden_act": "gelu"}, "hidden_act: Input should be 'silu'"),
+        ({"vocab_size": 100}, "a special token id lies outside the vocabulary of 100"),
+        ({"image_token_id": -1}, "image_token_id: Input should be greater than or equal to 0"),
+        ({"image_token_id": 8192}, "a special token id lies outside the vocabulary of 8192"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps: Input should be greater than 0"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),
+        ({"rms_norm_eps": float("inf")}, "rms_norm_eps"),
+        ({"rope_theta": 0}, "rope_theta"),
+        ({"rope_theta": -1}, "rope_theta: Input should be greater than 0"),
+        ({"rope_theta": float("inf")}, "rope_theta"),
+    ],
+)
+def test_values_that_do_not_fit_are_named_with_their_reason(changes: dict[str, Any], decisive: str) -> None:
+    message = refusal(**changes)
+    assert "config.json cannot be used: " in message
+    assert decisive in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "decisive"),
+    [
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0, "mrope_section": [8, 12, 12]}}, "yarn"),
+        ({"use_sliding_window": True, "sliding_window": 128, "max_window_layers": 0}, "sliding_window"),
+    ],
+)
+def test_a_variant_that_this_engine_does_not_compute_is_refused_not_read_wrongly(
+    changes: dict[str, Any], decisive: str
+) -> None:
+    assert decisive in refusal(**changes)
+
+
+# Files
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"not json", b"\xff\xfe{}", b'{"a": 1,}', b"[" * 100_000], ids=range(6))
+def test_a_file_that_is_not_json_is_named_and_to_be_copied_again(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    for attempt in (lambda: read_json(path), lambda: Qwen2VLConfig.from_folder(tmp_path)):
+        with pytest.raises(SetupError) as error:
+            attempt()
+        assert str(error.value).startswith(f"{path} cannot be read as JSON (")
+        assert str(error.value).endswith("): copy it again")
+
+
+@pytest.mark.parametrize(("content", "kind"), [("[]", "list"), ("5", "int"), ("null", "NoneType"), ('"x"', "str")])
+def test_json_that_is_no_object_says_what_it_is(tmp_path: Path, content: str, kind: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(SetupError) as error:
+        Qwen2VLConfig.from_folder(tmp_path)
+    assert str(error.value) == f"{path} holds {kind}, not an object: copy it again"
+
+
+def test_a_missing_config_names_the_file_and_a_missing_generation_config_does_not_matter(tmp_path: Path) -> None:
+    with pytest.raises(SetupError) as error:
+        Qwen2VLConfig.from_folder(tmp_path)
+    missing = f"{tmp_path / 'config.json'} is missing: give a Qwen2-VL folder as it was published, complete"
+    assert str(error.value) == missing
+    shutil.copy(EMBEDDED / "config.json", tmp_path)
+    assert Qwen2VLConfig.from_folder(tmp_path).eos_token_ids == (8130,)
+
+
+def test_an_error_in_a_folders_config_names_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**RAW, "hidden_size": 385}), encoding="utf-8")
+    with pytest.raises(SetupError) as error:
+        Qwen2VLConfig.from_folder(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path}: config.json cannot be used: ")

@@ -1,0 +1,247 @@
+"""The command line: what it prints where, what it writes, and how it exits. Two runs of the model, each shared."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mindnlp_ocr.cli import expand, main
+from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
+from tests.conftest import ROOT, case
+
+WORD, LINE = "tests/pages/word_56x56.png", "tests/pages/line_392x28.png"
+COMMAND = [sys.executable, "-m", "mindnlp_ocr.cli"]
+
+IMPORTS = """
+import json, sys
+import mindnlp_ocr
+light = "mindspore" not in sys.modules
+from mindnlp_ocr.cli import main
+status = main(sys.argv[2:])
+roots = sorted({name.split(".")[0] for name in sys.modules})
+open(sys.argv[1], "w").write(json.dumps({"light": light, "roots": roots}))
+sys.exit(status)
+"""
+
+
+def run(*arguments: str, command: list[str] = COMMAND) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, check=False)
+
+
+# One run as JSON, with a page in the middle that cannot be read
+
+
+@pytest.fixture(scope="module")
+def as_json(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[bytes], str]:
+    bad = tmp_path_factory.mktemp("pages") / "broken.png"
+    bad.write_bytes((ROOT / WORD).read_bytes()[:100])
+    return run(WORD, str(bad), "--image", LINE, "--prompt", "OCR", "--format", "json"), str(bad)
+
+
+def test_json_is_one_object_and_nothing_else_on_stdout(as_json: tuple[subprocess.CompletedProcess[bytes], str]) -> None:
+    output = as_json[0].stdout.decode("utf-8")
+    report = json.loads(output)
+    assert output == json.dumps(report, ensure_ascii=False, indent=2) + "\n"
+    assert list(report) == ["results", "model", "cache"]
+    keys = {"image", "text", "error", "prompt_tokens", "new_tokens", "token_ids", "finish_reason", "timings_ms"}
+    assert [result.keys() for result in report["results"]] == [keys] * 3
+    assert report["model"]["model_name"] == EMBEDDED.name
+    assert report["cache"]["total_requests"] == 2
+
+
+def test_a_bad_page_among_good_ones_exits_1_and_the_others_are_read(
+    as_json: tuple[subprocess.CompletedProcess[bytes], str],
+) -> None:
+    done, bad = as_json
+    assert done.returncode == 1
+    word, broken, line = json.loads(done.stdout)["results"]
+    golden = case("word_56x56")
+    assert (word["image"], word["text"], word["error"]) == (WORD, golden["text"], None)
+    assert (word["token_ids"], word["new_tokens"]) == (golden["token_ids"], len(golden["token_ids"]))
+    assert (word["prompt_tokens"], word["finish_reason"]) == (len(golden["prompt_ids"]), "stop")
+    assert {"preprocess", "vision", "prefill", "decode", "total"} <= word["timings_ms"].keys()
+    assert (line["image"], line["text"], line["error"]) == (LINE, case("line_392x28")["text"], None)
+    reason = broken.pop("error")
+    assert reason.startswith(f"{bad} is truncated or damaged (")
+    assert broken == {
+        "image": bad,
+        "text": None,
+        "prompt_tokens": 0,
+        "new_tokens": 0,
+        "token_ids": [],
+        "finish_reason": None,
+        "timings_ms": {},
+    }
+    assert done.stderr.decode() == f"error: {bad}: {reason}\n"
+
+
+# One run as text, into a file
+
+
+@pytest.fixture(scope="module")
+def as_text(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[subprocess.CompletedProcess[bytes], Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("output")
+    notes = folder / "imports.json"
+    prompt = case("line_392x28")["messages"][0]["content"][1]["text"]
+    arguments = [str(notes), LINE, WORD, "--prompt", prompt, "--output", str(folder / "pages.txt")]
+    done = run(*arguments, command=[sys.executable, "-c", IMPORTS])
+    return done, folder / "pages.txt", json.loads(notes.read_text())
+
+
+def test_output_is_written_whole_and_nothing_is_left_beside_it(
+    as_text: tuple[subprocess.CompletedProcess[bytes], Path, dict[str, Any]],
+) -> None:
+    done, path, _ = as_text
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    line, word = case("line_392x28")["text"], case("word_56x56")["text"]
+    assert path.read_bytes() == f"==> {LINE} <==\n{line}\n\n==> {WORD} <==\n{word}\n".encode()
+    assert sorted(file.name for file in path.parent.iterdir()) == ["imports.json", "pages.txt"]
+
+
+def test_reading_a_page_imports_no_mindnlp_torch_or_transformers_and_importing_us_no_mindspore(
+    as_text: tuple[subprocess.CompletedProcess[bytes], Path, dict[str, Any]],
+) -> None:
+    imported = as_text[2]
+    assert imported["light"]
+    assert "mindspore" in imported["roots"]
+    assert not {"mindnlp", "mindtorch", "torch", "torchvision", "transformers", "vllm"} & set(imported["roots"])
+
+
+# Wrong usage
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line on stderr of a command that exits with 2."""
+    try:
+        status: Any = main(arguments)
+    except SystemExit as exit_:
+        status = exit_.code
+    printed = capsys.readouterr()
+    assert (status, printed.out) == (2, "")
+    assert printed.err.startswith("error: ")
+    assert printed.err.endswith("\n")
+    assert printed.err.count("\n") == 1
+    return printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "decisive"),
+    [
+        ([], "no image is named: give files, folders or patterns (see --help)"),
+        (["--format", "json"], "no image is named"),
+        ([WORD, "--device", "tpu"], "device 'tpu' is unknown: give cpu, npu:0 (or Ascend) or cuda"),
+        ([WORD, "--device", "cuda"], "no CUDA backend"),
+        ([WORD, "--attn", "flash"], "flash attention is demanded: Not supported ("),
+        ([WORD, "--attn", "sdpa"], "sdpa"),
+        ([WORD, "--max-new-tokens", "0"], "--max-new-tokens is 0: give 1 or more"),
+        ([WORD, "--max-new-tokens", "-3"], "--max-new-tokens is -3: give 1 or more"),
+        ([WORD, "--max-new-tokens", "many"], "--max-new-tokens"),
+        ([WORD, "--max-length", "5"], "max_length is 5: give 64 to 4096"),
+        ([WORD, "--max-pixels", "0"], "max_pixels 0 do not fit"),
+        ([WORD, "--max-pixels", "-784"], "max_pixels -784 do not fit"),
+        ([WORD, "--format", "xml"], "xml"),
+        ([WORD, "--no-such-option"], "--no-such-option"),
+        ([WORD, "--model"], "--model"),
+        ([WORD, "--model", "no/such/folder"], "model no/such/folder does not exist (nothing is downloaded)"),
+        ([WORD, "--model", WORD], f"model {WORD} is a file: give a Qwen2-VL folder"),
+        ([WORD, "--model", "tests"], "is missing: give a Qwen2-VL folder as it was published, complete"),
+        ([WORD, "--output", "no/such/folder/pages.txt"], "--output no/such/folder/pages.txt cannot be written ("),
+    ],
+)
+def test_wrong_usage_exits_2_with_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], decisive: str) -> None:
+    assert decisive in refused(capsys, *arguments)
+
+
+@pytest.mark.skipif(any(Path("/dev").glob("davinci[0-9]*")), reason="this machine has an Ascend device")
+def test_a_device_that_is_not_there_is_refused_by_the_program_itself_in_one_line() -> None:
+    done = run(WORD, "--device", "Ascend")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"error: device 'npu:0': no Ascend runtime here (")
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_output_that_is_a_folder_is_refused_before_any_page_is_read(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mindnlp_ocr.cli._load_model", lambda arguments: pytest.fail("the model was loaded"))
+    (tmp_path / "pages").mkdir()
+    assert f"--output {tmp_path / 'pages'} cannot be written (" in refused(capsys, WORD, "--output", str(tmp_path / "pages"))
+    assert [path.name for path in tmp_path.iterdir()] == ["pages"]
+
+
+def test_a_model_that_cannot_be_used_leaves_an_older_output_as_it_was(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    output = tmp_path / "pages.txt"
+    output.write_text("older", encoding="utf-8")
+    refused(capsys, WORD, "--output", str(output), "--model", "no/such/folder")
+    assert output.read_text(encoding="utf-8") == "older"
+    assert [path.name for path in tmp_path.iterdir()] == ["pages.txt"]
+
+
+def test_help_and_version_exit_0(capsys: pytest.CaptureFixture[str]) -> None:
+    for option, decisive in (("--help", "exit status: 0"), ("--version", "mindnlp-ocr 0.")):
+        with pytest.raises(SystemExit) as exit_:
+            main([option])
+        assert exit_.value.code == 0
+        assert decisive in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(b"no-\xff.png"), "x" * 5000], ids=["not UTF-8", "too long"])
+def test_a_name_that_is_no_utf_8_or_too_long_is_an_error_of_its_page(
+    model: Qwen2VLModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """With the model of the other tests, to save loading one: nothing is read here."""
+    monkeypatch.setattr("mindnlp_ocr.cli._load_model", lambda arguments: model)
+    output = tmp_path / "pages"
+    assert main([name, "no.png", "--format", "json", "--output", str(output)]) == 1
+    first, second = json.loads(output.read_text(encoding="utf-8"))["results"]
+    assert first["error"]
+    assert second["error"] == "no.png is missing: give an image file"
+    assert main([name, "no.png", "--output", str(output)]) == 1
+    assert output.read_bytes().endswith(b"==> no.png <==\n\n")
+
+
+# What names pages
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Callable[..., list[str]]:
+    for name in ("b.png", "a.JPG", "notes.txt", "c.tiff", "sub/d.png", "[1].png", "1.png", "dir.png/e.txt"):
+        path = tmp_path / "scans" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    def expanded(*parts: str) -> list[str]:
+        found = expand(str(tmp_path.joinpath("scans", *parts)))
+        return [str(Path(name).relative_to(tmp_path / "scans")) for name in found]
+
+    return expanded
+
+
+def test_a_folder_names_its_images_in_order_and_no_other_file(scans: Callable[..., list[str]]) -> None:
+    assert scans() == ["1.png", "[1].png", "a.JPG", "b.png", "c.tiff"]
+
+
+def test_a_pattern_names_what_it_matches_in_order(scans: Callable[..., list[str]]) -> None:
+    assert scans("?.png") == ["1.png", "b.png"]
+    assert scans("**", "d.*") == ["sub/d.png"]
+    assert scans("[1].png") == ["[1].png"]  # a file of this very name, not the pattern
+
+
+def test_what_names_nothing_is_kept_to_fail_as_a_page(scans: Callable[..., list[str]]) -> None:
+    assert scans("*.webp") == ["*.webp"]
+    assert scans("no.png") == ["no.png"]
+    assert scans("dir.png") == ["dir.png"]
+
+
+def test_a_data_url_is_an_image_not_a_pattern() -> None:
+    url = "data:image/png;base64," + "A" * 10_000
+    assert expand(url) == [url]

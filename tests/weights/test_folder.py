@@ -1,0 +1,308 @@
+"""Weights are read exactly, and a folder that is incomplete, damaged or lies is refused with the file and the remedy."""
+
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.models.config import Qwen2VLConfig
+from mindnlp_ocr.models.qwen2vl import EMBEDDED
+from mindnlp_ocr.weights.folder import INDEX, SINGLE, FolderWeights
+from mindnlp_ocr.weights.names import expected_shapes
+
+Weights = dict[str, NDArray[Any]]
+
+RAW: dict[str, Any] = json.loads((EMBEDDED / "config.json").read_text(encoding="utf-8"))
+# The embedded checkpoint cut to one layer and one vision block.
+CONFIG = Qwen2VLConfig.from_dict({**RAW, "num_hidden_layers": 1, "vision_config": {**RAW["vision_config"], "depth": 1}})
+NORM = "model.norm.weight"
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+
+
+@pytest.fixture(scope="session")
+def stored() -> Weights:
+    """The cut checkpoint as it is stored, bfloat16, read without the code under test."""
+    everything: Weights = {}
+    for path in sorted(EMBEDDED.glob("*.safetensors")):
+        everything |= load_file(path)
+    return {name: everything[name] for name in expected_shapes(CONFIG)}
+
+
+@pytest.fixture(scope="session")
+def sharded(stored: Weights, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two shards; tests copy it."""
+    folder = tmp_path_factory.mktemp("sharded")
+    names = list(stored)
+    halves = (names[: len(names) // 2], names[len(names) // 2 :])
+    for shard, half in zip(SHARDS, halves, strict=True):
+        save_file({name: stored[name] for name in half}, folder / shard)
+    home = {name: shard for shard, half in zip(SHARDS, halves, strict=True) for name in half}
+    (folder / INDEX).write_text(json.dumps({"weight_map": home}), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def copy(sharded: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sharded, tmp_path / "copy"))
+
+
+def single(folder: Path, weights: Weights) -> Path:
+    save_file(weights, folder / SINGLE)
+    return folder
+
+
+def read(folder: Path) -> Weights:
+    with FolderWeights(folder, CONFIG) as weights:
+        return {name: np.array(weights[name]) for name in weights}
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(SetupError) as error:
+        FolderWeights(folder, CONFIG)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def assert_same(found: Weights, expected: Weights) -> None:
+    assert found.keys() == expected.keys()
+    for name, array in found.items():
+        assert array.dtype == np.float32
+        assert array.tobytes() == expected[name].tobytes(), name
+
+
+def widened(weights: Weights) -> Weights:
+    """bfloat16 as float32, by its bits: the upper half of the word."""
+    return {name: (a.view(np.uint16).astype(np.uint32) << 16).view(np.float32) for name, a in weights.items()}
+
+
+# What is read
+
+
+def test_one_file_and_shards_are_read_exactly(stored: Weights, sharded: Path, tmp_path: Path) -> None:
+    assert {array.dtype for array in stored.values()} == {np.dtype(ml_dtypes.bfloat16)}
+    assert_same(read(sharded), widened(stored))
+    assert_same(read(single(tmp_path, stored)), widened(stored))
+
+
+def test_the_embedded_checkpoint_holds_every_weight_of_its_config_and_no_other() -> None:
+    config = Qwen2VLConfig.from_folder(EMBEDDED)
+    with FolderWeights(EMBEDDED, config) as weights:
+        assert set(weights) == expected_shapes(config).keys()
+        assert len(weights) == len(expected_shapes(config))
+        assert all(np.isfinite(weights[name]).all() for name in weights)
+
+
+def test_shards_that_are_links_into_a_cache_are_read(sharded: Path, stored: Weights, tmp_path: Path) -> None:
+    for path in sharded.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    assert_same(read(tmp_path), widened(stored))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits", "values"),
+    [
+        # smallest subnormal, largest, -0, 1 and a third, each as its bits and as its exact value
+        ("<f2", [0x0001, 0x7BFF, 0x8000, 0x3C00, 0x3555], [2.0**-24, 65504.0, -0.0, 1.0, 1365 / 4096]),
+        ("bfloat16", [0x0001, 0x7F7F, 0x8000, 0x3F80, 0x3EAB], [2.0**-133, 255 * 2.0**120, -0.0, 1.0, 171 / 512]),
+        ("<f4", [1, 0x7F7FFFFF, 0x80000000, 0x3F800000], [2.0**-149, float(np.finfo(np.float32).max), -0.0, 1.0]),
+    ],
+)
+def test_stored_float16_bfloat16_and_float32_are_read_to_the_last_bit(
+    stored: Weights, tmp_path: Path, dtype: str, bits: list[int], values: list[float]
+) -> None:
+    kind = np.dtype(ml_dtypes.bfloat16) if dtype == "bfloat16" else np.dtype(dtype)
+    norm = np.zeros(CONFIG.hidden_size, f"<u{kind.itemsize}")
+    norm[: len(bits)] = bits
+    with FolderWeights(single(tmp_path, {**stored, NORM: norm.view(kind)}), CONFIG) as weights:
+        found = weights[NORM]
+        assert found.dtype == np.float32
+        assert found[: len(values)].tobytes() == struct.pack(f"<{len(values)}f", *values)
+
+
+def test_the_prefixes_of_transformers_4_52_are_read_as_the_published_names(stored: Weights, tmp_path: Path) -> None:
+    def renamed(name: str) -> str:
+        if name.startswith("visual."):
+            return f"model.{name}"
+        return name.replace("model.", "model.language_model.", 1) if name.startswith("model.") else name
+
+    newer = {renamed(name): array for name, array in stored.items()}
+    assert {name.split(".")[1] for name in newer} == {"visual", "language_model"}
+    assert_same(read(single(tmp_path, newer)), widened(stored))
+
+
+def test_a_weight_that_nobody_asks_for_does_not_matter(stored: Weights, tmp_path: Path) -> None:
+    extra = {**stored, "model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(3, np.float32)}
+    with FolderWeights(single(tmp_path, extra), CONFIG) as weights:
+        assert stored.keys() <= set(weights)
+
+
+def test_an_untied_head_is_asked_for_and_a_tied_one_is_not(stored: Weights, tmp_path: Path) -> None:
+    untied = CONFIG.model_copy(update={"tie_word_embeddings": False})
+    folder = single(tmp_path, stored)
+    FolderWeights(folder, CONFIG).__exit__()
+    with pytest.raises(SetupError, match=r"lm_head\.weight is missing"):
+        FolderWeights(folder, untied)
+
+
+# Weights that do not fit
+
+
+def test_a_missing_weight_is_named(stored: Weights, tmp_path: Path) -> None:
+    folder = single(tmp_path, {name: array for name, array in stored.items() if name != NORM})
+    assert refusal(folder) == f"{folder}: the weights do not fit config.json: {NORM} is missing"
+
+
+def test_many_missing_weights_are_counted_not_listed(stored: Weights, tmp_path: Path) -> None:
+    message = refusal(single(tmp_path, {NORM: stored[NORM]}))
+    assert message.count(" is missing") == 5
+    assert message.endswith(f"; and {len(stored) - 1 - 5} more")
+
+
+@pytest.mark.parametrize("misspelt", ["model.norm.wieght", "model.norms.weight", "transformer.norm.weight"])
+def test_a_misspelt_weight_is_suggested_for_the_one_that_is_missing(stored: Weights, tmp_path: Path, misspelt: str) -> None:
+    weights = {(misspelt if name == NORM else name): array for name, array in stored.items()}
+    expected = f"{NORM} is missing (did {misspelt} mean it?)"
+    assert refusal(single(tmp_path, weights)).endswith(f": {expected}")
+
+
+@pytest.mark.parametrize("shape", [(383,), (1, 384), (384, 1), (0,)])
+def test_a_wrong_shape_is_named_with_the_right_one(stored: Weights, tmp_path: Path, shape: tuple[int, ...]) -> None:
+    message = refusal(single(tmp_path, {**stored, NORM: np.zeros(shape, np.float32)}))
+    assert message.endswith(f": {NORM} is {shape}, config.json makes it (384,)")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shown"), [("int32", "I32"), ("int8", "I8"), ("uint8", "U8"), ("bool", "BOOL"), ("float64", "F64")]
+)
+def test_a_dtype_that_is_not_read_is_named_with_those_that_are(
+    stored: Weights, tmp_path: Path, dtype: str, shown: str
+) -> None:
+    message = refusal(single(tmp_path, {**stored, NORM: np.zeros(384, dtype)}))
+    assert message.endswith(f": {NORM} is stored as {shown}, not one of BF16, F16, F32")
+
+
+# Files that are missing, damaged or lie
+
+
+def test_a_folder_without_weights_names_the_two_files_it_could_hold(tmp_path: Path) -> None:
+    assert refusal(tmp_path) == f"{tmp_path} holds neither {SINGLE} nor {INDEX}: give a complete Qwen2-VL folder"
+
+
+def test_a_missing_shard_is_named(copy: Path) -> None:
+    (copy / SHARDS[1]).unlink()
+    assert refusal(copy) == f"{copy / SHARDS[1]} is missing: the checkpoint was copied in part, copy it again"
+
+
+def test_a_link_to_a_shard_that_is_gone_is_a_missing_shard(copy: Path) -> None:
+    (copy / SHARDS[1]).unlink()
+    (copy / SHARDS[1]).symlink_to(copy / "gone")
+    assert refusal(copy) == f"{copy / SHARDS[1]} is missing: the checkpoint was copied in part, copy it again"
+
+
+@pytest.mark.parametrize(
+    "cut", [lambda n: 0, lambda n: 4, lambda n: 8, lambda n: 100, lambda n: n // 2, lambda n: n - 1], ids=range(6)
+)
+def test_a_truncated_shard_is_named_wherever_it_ends(copy: Path, cut: Callable[[int], int]) -> None:
+    path = copy / SHARDS[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[: cut(len(whole))])
+    message = refusal(copy)
+    assert message.startswith(f"{path} is truncated or not safetensors (")
+    assert message.endswith("): copy it again")
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """The same bytes of data under another header."""
+    content = path.read_bytes()
+    (size,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + size])
+    change(header)
+    new = json.dumps(header).encode()
+    new += b" " * (-len(new) % 8)
+    path.write_bytes(struct.pack("<Q", len(new)) + new + content[8 + size :])
+
+
+def first(header: dict[str, Any]) -> dict[str, Any]:
+    entry: dict[str, Any] = min((e for name, e in header.items() if name != "__metadata__"), key=lambda e: e["data_offsets"])
+    return entry
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        lambda header: first(header).update(shape=[10**6, 10**6]),
+        lambda header: first(header).update(shape=[2**62, 2**62]),
+        lambda header: first(header).update(dtype="F32"),
+        lambda header: first(header).update(dtype="F999"),
+        lambda header: first(header).update(data_offsets=[0, 2**63]),
+        lambda header: first(header).update(data_offsets=[100, 0]),
+        lambda header: first(header).update(data_offsets=[-8, 0]),
+        lambda header: first(header).pop("data_offsets"),
+        lambda header: header.popitem(),
+    ],
+    ids=range(9),
+)
+def test_a_header_that_lies_about_its_data_is_refused(copy: Path, lie: Callable[[dict[str, Any]], object]) -> None:
+    path = copy / SHARDS[0]
+    rewritten(path, lambda header: None)
+    read(copy)  # the rewriting itself does no harm
+    rewritten(path, lie)
+    message = refusal(copy)
+    assert message.startswith(f"{path} is truncated or not safetensors (")
+    assert message.endswith("): copy it again")
+
+
+@pytest.mark.parametrize(
+    "head", [struct.pack("<Q", 2**63), struct.pack("<Q", 10**9), b"\xff" * 8, b"PK\x03\x04" + b"\x00" * 4]
+)
+def test_a_length_of_the_header_that_cannot_be_is_refused(copy: Path, head: bytes) -> None:
+    path = copy / SHARDS[0]
+    path.write_bytes(head + path.read_bytes()[8:])
+    assert refusal(copy).startswith(f"{path} is truncated or not safetensors (")
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.safetensors", "a/b.safetensors", "/x.safetensors", "..", ".", "", "a/../../x", "sub/../x.safetensors"]
+)
+def test_an_index_that_leads_out_of_its_folder_is_refused_before_anything_is_opened(copy: Path, name: str) -> None:
+    shutil.copy(copy / SHARDS[0], copy.parent / "x.safetensors")
+    (copy / INDEX).write_text(json.dumps({"weight_map": {NORM: name}}), encoding="utf-8")
+    message = refusal(copy)
+    assert message == f"{copy / INDEX} names {name!r}, a file outside its folder: do not trust this checkpoint"
+
+
+def test_a_zero_byte_in_the_name_of_a_shard_is_refused(copy: Path) -> None:
+    (copy / INDEX).write_text(json.dumps({"weight_map": {NORM: "x\0.safetensors"}}), encoding="utf-8")
+    refusal(copy)
+
+
+@pytest.mark.parametrize("index", [{}, {"weight_map": {}}, {"weight_map": []}, {"weight_map": None}, {"weight_map": "x"}])
+def test_an_index_without_a_map_is_to_be_copied_again(copy: Path, index: dict[str, Any]) -> None:
+    (copy / INDEX).write_text(json.dumps(index), encoding="utf-8")
+    assert refusal(copy) == f"{copy / INDEX} has no weight_map: copy it again"
+
+
+def test_an_index_that_is_not_json_is_named(copy: Path) -> None:
+    (copy / INDEX).write_text('{"weight_map": {', encoding="utf-8")
+    message = refusal(copy)
+    assert message.startswith(f"{copy / INDEX} cannot be read as JSON (")
+    assert message.endswith("): copy it again")
+
+
+def test_a_shard_that_the_index_forgot_leaves_its_weights_missing(copy: Path) -> None:
+    weight_map = json.loads((copy / INDEX).read_text(encoding="utf-8"))["weight_map"]
+    kept = {name: shard for name, shard in weight_map.items() if shard == SHARDS[0]}
+    (copy / INDEX).write_text(json.dumps({"weight_map": kept}), encoding="utf-8")
+    message = refusal(copy)
+    assert " is missing" in message
+    assert message.endswith(f"; and {len(weight_map) - len(kept) - 5} more")
