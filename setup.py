@@ -1,6 +1,6 @@
 """Builds the package and its CPU operators; names, versions and dependencies stand in pyproject.toml."""
 
-from setuptools import Extension, find_packages, setup
+from setuptools import Extension, find_namespace_packages, setup
 
 # A plain shared library that MindSpore loads by path, not a Python module. Without a compiler the package installs all
 # the same, and runs on MindSpore's own operators.
@@ -13,7 +13,7 @@ cpu_operators = Extension(
 )
 
 setup(
-    packages=find_packages(include=["mindnlp_ocr", "mindnlp_ocr.*"]),
-    package_data={"mindnlp_ocr": ["assets/*/*", "py.typed"]},
+    packages=find_namespace_packages(include=["mindnlp_ocr*"]),
+    package_data={"": ["*"]},
     ext_modules=[cpu_operators],
 )
