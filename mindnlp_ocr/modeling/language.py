@@ -53,7 +53,7 @@ class LanguageModel(nn.Cell):
             kv: the slots; written at rows 0..T of slot 0.
         """
         x = embed(token_ids, self.embed_tokens) * (1.0 - is_image) + image_rows * is_image
-        cos, sin = self.rotary(position_ids)
+        cos, sin = self.rotary(position_ids, 0)
         mask = prefill_mask(self.heads, token_ids.shape[0])
         rows = kv.prompt_rows(token_ids.shape[0]) if kv is not None else None
         for layer in self.layers:
@@ -70,7 +70,7 @@ class LanguageModel(nn.Cell):
             kv: the slots.
         """
         x = embed(token_ids, self.embed_tokens)
-        cos, sin = self.rotary(position_ids)
+        cos, sin = self.rotary(position_ids, 1)
         if self.fused:
             for layer in self.layers:
                 x = layer.decode_fused(x, cos, sin, kv, live)
@@ -143,28 +143,31 @@ class Attention(nn.Cell):
         self.head_dim = config.head_dim
         self.qkv_proj = Linear(weights, [f"{name}.q_proj", f"{name}.k_proj", f"{name}.v_proj"])
         self.o_proj = Linear(weights, f"{name}.o_proj", bias=False)
+        self.slice = ops.Slice()
 
     def prefill(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, kv: KVSlots | None, rows: Tensor | None) -> Tensor:
         tokens = x.shape[0]
-        q, k, v = self.project(x, cos, sin)
-        q, k, v = heads_first(q), heads_first(k), heads_first(v)
+        qk, v = heads_first(self.qkv(x), self.heads + self.kv_heads, self.kv_heads)
+        qk = rotate(qk, cos, sin)
+        q = self.slice(qk, (0, 0, 0), (self.heads, tokens, self.head_dim))
+        k = self.slice(qk, (self.heads, 0, 0), (self.kv_heads, tokens, self.head_dim))
         if kv is not None:
             kv.write(self.index, rows, k, v)
         attended = tokens_first(prefill_attention(q, k, v, mask))
         return self.o_proj(attended.reshape(tokens, self.heads * self.head_dim))
 
     def decode(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, kv: KVSlots, rows: Tensor) -> Tensor:
-        q, k, v = self.project(x, cos, sin)
-        kv.write(self.index, rows, k, v)
+        qkv = self.qkv(x)
+        qk = rotate(take_heads(qkv, 0, self.heads + self.kv_heads), cos, sin)
+        v = take_heads(qkv, self.heads + self.kv_heads, self.kv_heads)
+        kv.write(self.index, rows, take_heads(qk, self.heads, self.kv_heads), v)
+        q = take_heads(qk, 0, self.heads)
         attended = decode_attention(q, kv.keys(self.index), kv.values(self.index), mask)
         return self.o_proj(attended.reshape(x.shape[0], self.heads * self.head_dim))
 
-    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated q [tokens, heads, head_dim], rotated k and plain v [tokens, kv_heads, head_dim]."""
-        qkv = self.qkv_proj(x).reshape(x.shape[0], self.heads + 2 * self.kv_heads, self.head_dim)
-        qk = rotate(take_heads(qkv, 0, self.heads + self.kv_heads), cos, sin)
-        v = take_heads(qkv, self.heads + self.kv_heads, self.kv_heads)
-        return take_heads(qk, 0, self.heads), take_heads(qk, self.heads, self.kv_heads), v
+    def qkv(self, x: Tensor) -> Tensor:
+        """[tokens, heads + 2 kv_heads, head_dim]: q, then k, then v."""
+        return self.qkv_proj(x).reshape(x.shape[0], self.heads + 2 * self.kv_heads, self.head_dim)
 
 
 class MLP(nn.Cell):
@@ -203,11 +206,13 @@ class Rotary(nn.Cell):
         self.height = self.time + config.mrope_section[1]
         self.heads = config.num_attention_heads + config.num_key_value_heads  # q and k turn together
 
-    def construct(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """position_ids int32 [3, T] -> cos, sin float32 [T, heads, head_dim / 2]."""
-        return self.sections(self.cos, position_ids), self.sections(self.sin, position_ids)
+    def construct(self, position_ids: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+        """position_ids int32 [3, T] -> cos, sin float32, [heads, T, head_dim / 2] (axis 0) or [T, heads, ...] (axis 1)."""
+        cos, sin = self.sections(self.cos, position_ids), self.sections(self.sin, position_ids)
+        return per_head(cos, self.heads, axis), per_head(sin, self.heads, axis)
 
     def sections(self, table: Tensor, position_ids: Tensor) -> Tensor:
+        """Rows of the table [T, head_dim / 2], each section by its own position."""
         t, h = self.time, self.height
         rows = ops.gather(table, position_ids, 0)
-        return per_head(ops.concat((rows[0, :, :t], rows[1, :, t:h], rows[2, :, h:]), -1), self.heads)
+        return ops.concat((rows[0, :, :t], rows[1, :, t:h], rows[2, :, h:]), -1)

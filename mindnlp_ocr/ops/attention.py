@@ -14,15 +14,21 @@ MASKED = -1e30  # finite: a row of nothing but masked keys must not become NaN
 _scores = ops.BatchMatMul(transpose_b=True)
 _weighted = ops.BatchMatMul()
 _softmax = ops.Softmax(axis=-1)
+_concat = ops.Concat(axis=-1)
 _scatter = ops.ScatterUpdate()
 
 
-def vision_mask(patches: int, live: Tensor) -> Tensor:
-    """[1, patches, 1] float32: 0 for the first ``live`` (int32 [1]) patches, MASKED for padding. One for all layers."""
-    return (ops.arange(patches).reshape(1, patches, 1) >= live).astype(ms.float32) * MASKED
+def vision_mask(heads: int, patches: int, live: Tensor) -> tuple[Tensor, Tensor]:
+    """What hides all but the first ``live`` (int32 [1]) patches: a column for q and one for k. One pair for all layers.
+
+    The mask rides in the product of q and k as one more column, 1 times 0 or MASKED: an add over patches^2 would cost half
+    as much as the product itself.
+    """
+    dead = (ops.arange(patches).reshape(1, patches, 1) >= live).astype(ms.float32) * MASKED
+    return ops.ones((heads, patches, 1), ms.float32), ops.broadcast_to(dead, (heads, patches, 1))
 
 
-def vision_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+def vision_attention(q: Tensor, k: Tensor, v: Tensor, mask: tuple[Tensor, Tensor]) -> Tensor:
     """Every patch of one image attends to every patch of it.
 
     Args:
@@ -31,11 +37,8 @@ def vision_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     Returns:
         [heads, patches, head_dim]; rows of padding hold numbers without meaning.
     """
-    heads, patches, head_dim = q.shape
-    # The mask rides in the product as one more column: an add over patches^2 costs half as much as the product.
-    q = ops.concat((q * (1.0 / math.sqrt(head_dim)), ops.ones((heads, patches, 1), q.dtype)), -1)
-    k = ops.concat((k, ops.broadcast_to(mask, (heads, patches, 1))), -1)
-    return _weighted(_softmax(_scores(q, k)), v)
+    scale = 1.0 / math.sqrt(q.shape[2])
+    return _weighted(_softmax(_scores(_concat((q * scale, mask[0])), _concat((k, mask[1])))), v)
 
 
 def prefill_mask(heads: int, tokens: int) -> Tensor:

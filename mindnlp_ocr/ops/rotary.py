@@ -3,20 +3,23 @@
 from mindspore import Tensor, ops
 
 _halves = ops.Split(axis=-1, output_num=2)
+_concat = ops.Concat(axis=-1)
+_expand = ops.ExpandDims()
 
 
-def per_head(angles: Tensor, heads: int) -> Tensor:
-    """cos or sin [tokens, head_dim / 2] repeated to [tokens, heads, head_dim / 2]: once for all layers."""
+def per_head(angles: Tensor, heads: int, axis: int) -> Tensor:
+    """cos or sin [tokens, head_dim / 2] repeated along a new ``axis`` of ``heads``: once for all layers."""
     tokens, half = angles.shape
-    return ops.broadcast_to(angles.reshape(tokens, 1, half), (tokens, heads, half))
+    shape = (heads, tokens, half) if axis == 0 else (tokens, heads, half)
+    return ops.broadcast_to(_expand(angles, axis), shape)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the pairs (i, i + head_dim / 2) of x by their angle.
 
     Args:
-        x: [tokens, heads, head_dim].
-        cos, sin: [tokens, heads, head_dim / 2], from :func:`per_head`.
+        x: [..., head_dim].
+        cos, sin: [..., head_dim / 2] in the same order, from :func:`per_head`.
     """
     first, second = _halves(x)
-    return ops.concat((first * cos - second * sin, second * cos + first * sin), -1)
+    return _concat((first * cos - second * sin, second * cos + first * sin))

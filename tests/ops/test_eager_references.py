@@ -74,7 +74,12 @@ def test_activations_match_float64_far_out_as_well(compiled: bool) -> None:
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     heads = x.shape[1]
-    return rotary.rotate(x, rotary.per_head(cos, heads), rotary.per_head(sin, heads))
+    return rotary.rotate(x, rotary.per_head(cos, heads, 1), rotary.per_head(sin, heads, 1))
+
+
+def _rotate_heads_first(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    heads = x.shape[0]
+    return rotary.rotate(x, rotary.per_head(cos, heads, 0), rotary.per_head(sin, heads, 0))
 
 
 @modes
@@ -84,17 +89,28 @@ def test_rotation_turns_pairs_half_a_head_apart(compiled: bool) -> None:
     turned = pairs * np.exp(1j * angle)[:, None]
     expected = np.concatenate([turned.real, turned.imag], -1)
     np.testing.assert_allclose(run(_rotate, compiled, x, np.cos(angle), np.sin(angle)), expected, atol=1e-5)
+    answer = run(_rotate_heads_first, compiled, x.transpose(1, 0, 2), np.cos(angle), np.sin(angle))
+    np.testing.assert_allclose(answer, expected.transpose(1, 0, 2), atol=1e-5)
+
+
+def _first_two_heads(x: Tensor) -> Tensor:
+    return layout.heads_first(x, 2, 1)[0]
+
+
+def _last_head(x: Tensor) -> Tensor:
+    return layout.heads_first(x, 2, 1)[1]
 
 
 @modes
 def test_heads_first_and_tokens_first_are_exact_transposes(compiled: bool) -> None:
     x = rng(5, 3, 4).astype(np.float32)
-    np.testing.assert_array_equal(run(layout.heads_first, compiled, x), x.transpose(1, 0, 2))
+    np.testing.assert_array_equal(run(_first_two_heads, compiled, x), x.transpose(1, 0, 2)[:2])
+    np.testing.assert_array_equal(run(_last_head, compiled, x), x.transpose(1, 0, 2)[2:])
     np.testing.assert_array_equal(run(layout.tokens_first, compiled, x), x.transpose(1, 0, 2))
 
 
 def _vision(q: Tensor, k: Tensor, v: Tensor, live: Tensor) -> Tensor:
-    return attention.vision_attention(q, k, v, attention.vision_mask(q.shape[1], live))
+    return attention.vision_attention(q, k, v, attention.vision_mask(q.shape[0], q.shape[1], live))
 
 
 @modes
