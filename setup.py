@@ -14,6 +14,6 @@ cpu_operators = Extension(
 
 setup(
     packages=find_namespace_packages(include=["mindnlp_ocr*"]),
-    package_data={"": ["*"]},
+    package_data={"": ["py.typed", "*.json", "*.txt", "*.safetensors", "*.md"]},
     ext_modules=[cpu_operators],
 )

@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", choices=("text", "json"), default="text", help="what to print (default: text)")
     parser.add_argument("--output", metavar="FILE", help="write there instead of to standard output")
     parser.add_argument("--no-kv-cache", action="store_true", help="run the whole prompt again for every token (slow)")
-    parser.add_argument("--attn", choices=("auto", "eager", "flash"), default="auto", help="attention (default: auto)")
+    parser.add_argument("--attn", choices=("auto", "eager", "flash"), default="auto", help="eager: no operators of ours")
     parser.add_argument("--version", action="version", version=f"mindnlp-ocr {__version__}")
     return parser
 

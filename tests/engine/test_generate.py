@@ -74,6 +74,13 @@ def test_without_a_kv_cache_the_tokens_are_the_same_and_no_slot_is_held() -> Non
     assert model.get_model_info()["kv_cache_enabled"] is False
 
 
+def test_mindspores_own_operators_alone_give_the_same_tokens() -> None:
+    model = Qwen2VLModel(attn="eager")
+    assert model.get_model_info()["fused_decode"] is False
+    for name in ("receipt", "two_images", "text_only"):
+        assert model.generate(case(name)["messages"]).token_ids == case(name)["token_ids"]
+
+
 def test_the_cache_can_be_switched_at_run_time() -> None:
     model = Qwen2VLModel()
     golden = case("line_392x28")
