@@ -170,7 +170,7 @@ def _writer(output: TextIO) -> Callable[[str], None]:
 
 
 class _output:
-    """Standard output, or a file that appears only when it is complete."""
+    """Standard output, or a file that appears only when it is complete; a run that breaks off leaves FILE.part."""
 
     def __init__(self, name: str | None) -> None:
         self._path = Path(name) if name else None
@@ -194,8 +194,10 @@ class _output:
         self._file.close()
         if kind is None:
             self._partial.replace(self._path)
+        elif self._partial.stat().st_size == 0:
+            self._partial.unlink()
         else:
-            self._partial.unlink(missing_ok=True)
+            print(f"what was read before is in {self._partial}", file=sys.stderr)
 
 
 if __name__ == "__main__":

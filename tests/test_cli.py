@@ -245,3 +245,20 @@ def test_what_names_nothing_is_kept_to_fail_as_a_page(scans: Callable[..., list[
 def test_a_data_url_is_an_image_not_a_pattern() -> None:
     url = "data:image/png;base64," + "A" * 10_000
     assert expand(url) == [url]
+
+
+def test_a_run_that_breaks_off_keeps_what_was_read(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted:
+        """The model, until the second page."""
+
+        def generate(self, messages: Any, on_text: Any) -> Any:
+            if messages[0]["content"][0]["image"] == LINE:
+                raise KeyboardInterrupt
+            return model.generate(messages, on_text=on_text)
+
+    monkeypatch.setattr("mindnlp_ocr.cli._load_model", lambda arguments: Interrupted())
+    assert main([WORD, LINE, "--output", str(tmp_path / "pages.txt")]) == 130
+    assert case("word_56x56")["text"] in (tmp_path / "pages.txt.part").read_text(encoding="utf-8")
+    assert f"what was read before is in {tmp_path / 'pages.txt.part'}" in capsys.readouterr().err

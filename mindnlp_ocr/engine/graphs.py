@@ -70,14 +70,15 @@ class Graphs:
         self._max_length = max_length
         self._language = LanguageModel(config, weights, max_length, fused)
         self._vision = ms.jit(VisionTower(config.vision, weights))
-        self._first_calls: dict[tuple[str, int], float] = {}
+        self._compiled: set[tuple[str, int]] = set()
+        self._first_calls: list[float] = []  # seconds
         self.attach(kv)
 
     def attach(self, kv: KVSlots | None) -> None:
         """Use these slots from now on; the graphs over the old ones are dropped."""
         self._prefill = ms.jit(Prefill(self._language, kv))
         self._decode = ms.jit(Decode(self._language, kv)) if kv is not None else None
-        self._generation = getattr(self, "_generation", -1) + 1
+        self._compiled = {(graph, bucket) for graph, bucket in self._compiled if graph == "vision"}
 
     @property
     def compilations(self) -> int:
@@ -87,14 +88,20 @@ class Graphs:
     @property
     def compile_seconds(self) -> float:
         """Seconds spent in the first call of every graph: compiling it and running it once."""
-        return sum(self._first_calls.values())
+        return sum(self._first_calls)
 
     @contextmanager
-    def _counted(self, graph: str, bucket: int) -> Iterator[None]:
-        key = (graph if graph == "vision" else f"{graph}/{self._generation}", bucket)
+    def _running(self, graph: str, bucket: int) -> Iterator[None]:
+        """Counts a graph's first call, and makes a device that fails or is full the page's error."""
         start = time.perf_counter()
-        yield
-        self._first_calls.setdefault(key, time.perf_counter() - start)
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise PageError(f"MindSpore failed in {graph} ({reason}): lower max_pixels or max_length") from error
+        if (graph, bucket) not in self._compiled:
+            self._compiled.add((graph, bucket))
+            self._first_calls.append(time.perf_counter() - start)
 
     def vision(self, image: Patches) -> NDArray[np.float32]:
         """Features [patches / 4, hidden] of one image.
@@ -113,7 +120,7 @@ class Graphs:
             )
         cos, sin = vision_table(image.grid_thw, vision.head_dim, vision.spatial_merge_size)
         arrays = (_padded(image.pixels, bucket), _padded(cos, bucket), _padded(sin, bucket))
-        with self._counted("vision", bucket):
+        with self._running("vision", bucket):
             features = self._vision(*map(Tensor, arrays), Tensor([live], ms.int32)).asnumpy()
         return np.asarray(features[: live // vision.spatial_merge_size**2])
 
@@ -126,7 +133,7 @@ class Graphs:
         image_rows = np.zeros((bucket, self._config.hidden_size), np.float32)
         if is_image.any():
             image_rows[: len(token_ids)][is_image] = np.concatenate(features)
-        with self._counted("prefill", bucket):
+        with self._running("prefill", bucket):
             token, logits = self._prefill(
                 Tensor(_padded(token_ids, bucket)),
                 Tensor(image_rows),
@@ -140,7 +147,7 @@ class Graphs:
         """One token more in slot 0, which holds ``live`` tokens already."""
         if self._decode is None:
             raise RuntimeError("decode without KV slots: attach some first")
-        with self._counted("decode", 1):
+        with self._running("decode", 1):
             token, logits = self._decode(
                 Tensor([token_id], ms.int32), Tensor([[position]] * 3, ms.int32), Tensor([live], ms.int32)
             )

@@ -24,7 +24,7 @@ from mindnlp_ocr.ops.rotary import per_head, rotate
 class LanguageModel(nn.Cell):
     """Token ids and image features to the logits of the next token. ``kv`` is None: nothing is cached."""
 
-    def __init__(self, config: Qwen2VLConfig, weights: Weights, max_length: int, fused: bool = False) -> None:
+    def __init__(self, config: Qwen2VLConfig, weights: Weights, max_length: int, fused: bool) -> None:
         """``fused``: decode with our own operator, one a layer, instead of MindSpore's, some 45 a layer."""
         super().__init__(auto_prefix=False)
         self.embed_tokens = parameter("model.embed_tokens.weight", weights["model.embed_tokens.weight"][None])

@@ -71,7 +71,7 @@ class Qwen2VLModel:
         self._attention = choose_attention(self._device, attn, self._cache_config)
         self.config = Qwen2VLConfig.from_folder(self._folder)
         images = ImageProcessor.from_folder(self._folder)
-        self._max_new_tokens = max_new_tokens or _published_max_new_tokens(self._folder)
+        self._max_new_tokens = _longest_answer(self._folder, max_new_tokens)
         self._max_length = _slot_length(self.config, images, max_length, self._max_new_tokens, max_pixels)
         images = _limited(images, self._max_length, min_pixels, max_pixels)
         self._processor = ChatProcessor(self._folder, self.config, images)
@@ -207,9 +207,15 @@ def _checked_folder(name: str | Path) -> Path:
     raise SetupError(f"model {folder} {kind}: give a Qwen2-VL folder with config.json and safetensors")
 
 
-def _published_max_new_tokens(folder: Path) -> int:
+def _longest_answer(folder: Path, asked: int | None) -> int:
+    """Tokens as asked, as ``generation_config.json`` says, or 1024."""
     path = folder / "generation_config.json"
-    return int((read_json(path) if path.exists() else {}).get("max_new_tokens") or DEFAULT_MAX_NEW_TOKENS)
+    if asked is None and path.exists():
+        asked = read_json(path).get("max_new_tokens")
+    limit = DEFAULT_MAX_NEW_TOKENS if asked is None else asked
+    if not isinstance(limit, int) or limit < 1:
+        raise SetupError(f"max_new_tokens is {limit!r}: give 1 or more")
+    return limit
 
 
 def _slot_length(

@@ -41,6 +41,21 @@ def test_an_impossible_max_new_tokens_is_refused(model: Qwen2VLModel) -> None:
         model.infer(case("word_56x56")["messages"], max_new_tokens=0)
 
 
+def test_a_failing_device_is_the_pages_error_and_the_next_page_is_read(
+    model: Qwen2VLModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    golden = case("word_56x56")
+
+    def full(*_: object) -> None:
+        raise RuntimeError("Memory not enough\nstack")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model._graphs, "_vision", full)
+        with pytest.raises(PageError, match=r"MindSpore failed in vision \(Memory not enough\): lower max_pixels"):
+            model.infer(golden["messages"])
+    assert model.infer(golden["messages"]) == golden["text"]
+
+
 def test_streamed_pieces_add_up_to_the_text(model: Qwen2VLModel) -> None:
     golden = case("mixed_420x238")
     pieces: list[str] = []
@@ -124,6 +139,7 @@ def test_a_budget_below_one_slot_names_the_bytes_and_the_old_settings_stay(model
         ({"model_name": "no/such/folder"}, r"model no/such/folder does not exist \(nothing is downloaded\)"),
         ({"model_name": "merged.npz"}, r"merged .npz files are not read by this release"),
         ({"lora_weights_path": "adapter"}, "LoRA adapters are not read by this release"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0: give 1 or more"),
         ({"max_length": 8}, r"max_length is 8: give 64 to 4096"),
         ({"max_length": 5000}, r"max_length is 5000: give 64 to 4096"),
         ({"max_pixels": 100}, r"max_pixels 100 do not fit: give 784 <= min_pixels <= max_pixels"),

@@ -10,6 +10,7 @@ from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.engine.graphs import Graphs
 from mindnlp_ocr.modeling.rope import mrope_positions
 from mindnlp_ocr.models.config import Qwen2VLConfig
+from mindnlp_ocr.ops import native
 from mindnlp_ocr.processing.images import Patches
 from mindnlp_ocr.weights.names import expected_shapes
 from tests.conftest import GOLDENS
@@ -17,9 +18,10 @@ from tests.reference import random_weights
 
 MODELS: list[dict[str, Any]] = json.loads((GOLDENS / "shapes.json").read_text(encoding="utf-8"))["models"]
 MAX_LENGTH = 64
+with_library = pytest.mark.skipif(not native.available()[0], reason=native.available()[1])
 
 
-@pytest.mark.parametrize("fused", [False, True], ids=["eager", "fused"])
+@pytest.mark.parametrize("fused", [False, pytest.param(True, marks=with_library)], ids=["eager", "fused"])
 @pytest.mark.parametrize("spec", MODELS, ids=[spec["name"] for spec in MODELS])
 def test_vision_features_logits_and_tokens_match(spec: dict[str, Any], fused: bool) -> None:
     size = spec["name"]
