@@ -1,13 +1,16 @@
 """Builds the package and its CPU operators; names, versions and dependencies stand in pyproject.toml."""
 
+from glob import glob
+
 from setuptools import Extension, find_namespace_packages, setup
 
 # A plain shared library that MindSpore loads by path, not a Python module. Without a compiler the package installs all
 # the same, and runs on MindSpore's own operators.
 cpu_operators = Extension(
     "mindnlp_ocr.ops._cpu",
-    sources=["kernels/cpu/decoder_step.cc"],
-    extra_compile_args=["-O3", "-std=c++17", "-fopenmp", "-mprefer-vector-width=512"],
+    sources=sorted(glob("kernels/cpu/*.cc")),
+    depends=sorted(glob("kernels/cpu/*.h") + glob("kernels/cpu/*.inc")),
+    extra_compile_args=["-O3", "-std=c++17", "-fopenmp", "-ffp-contract=fast", "-Wno-psabi"],
     extra_link_args=["-fopenmp"],
     optional=True,
 )

@@ -5,6 +5,7 @@ import glob
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -32,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Read the pages that ``argv`` names; returns the exit status."""
     arguments = _parser().parse_args(argv)
     try:
-        return _run(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            return _run(arguments)
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -41,6 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -68,7 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", choices=("text", "json"), default="text", help="what to print (default: text)")
     parser.add_argument("--output", metavar="FILE", help="write there instead of to standard output")
     parser.add_argument("--no-kv-cache", action="store_true", help="run the whole prompt again for every token (slow)")
-    parser.add_argument("--attn", choices=("auto", "eager", "flash"), default="auto", help="eager: no operators of ours")
+    parser.add_argument(
+        "--attn",
+        choices=("auto", "eager", "flash"),
+        default="auto",
+        help="attention: flash (memory grows with the page, not its square), eager (MindSpore's own operators), or auto: "
+        "flash where it is supported, but on an NPU eager (default: auto)",
+    )
     parser.add_argument("--version", action="version", version=f"mindnlp-ocr {__version__}")
     return parser
 

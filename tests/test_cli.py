@@ -138,7 +138,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["--format", "json"], "no image is named"),
         ([WORD, "--device", "tpu"], "device 'tpu' is unknown: give cpu, npu:0 (or Ascend) or cuda"),
         ([WORD, "--device", "cuda"], "no CUDA backend"),
-        ([WORD, "--attn", "flash"], "flash attention is demanded: Not supported ("),
+        ([WORD, "--attn", "sdpa"], "argument --attn: invalid choice: 'sdpa'"),
         ([WORD, "--attn", "sdpa"], "sdpa"),
         ([WORD, "--max-new-tokens", "0"], "--max-new-tokens is 0: give 1 or more"),
         ([WORD, "--max-new-tokens", "-3"], "--max-new-tokens is -3: give 1 or more"),

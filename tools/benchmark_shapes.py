@@ -13,15 +13,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.engine.graphs import Graphs
 from mindnlp_ocr.modeling.rope import mrope_positions
 from mindnlp_ocr.models.config import Qwen2VLConfig
-from mindnlp_ocr.ops import native
+from mindnlp_ocr.ops.device import Device
+from mindnlp_ocr.ops.select import attention_for, choose_attention
 from mindnlp_ocr.processing.images import Patches
 from mindnlp_ocr.weights.names import expected_shapes
 
 # The published config.json of Qwen2-VL-2B-Instruct, as far as the network reads it.
+CPU = Device("CPU")
 QWEN2_VL_2B = {
     "model_type": "qwen2_vl",
     "vocab_size": 151936,
@@ -73,12 +76,15 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=32, help="patches along each side of the image (default: 32)")
     parser.add_argument("--tokens", type=int, default=8, help="tokens to decode (default: 8)")
     parser.add_argument("--max-length", type=int, default=1024, help="length of the KV slot (default: 1024)")
+    parser.add_argument("--attn", choices=("auto", "eager", "flash"), default="auto", help="attention (default: auto)")
     arguments = parser.parse_args()
     config = Qwen2VLConfig.from_dict(QWEN2_VL_2B)
     weights = RandomWeights(config)
     kv = KVSlots(config, 1, arguments.max_length)
+    choice = choose_attention(CPU, arguments.attn, CacheConfig(), (config.head_dim, config.vision.head_dim))
+    print(f"attention: {choice.implementation}; {choice.reason}")
     start = time.perf_counter()
-    graphs = Graphs(config, weights, arguments.max_length, kv, native.available()[0])
+    graphs = Graphs(config, weights, arguments.max_length, attention_for(CPU, choice.implementation), kv)
     print(f"built in {time.perf_counter() - start:.1f} s, {memory()}", flush=True)
 
     grid = (1, arguments.side, arguments.side)

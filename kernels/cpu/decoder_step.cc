@@ -13,13 +13,11 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <vector>
 
-#if defined(__x86_64__)
-#define FOR_EACH_ISA __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
-#else
-#define FOR_EACH_ISA
-#endif
+#include "aot.h"
+#include "attention.h"
 
 namespace {
 
@@ -28,35 +26,7 @@ enum Parameter {
   kCos, kSin, kKeyRows, kValueRows, kLive, kEps, kY, kParameters
 };
 
-// Non-zero return codes; MindSpore turns any of them into a RuntimeError.
-enum Fault { kOk, kWrongCount, kWrongRank, kWrongDtype, kWrongShape, kFullSlot };
-
 constexpr int64_t kColumns = 512;  // of a product, one task at most
-
-// y[first, last) = x[in] times those columns of w[in][out]: four rows of w stream by at a time.
-FOR_EACH_ISA void Product(const float *x, const float *w, int64_t in, int64_t out, int64_t first, int64_t last, float *y) {
-  for (int64_t j = first; j < last; ++j) y[j] = 0;
-  int64_t i = 0;
-  for (; i + 4 <= in; i += 4) {
-    const float x0 = x[i], x1 = x[i + 1], x2 = x[i + 2], x3 = x[i + 3];
-    const float *w0 = w + i * out, *w1 = w0 + out, *w2 = w1 + out, *w3 = w2 + out;
-#pragma omp simd
-    for (int64_t j = first; j < last; ++j) y[j] += x0 * w0[j] + x1 * w1[j] + x2 * w2[j] + x3 * w3[j];
-  }
-  for (; i < in; ++i) {
-#pragma omp simd
-    for (int64_t j = first; j < last; ++j) y[j] += x[i] * w[i * out + j];
-  }
-}
-
-FOR_EACH_ISA void RmsNorm(const float *x, const float *weight, int64_t n, float eps, float *y) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; ++i) sum += x[i] * x[i];
-  const float scale = 1.0f / std::sqrt(sum / static_cast<float>(n) + eps);
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) y[i] = x[i] * scale * weight[i];
-}
 
 // Turns the pairs (i, i + half) of one head.
 void Rotate(const float *x, const float *cos, const float *sin, int64_t half, float *y) {
@@ -64,32 +34,6 @@ void Rotate(const float *x, const float *cos, const float *sin, int64_t half, fl
     y[i] = x[i] * cos[i] - x[i + half] * sin[i];
     y[i + half] = x[i + half] * cos[i] + x[i] * sin[i];
   }
-}
-
-// One query head over the live rows of its slot. scores: room for `live` floats.
-FOR_EACH_ISA void Attend(const float *q, const float *keys, const float *values, int64_t live, int64_t dim, float *scores,
-                         float *y) {
-  const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
-  float top = -INFINITY;
-  for (int64_t t = 0; t < live; ++t) {
-    const float *k = keys + t * dim;
-    float s = 0;
-#pragma omp simd reduction(+ : s)
-    for (int64_t d = 0; d < dim; ++d) s += q[d] * k[d];
-    scores[t] = s * scale;
-    if (scores[t] > top) top = scores[t];
-  }
-  float sum = 0;
-  for (int64_t d = 0; d < dim; ++d) y[d] = 0;
-  for (int64_t t = 0; t < live; ++t) {
-    const float p = std::exp(scores[t] - top);
-    const float *v = values + t * dim;
-    sum += p;
-#pragma omp simd
-    for (int64_t d = 0; d < dim; ++d) y[d] += p * v[d];
-  }
-  const float inverse = 1.0f / sum;
-  for (int64_t d = 0; d < dim; ++d) y[d] *= inverse;
 }
 
 float Silu(float x) { return x / (1.0f + std::exp(-x)); }
@@ -107,8 +51,10 @@ extern "C" int DecoderStep(int nparam, void **params, int *ndims, int64_t **shap
     if (std::strcmp(dtypes[i], i == kLive ? "int32" : "float32") != 0) return kWrongDtype;
   }
   const int64_t slots = shapes[kX][0], hidden = shapes[kX][1], dim = shapes[kKeyRows][1], half = dim / 2;
+  if (slots < 1 || dim < 1) return kWrongShape;
   const int64_t query_width = shapes[kOutWeight][1], qkv_width = shapes[kQkvWeight][2], inner = shapes[kDownWeight][1];
-  const int64_t heads = query_width / dim, kv_heads = (qkv_width / dim - heads) / 2, group = heads / kv_heads;
+  const int64_t heads = query_width / dim, kv_heads = (qkv_width / dim - heads) / 2;
+  if (!ValidHeads(heads, kv_heads, dim)) return kWrongShape;
   const int64_t length = shapes[kKeyRows][0] / (slots * kv_heads);
   if (shapes[kLive][0] != slots || shapes[kCos][2] != half || shapes[kSin][2] != half ||
       shapes[kGateUpWeight][2] != 2 * inner || (heads + 2 * kv_heads) * dim != qkv_width) {
@@ -124,29 +70,32 @@ extern "C" int DecoderStep(int nparam, void **params, int *ndims, int64_t **shap
   const float eps = in(kEps)[0];
   const int64_t angles = shapes[kCos][1] * half;  // from slot to slot
 
-  std::vector<float> normed(slots * hidden), qkv(slots * qkv_width), attended(slots * query_width);
-  std::vector<float> middle(slots * hidden), gate_up(slots * 2 * inner), scores(slots * heads * length);
+  const Kernels &kernels = Chosen();
+  std::vector<float> normed(slots * hidden), qkv(slots * qkv_width), q(slots * query_width), attended(slots * query_width);
+  std::vector<float> middle(slots * hidden), gate_up(slots * 2 * inner);
 
   // result[s] = x[s] times w, plus add[s] where there is one. Split by columns, which no sum crosses: blocks as
   // wide as leaves one for every thread.
-  const auto product = [slots](const float *x, int64_t stride, const float *w, int64_t rows, int64_t out, const float *add,
-                               int64_t add_stride, float *result) {
+  const auto product = [slots, &kernels](const float *x, int64_t stride, const float *w, int64_t rows, int64_t out,
+                                         const float *add, int64_t add_stride, float *result) {
     const int64_t share = (out / omp_get_num_threads() + 15) / 16 * 16, width = share < kColumns ? share : kColumns;
 #pragma omp for schedule(static)
     for (int64_t first = 0; first < out; first += width) {
       const int64_t last = first + width < out ? first + width : out;
       for (int64_t s = 0; s < slots; ++s) {
         float *row = result + s * out;
-        Product(x + s * stride, w, rows, out, first, last, row);
+        kernels.product(x + s * stride, w, rows, out, first, last, row);
         for (int64_t j = first; add != nullptr && j < last; ++j) row[j] += add[s * add_stride + j];
       }
     }
   };
 
-#pragma omp parallel
+#pragma omp parallel num_threads(Threads())
   {
 #pragma omp for schedule(static)
-    for (int64_t s = 0; s < slots; ++s) RmsNorm(in(kX) + s * hidden, in(kNorm1), hidden, eps, normed.data() + s * hidden);
+    for (int64_t s = 0; s < slots; ++s) {
+      kernels.rms_norm(in(kX) + s * hidden, in(kNorm1), hidden, eps, normed.data() + s * hidden);
+    }
     product(normed.data(), hidden, in(kQkvWeight), hidden, qkv_width, in(kQkvBias), 0, qkv.data());
 
 #pragma omp for schedule(static)
@@ -159,17 +108,32 @@ extern "C" int DecoderStep(int nparam, void **params, int *ndims, int64_t **shap
 
 #pragma omp for schedule(static)
     for (int64_t task = 0; task < slots * heads; ++task) {
-      const int64_t s = task / heads, h = task % heads, rows = (s * kv_heads + h / group) * length * dim;
-      float *result = attended.data() + task * dim;
-      std::vector<float> q(dim);
-      Rotate(qkv.data() + s * qkv_width + h * dim, in(kCos) + s * angles, in(kSin) + s * angles, half, q.data());
-      Attend(q.data(), key_rows + rows, value_rows + rows, live[s] + 1, dim, scores.data() + task * length, result);
+      const int64_t s = task / heads, h = task % heads;
+      Rotate(qkv.data() + s * qkv_width + h * dim, in(kCos) + s * angles, in(kSin) + s * angles, half, q.data() + task * dim);
     }
+  }
 
+  const auto bytes = [](const void *p) { return static_cast<const char *>(p); };
+  const int64_t row = dim * sizeof(float);
+  std::vector<Unit> units;
+  for (int64_t s = 0; s < slots; ++s) {
+    const int64_t slot = s * kv_heads * length * row;
+    units.push_back({s, 1, bytes(key_rows) + slot, bytes(value_rows) + slot, live[s] + 1, live[s]});
+  }
+  const AttentionProblem attention{Dtype::kFloat32, Dtype::kFloat32, heads, kv_heads, dim, bytes(q.data()),
+                                   reinterpret_cast<char *>(attended.data()), row, length * row};
+  try {
+    Attend(attention, units);
+  } catch (const std::bad_alloc &) {
+    return kNoMemory;
+  }
+
+#pragma omp parallel num_threads(Threads())
+  {
     product(attended.data(), query_width, in(kOutWeight), query_width, hidden, in(kX), hidden, middle.data());
 #pragma omp for schedule(static)
     for (int64_t s = 0; s < slots; ++s) {
-      RmsNorm(middle.data() + s * hidden, in(kNorm2), hidden, eps, normed.data() + s * hidden);
+      kernels.rms_norm(middle.data() + s * hidden, in(kNorm2), hidden, eps, normed.data() + s * hidden);
     }
     product(normed.data(), hidden, in(kGateUpWeight), hidden, 2 * inner, nullptr, 0, gate_up.data());
 #pragma omp for schedule(static)

@@ -19,7 +19,8 @@ from mindnlp_ocr.modeling.layers import Weights
 from mindnlp_ocr.modeling.rope import vision_table
 from mindnlp_ocr.modeling.vision import VisionTower
 from mindnlp_ocr.models.config import Qwen2VLConfig
-from mindnlp_ocr.ops.attention import eager_score_bytes
+from mindnlp_ocr.ops import native
+from mindnlp_ocr.ops.attention import EagerAttention
 from mindnlp_ocr.processing.images import Patches
 
 MIN_PATCHES = 64
@@ -34,51 +35,69 @@ class Step(NamedTuple):
     logits: Tensor  # float32 [1, vocab], on the device until somebody asks
 
 
+class Vision(nn.Cell):
+    """Packed images to their features."""
+
+    def __init__(self, tower: VisionTower, attention: EagerAttention) -> None:
+        super().__init__(auto_prefix=False)
+        self.tower = tower
+        self.attention = attention
+
+    def construct(self, patches: Tensor, cos: Tensor, sin: Tensor, cu_seqlens: Tensor) -> Tensor:
+        return self.tower(patches, cos, sin, cu_seqlens, self.attention)
+
+
 class Prefill(nn.Cell):
     """A prompt into slot 0, or nowhere when there is no cache."""
 
-    def __init__(self, language: LanguageModel, kv: KVSlots | None) -> None:
+    def __init__(self, language: LanguageModel, attention: EagerAttention, kv: KVSlots | None) -> None:
         super().__init__(auto_prefix=False)
         self.language = language
+        self.attention = attention
         self.kv = kv
 
     def construct(
         self, token_ids: Tensor, image_rows: Tensor, is_image: Tensor, position_ids: Tensor, live: Tensor
     ) -> tuple[Tensor, Tensor]:
-        logits = self.language.prefill(token_ids, image_rows, is_image, position_ids, live, self.kv)
+        logits = self.language.prefill(token_ids, image_rows, is_image, position_ids, live, self.attention, self.kv)
         return ops.argmax(logits, -1), logits
 
 
 class Decode(nn.Cell):
     """One token more in every slot."""
 
-    def __init__(self, language: LanguageModel, kv: KVSlots) -> None:
+    def __init__(self, language: LanguageModel, attention: EagerAttention, kv: KVSlots) -> None:
         super().__init__(auto_prefix=False)
         self.language = language
+        self.attention = attention
         self.kv = kv
 
     def construct(self, token_ids: Tensor, position_ids: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.language.decode(token_ids, position_ids, live, self.kv)
+        logits = self.language.decode(token_ids, position_ids, live, self.attention, self.kv)
         return ops.argmax(logits, -1), logits
 
 
 class Graphs:
     """Static-shape graphs over one set of weights. NumPy in, NumPy or a :class:`Step` out."""
 
-    def __init__(self, config: Qwen2VLConfig, weights: Weights, max_length: int, kv: KVSlots | None, fused: bool) -> None:
+    def __init__(
+        self, config: Qwen2VLConfig, weights: Weights, max_length: int, attention: EagerAttention, kv: KVSlots | None
+    ) -> None:
         self._config = config
         self._max_length = max_length
-        self._language = LanguageModel(config, weights, max_length, fused)
-        self._vision = ms.jit(VisionTower(config.vision, weights))
+        self._tower = VisionTower(config.vision, weights)
+        self._language = LanguageModel(config, weights, max_length)
         self._compiled: set[tuple[str, int]] = set()
         self._first_calls: list[float] = []  # seconds
-        self.attach(kv)
+        self.attach(attention, kv)
 
-    def attach(self, kv: KVSlots | None) -> None:
-        """Use these slots from now on; the graphs over the old ones are dropped."""
-        self._prefill = ms.jit(Prefill(self._language, kv))
-        self._decode = ms.jit(Decode(self._language, kv)) if kv is not None else None
-        self._compiled = {(graph, bucket) for graph, bucket in self._compiled if graph == "vision"}
+    def attach(self, attention: EagerAttention, kv: KVSlots | None) -> None:
+        """Run on this attention and these slots from now on; the graphs over the old ones are dropped."""
+        self._attention = attention
+        self._vision = ms.jit(Vision(self._tower, attention))
+        self._prefill = ms.jit(Prefill(self._language, attention, kv))
+        self._decode = ms.jit(Decode(self._language, attention, kv)) if kv is not None else None
+        self._compiled.clear()
 
     @property
     def compilations(self) -> int:
@@ -97,8 +116,9 @@ class Graphs:
         try:
             yield
         except (RuntimeError, MemoryError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise PageError(f"MindSpore failed in {graph} ({reason}): lower max_pixels or max_length") from error
+            raise PageError(
+                f"MindSpore failed in {graph} ({native.explain(error)}): lower max_pixels or max_length"
+            ) from error
         if (graph, bucket) not in self._compiled:
             self._compiled.add((graph, bucket))
             self._first_calls.append(time.perf_counter() - start)
@@ -107,21 +127,21 @@ class Graphs:
         """Features [patches / 4, hidden] of one image.
 
         Raises:
-            PageError: eager attention over so many patches would not fit in the memory that is free.
+            PageError: attention over so many patches would not fit in the memory that is free.
         """
         live = len(image.pixels)
         bucket = bucket_for(live, MIN_PATCHES, MAX_PATCHES)
         vision = self._config.vision
-        needed, free = eager_score_bytes(vision.num_heads, bucket), psutil.virtual_memory().available
+        needed, free = self._attention.score_bytes(vision.num_heads, bucket), psutil.virtual_memory().available
         if needed > free:
             raise PageError(
                 f"an image of {live} patches needs {needed / 2**30:.1f} GiB for its attention, {free / 2**30:.1f} GiB "
-                "are free: lower --max-pixels"
+                "are free: lower --max-pixels, or use --attn flash"
             )
         cos, sin = vision_table(image.grid_thw, vision.head_dim, vision.spatial_merge_size)
         arrays = (_padded(image.pixels, bucket), _padded(cos, bucket), _padded(sin, bucket))
         with self._running("vision", bucket):
-            features = self._vision(*map(Tensor, arrays), Tensor([live], ms.int32)).asnumpy()
+            features = self._vision(*map(Tensor, arrays), Tensor([0, live], ms.int32)).asnumpy()
         return np.asarray(features[: live // vision.spatial_merge_size**2])
 
     def prefill(

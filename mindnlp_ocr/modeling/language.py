@@ -4,6 +4,8 @@ Two ways through the same weights: ``prefill`` takes a whole prompt of one slot,
 Reference: Qwen2 (Yang et al. 2024, arXiv:2407.10671) and Qwen2-VL (arXiv:2409.12191).
 """
 
+from typing import Any
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
@@ -13,34 +15,41 @@ from mindnlp_ocr.modeling.layers import Linear, Weights, parameter
 from mindnlp_ocr.modeling.rope import rotary_table
 from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops.activation import silu_gate
-from mindnlp_ocr.ops.attention import decode_attention, decode_mask, prefill_attention, prefill_mask
-from mindnlp_ocr.ops.layout import heads_first, take_heads, tokens_first
+from mindnlp_ocr.ops.attention import EagerAttention
+from mindnlp_ocr.ops.layout import take_heads
 from mindnlp_ocr.ops.linear import embed, tied_head
-from mindnlp_ocr.ops.native import decoder_step
 from mindnlp_ocr.ops.norm import rms_norm
 from mindnlp_ocr.ops.rotary import per_head, rotate
 
 
 class LanguageModel(nn.Cell):
-    """Token ids and image features to the logits of the next token. ``kv`` is None: nothing is cached."""
+    """Token ids and image features to the logits of the next token.
 
-    def __init__(self, config: Qwen2VLConfig, weights: Weights, max_length: int, fused: bool) -> None:
-        """``fused``: decode with our own operator, one a layer, instead of MindSpore's, some 45 a layer."""
+    ``attention`` is the implementation to run on; ``kv`` is None where nothing is cached.
+    """
+
+    def __init__(self, config: Qwen2VLConfig, weights: Weights, max_length: int) -> None:
         super().__init__(auto_prefix=False)
         self.embed_tokens = parameter("model.embed_tokens.weight", weights["model.embed_tokens.weight"][None])
         self.rotary = Rotary(config, max_length)
         self.layers = nn.CellList(
-            [DecoderLayer(config, weights, i, fused) for i in range(config.num_hidden_layers)], auto_prefix=False
+            [DecoderLayer(config, weights, i) for i in range(config.num_hidden_layers)], auto_prefix=False
         )
         self.norm = RMSNorm(config, weights, "model.norm")
         self.heads = config.num_attention_heads
-        self.fused = fused
         self.tied = config.tie_word_embeddings
         if not self.tied:
             self.lm_head = Linear(weights, "lm_head", bias=False)
 
     def prefill(
-        self, token_ids: Tensor, image_rows: Tensor, is_image: Tensor, position_ids: Tensor, live: Tensor, kv: KVSlots | None
+        self,
+        token_ids: Tensor,
+        image_rows: Tensor,
+        is_image: Tensor,
+        position_ids: Tensor,
+        live: Tensor,
+        attention: EagerAttention,
+        kv: KVSlots | None,
     ) -> Tensor:
         """Logits [1, vocab] after a prompt padded to a bucket of T tokens; its keys and values go to ``kv``.
 
@@ -53,32 +62,32 @@ class LanguageModel(nn.Cell):
             kv: the slots; written at rows 0..T of slot 0.
         """
         x = embed(token_ids, self.embed_tokens) * (1.0 - is_image) + image_rows * is_image
-        cos, sin = self.rotary(position_ids, 0)
-        mask = prefill_mask(self.heads, token_ids.shape[0])
-        rows = kv.prompt_rows(token_ids.shape[0]) if kv is not None else None
+        cos, sin = self.rotary(position_ids)
+        mask = attention.prefill_mask(self.heads, token_ids.shape[0], live)
+        rows = attention.prompt_rows(kv.shape, token_ids.shape[0]) if kv is not None else None
         for layer in self.layers:
-            x = layer.prefill(x, cos, sin, mask, kv, rows)
+            x = layer.prefill(x, cos, sin, attention, mask, kv, rows)
         return self.head(ops.gather(x, live - 1, 0))  # logits of every position would cost more memory than the network
 
-    def decode(self, token_ids: Tensor, position_ids: Tensor, live: Tensor, kv: KVSlots) -> Tensor:
+    def decode(
+        self, token_ids: Tensor, position_ids: Tensor, live: Tensor, attention: EagerAttention, kv: KVSlots
+    ) -> Tensor:
         """Logits [slots, vocab] after one more token in every slot.
 
         Args:
             token_ids: int32 [slots].
             position_ids: int32 [3, slots].
             live: int32 [slots], tokens that each slot holds already; the new one is written behind them.
-            kv: the slots.
         """
         x = embed(token_ids, self.embed_tokens)
-        cos, sin = self.rotary(position_ids, 1)
-        if self.fused:
+        cos, sin = self.rotary(position_ids)
+        if attention.decoder_layer is not None:
             for layer in self.layers:
-                x = layer.decode_fused(x, cos, sin, kv, live)
+                x = layer.decode_fused(x, cos, sin, attention, kv, live)
             return self.head(x)
-        rows = kv.next_rows(live)
-        mask = decode_mask(self.heads, kv.shape, live + 1)
+        mask = attention.decode_mask(self.heads, kv.shape, 1, live, ops.ones_like(live))
         for layer in self.layers:
-            x = layer.decode(x, cos, sin, mask, kv, rows)
+            x = layer.decode(x, cos, sin, attention, mask, kv)
         return self.head(x)
 
     def head(self, x: Tensor) -> Tensor:
@@ -91,29 +100,31 @@ class LanguageModel(nn.Cell):
 class DecoderLayer(nn.Cell):
     """Attention and a gated MLP, each behind an RMSNorm and around a residual."""
 
-    def __init__(self, config: Qwen2VLConfig, weights: Weights, index: int, fused: bool) -> None:
+    def __init__(self, config: Qwen2VLConfig, weights: Weights, index: int) -> None:
         super().__init__(auto_prefix=False)
         name = f"model.layers.{index}"
         self.index = index
-        if fused:
-            self.step = decoder_step()
-            self.eps = Tensor([config.rms_norm_eps], ms.float32)
+        self.eps = Tensor([config.rms_norm_eps], ms.float32)
         self.input_layernorm = RMSNorm(config, weights, f"{name}.input_layernorm")
         self.self_attn = Attention(config, weights, index)
         self.post_attention_layernorm = RMSNorm(config, weights, f"{name}.post_attention_layernorm")
         self.mlp = MLP(weights, f"{name}.mlp")
 
-    def prefill(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, kv: KVSlots | None, rows: Tensor | None) -> Tensor:
-        x = x + self.self_attn.prefill(self.input_layernorm(x), cos, sin, mask, kv, rows)
+    def prefill(
+        self, x: Tensor, cos: Tensor, sin: Tensor, attention: EagerAttention, mask: Any, kv: KVSlots | None, rows: Any
+    ) -> Tensor:
+        x = x + self.self_attn.prefill(self.input_layernorm(x), cos, sin, attention, mask, kv, rows)
         return x + self.mlp(self.post_attention_layernorm(x))
 
-    def decode(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, kv: KVSlots, rows: Tensor) -> Tensor:
-        x = x + self.self_attn.decode(self.input_layernorm(x), cos, sin, mask, kv, rows)
+    def decode(self, x: Tensor, cos: Tensor, sin: Tensor, attention: EagerAttention, mask: Any, kv: KVSlots) -> Tensor:
+        x = x + self.self_attn.decode(self.input_layernorm(x), cos, sin, attention, mask, kv)
         return x + self.mlp(self.post_attention_layernorm(x))
 
-    def decode_fused(self, x: Tensor, cos: Tensor, sin: Tensor, kv: KVSlots, live: Tensor) -> Tensor:
-        """What ``decode`` does, as one operator."""
-        return self.step(
+    def decode_fused(
+        self, x: Tensor, cos: Tensor, sin: Tensor, attention: EagerAttention, kv: KVSlots, live: Tensor
+    ) -> Tensor:
+        """What ``decode`` does, as one operator in place of some 45."""
+        return attention.decoder_layer(
             x,
             self.input_layernorm.weight,
             self.self_attn.qkv_proj.weight,
@@ -143,31 +154,28 @@ class Attention(nn.Cell):
         self.head_dim = config.head_dim
         self.qkv_proj = Linear(weights, [f"{name}.q_proj", f"{name}.k_proj", f"{name}.v_proj"])
         self.o_proj = Linear(weights, f"{name}.o_proj", bias=False)
-        self.slice = ops.Slice()
+        self.one_token = ops.ExpandDims()
 
-    def prefill(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, kv: KVSlots | None, rows: Tensor | None) -> Tensor:
-        tokens = x.shape[0]
-        qk, v = heads_first(self.qkv(x), self.heads + self.kv_heads, self.kv_heads)
-        qk = rotate(qk, cos, sin)
-        q = self.slice(qk, (0, 0, 0), (self.heads, tokens, self.head_dim))
-        k = self.slice(qk, (self.heads, 0, 0), (self.kv_heads, tokens, self.head_dim))
+    def prefill(
+        self, x: Tensor, cos: Tensor, sin: Tensor, attention: EagerAttention, mask: Any, kv: KVSlots | None, rows: Any
+    ) -> Tensor:
+        q, k, v = self.qkv(x, cos, sin)
         if kv is not None:
-            kv.write(self.index, rows, k, v)
-        attended = tokens_first(prefill_attention(q, k, v, mask))
-        return self.o_proj(attended.reshape(tokens, self.heads * self.head_dim))
+            attention.write_prompt(kv.key_rows[self.index], kv.value_rows[self.index], k, v, rows)
+        return self.o_proj(attention.prefill(q, k, v, mask).reshape(x.shape[0], self.heads * self.head_dim))
 
-    def decode(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, kv: KVSlots, rows: Tensor) -> Tensor:
-        qkv = self.qkv(x)
+    def decode(self, x: Tensor, cos: Tensor, sin: Tensor, attention: EagerAttention, mask: Any, kv: KVSlots) -> Tensor:
+        q, k, v = self.qkv(x, cos, sin)
+        q, k, v = self.one_token(q, 1), self.one_token(k, 1), self.one_token(v, 1)
+        y = attention.decode(q, k, v, kv.key_rows[self.index], kv.value_rows[self.index], mask)
+        return self.o_proj(y.reshape(x.shape[0], self.heads * self.head_dim))
+
+    def qkv(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q [tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim]; q and k are turned."""
+        qkv = self.qkv_proj(x).reshape(x.shape[0], self.heads + 2 * self.kv_heads, self.head_dim)
         qk = rotate(take_heads(qkv, 0, self.heads + self.kv_heads), cos, sin)
         v = take_heads(qkv, self.heads + self.kv_heads, self.kv_heads)
-        kv.write(self.index, rows, take_heads(qk, self.heads, self.kv_heads), v)
-        q = take_heads(qk, 0, self.heads)
-        attended = decode_attention(q, kv.keys(self.index), kv.values(self.index), mask)
-        return self.o_proj(attended.reshape(x.shape[0], self.heads * self.head_dim))
-
-    def qkv(self, x: Tensor) -> Tensor:
-        """[tokens, heads + 2 kv_heads, head_dim]: q, then k, then v."""
-        return self.qkv_proj(x).reshape(x.shape[0], self.heads + 2 * self.kv_heads, self.head_dim)
+        return take_heads(qk, 0, self.heads), take_heads(qk, self.heads, self.kv_heads), v
 
 
 class MLP(nn.Cell):
@@ -206,10 +214,10 @@ class Rotary(nn.Cell):
         self.height = self.time + config.mrope_section[1]
         self.heads = config.num_attention_heads + config.num_key_value_heads  # q and k turn together
 
-    def construct(self, position_ids: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-        """position_ids int32 [3, T] -> cos, sin float32, [heads, T, head_dim / 2] (axis 0) or [T, heads, ...] (axis 1)."""
+    def construct(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """position_ids int32 [3, T] -> cos, sin float32 [T, heads, head_dim / 2]."""
         cos, sin = self.sections(self.cos, position_ids), self.sections(self.sin, position_ids)
-        return per_head(cos, self.heads, axis), per_head(sin, self.heads, axis)
+        return per_head(cos, self.heads), per_head(sin, self.heads)
 
     def sections(self, table: Tensor, position_ids: Tensor) -> Tensor:
         """Rows of the table [T, head_dim / 2], each section by its own position."""

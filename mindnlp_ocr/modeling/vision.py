@@ -1,21 +1,23 @@
-"""The vision tower: patches of one image in, features the text model can read out.
+"""The vision tower: patches in, features the text model can read out.
 
 Reference: Qwen2-VL (Wang et al. 2024, arXiv:2409.12191).
 """
 
-from mindspore import Tensor, nn, ops
+from typing import Any
+
+from mindspore import Tensor, nn
 
 from mindnlp_ocr.modeling.layers import Linear, Weights, parameter
 from mindnlp_ocr.models.config import VisionConfig
 from mindnlp_ocr.ops.activation import gelu, quick_gelu
-from mindnlp_ocr.ops.attention import vision_attention, vision_mask
-from mindnlp_ocr.ops.layout import heads_first, tokens_first
+from mindnlp_ocr.ops.attention import EagerAttention
+from mindnlp_ocr.ops.layout import take_heads
 from mindnlp_ocr.ops.norm import layer_norm
 from mindnlp_ocr.ops.rotary import per_head, rotate
 
 
 class VisionTower(nn.Cell):
-    """Patches [n, patch_dim] -> features [n / 4, text hidden_size], for one image in a bucket of n patches."""
+    """Patches [n, patch_dim] -> features [n / 4, text hidden_size], for images packed into a bucket of n patches."""
 
     def __init__(self, config: VisionConfig, weights: Weights) -> None:
         super().__init__(auto_prefix=False)
@@ -28,13 +30,13 @@ class VisionTower(nn.Cell):
         self.merger = PatchMerger(config, weights, "visual.merger")
         self.heads = config.num_heads
 
-    def construct(self, patches: Tensor, cos: Tensor, sin: Tensor, live: Tensor) -> Tensor:
-        """patches float32 [n, patch_dim]; cos, sin [n, head_dim / 2]; live int32 [1]: patches that are not padding."""
+    def construct(self, patches: Tensor, cos: Tensor, sin: Tensor, cu_seqlens: Tensor, attention: EagerAttention) -> Tensor:
+        """patches float32 [n, patch_dim]; cos, sin [n, head_dim / 2]; cu_seqlens int32 [images + 1]."""
         x = self.patch_embed(patches)
-        mask = vision_mask(self.heads, patches.shape[0], live)
-        cos, sin = per_head(cos, 2 * self.heads, 0), per_head(sin, 2 * self.heads, 0)  # for q and k at once
+        mask = attention.vision_mask(self.heads, patches.shape[0], cu_seqlens)
+        cos, sin = per_head(cos, 2 * self.heads), per_head(sin, 2 * self.heads)  # for q and k at once
         for block in self.blocks:
-            x = block(x, cos, sin, mask)
+            x = block(x, cos, sin, attention, mask)
         return self.merger(x)
 
 
@@ -49,8 +51,8 @@ class VisionBlock(nn.Cell):
         self.fc1 = Linear(weights, f"{name}.mlp.fc1")
         self.fc2 = Linear(weights, f"{name}.mlp.fc2")
 
-    def construct(self, x: Tensor, cos: Tensor, sin: Tensor, mask: tuple[Tensor, Tensor]) -> Tensor:
-        x = x + self.attn(self.norm1(x), cos, sin, mask)
+    def construct(self, x: Tensor, cos: Tensor, sin: Tensor, attention: EagerAttention, mask: Any) -> Tensor:
+        x = x + self.attn(self.norm1(x), cos, sin, attention, mask)
         return x + self.fc2(quick_gelu(self.fc1(self.norm2(x))))
 
 
@@ -63,13 +65,13 @@ class VisionAttention(nn.Cell):
         self.head_dim = config.head_dim
         self.qkv = Linear(weights, f"{name}.qkv")
         self.proj = Linear(weights, f"{name}.proj")
-        self.q_and_k = ops.Split(axis=0, output_num=2)
 
-    def construct(self, x: Tensor, cos: Tensor, sin: Tensor, mask: tuple[Tensor, Tensor]) -> Tensor:
+    def construct(self, x: Tensor, cos: Tensor, sin: Tensor, attention: EagerAttention, mask: Any) -> Tensor:
         n = x.shape[0]
-        qk, v = heads_first(self.qkv(x).reshape(n, 3 * self.heads, self.head_dim), 2 * self.heads, self.heads)
-        q, k = self.q_and_k(rotate(qk, cos, sin))
-        return self.proj(tokens_first(vision_attention(q, k, v, mask)).reshape(n, self.heads * self.head_dim))
+        qkv = self.qkv(x).reshape(n, 3 * self.heads, self.head_dim)
+        qk, v = rotate(take_heads(qkv, 0, 2 * self.heads), cos, sin), take_heads(qkv, 2 * self.heads, self.heads)
+        q, k = take_heads(qk, 0, self.heads), take_heads(qk, self.heads, self.heads)
+        return self.proj(attention.vision(q, k, v, mask).reshape(n, self.heads * self.head_dim))
 
 
 class PatchMerger(nn.Cell):

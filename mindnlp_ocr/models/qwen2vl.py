@@ -13,7 +13,7 @@ from mindnlp_ocr.engine.graphs import MIN_TOKENS, Graphs
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.models.config import Qwen2VLConfig, read_json
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.select import Attention, choose_attention, choose_fused_decode
+from mindnlp_ocr.ops.select import Attention, AttentionChoice, attention_for, choose_attention
 from mindnlp_ocr.processing.chat import ChatProcessor, Messages
 from mindnlp_ocr.processing.images import ImageProcessor
 from mindnlp_ocr.weights.folder import FolderWeights
@@ -37,7 +37,7 @@ class Qwen2VLModel:
         max_new_tokens: longest answer where a call names none; by default the checkpoint's own, or 1024.
         min_pixels, max_pixels: limits of an image after resizing; by default the checkpoint's own, the upper one lowered
             where one image would not leave room in ``max_length``.
-        attn: "auto", "eager" (MindSpore's own operators alone) or "flash".
+        attn: "auto" (as ``cache_config`` says), "eager" (MindSpore's own operators alone) or "flash".
 
     Raises:
         SetupError: the checkpoint, the device or a setting cannot be used; the message says what to do.
@@ -68,8 +68,8 @@ class Qwen2VLModel:
         self._device = Device.parse(device)
         self._cache_config = cache_config or CacheConfig()
         self._asked_attention = attn
-        self._attention = choose_attention(self._device, attn, self._cache_config)
         self.config = Qwen2VLConfig.from_folder(self._folder)
+        self._attention = self._choose_attention(self._cache_config)
         images = ImageProcessor.from_folder(self._folder)
         self._max_new_tokens = _longest_answer(self._folder, max_new_tokens)
         self._max_length = _slot_length(self.config, images, max_length, self._max_new_tokens, max_pixels)
@@ -78,10 +78,10 @@ class Qwen2VLModel:
         self._stats = CacheStats()
         self._check_budget(self._cache_config)
         self._device.activate()
-        self._fused, self._fused_reason = choose_fused_decode(self._device, attn)
         self._kv = self._new_slots()
+        operators = attention_for(self._device, self._attention.implementation)
         with FolderWeights(self._folder, self.config) as weights:
-            self._graphs = Graphs(self.config, weights, self._max_length, self._kv, self._fused)
+            self._graphs = Graphs(self.config, weights, self._max_length, operators, self._kv)
 
     # Reading
 
@@ -155,13 +155,15 @@ class Qwen2VLModel:
             SetupError: the slot does not fit the new budget, or flash attention is demanded and not supported. The old
                 settings stay.
         """
-        attention = choose_attention(self._device, self._asked_attention, config)
+        attention = self._choose_attention(config)
         self._check_budget(config)
         switched = config.enable_kv_cache != self._cache_config.enable_kv_cache
+        other = attention.implementation != self._attention.implementation
         self._cache_config, self._attention = config, attention
         if switched:
             self._kv = self._new_slots()
-            self._graphs.attach(self._kv)
+        if switched or other:
+            self._graphs.attach(attention_for(self._device, attention.implementation), self._kv)
 
     def get_model_info(self) -> dict[str, Any]:
         """What runs, where and how; ``compilations`` stays put once the graphs in use are warm."""
@@ -173,14 +175,16 @@ class Qwen2VLModel:
             "flash_attention_support": self._attention.flash_supported,
             "flash_attention_reason": self._attention.reason,
             "attn_implementation": self._attention.implementation,
-            "fused_decode": self._fused,
-            "fused_decode_reason": self._fused_reason,
             "dtype": "float32",
             "max_length": self._max_length,
             "max_pixels": self._processor.images.max_pixels,
             "compilations": self._graphs.compilations,
             "compile_seconds": round(self._graphs.compile_seconds, 3),
         }
+
+    def _choose_attention(self, config: CacheConfig) -> AttentionChoice:
+        dims = (self.config.head_dim, self.config.vision.head_dim)
+        return choose_attention(self._device, self._asked_attention, config, dims)
 
     def _slot_bytes(self) -> int:
         return KVSlots.bytes_needed(self.config, 1, self._max_length)

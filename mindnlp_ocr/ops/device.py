@@ -46,7 +46,7 @@ class Device:
                 "device 'cuda': the MindSpore releases this engine runs on (2.7.2 to 2.10) have no CUDA backend on PyPI: "
                 "use --device CPU or Ascend"
             )
-        if self.kind == "Ascend" and (missing := _missing_ascend()):
+        if self.kind == "Ascend" and (missing := missing_ascend()):
             raise SetupError(
                 f"device '{self}': no Ascend runtime here ({missing}): install the Ascend driver and the CANN toolkit, "
                 "run `source /usr/local/Ascend/ascend-toolkit/set_env.sh`, or use --device CPU"
@@ -68,7 +68,8 @@ class Device:
             raise SetupError(f"device '{self}': MindSpore {ms.__version__} cannot use it: {first_line}") from error
 
 
-def _missing_ascend() -> str:
+def missing_ascend() -> str:
+    """What of the Ascend runtime this machine lacks; empty where nothing is missing."""
     missing = []
     if not any(os.environ.get(name) for name in _ASCEND_HOMES):
         missing.append(f"{' and '.join(_ASCEND_HOMES)} are not set")

@@ -7,11 +7,10 @@ _concat = ops.Concat(axis=-1)
 _expand = ops.ExpandDims()
 
 
-def per_head(angles: Tensor, heads: int, axis: int) -> Tensor:
-    """cos or sin [tokens, head_dim / 2] repeated along a new ``axis`` of ``heads``: once for all layers."""
+def per_head(angles: Tensor, heads: int) -> Tensor:
+    """cos or sin [tokens, head_dim / 2] for each of ``heads``, [tokens, heads, head_dim / 2]: once for all layers."""
     tokens, half = angles.shape
-    shape = (heads, tokens, half) if axis == 0 else (tokens, heads, half)
-    return ops.broadcast_to(_expand(angles, axis), shape)
+    return ops.broadcast_to(_expand(angles, 1), (tokens, heads, half))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -1,13 +1,20 @@
 """Which implementation of attention runs, and why."""
 
-from typing import Literal, NamedTuple
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.ops.detect import detect_flash_attention_support
 from mindnlp_ocr.ops.device import Device
+
+if TYPE_CHECKING:
+    from mindnlp_ocr.ops.attention import EagerAttention
 
 Attention = Literal["auto", "eager", "flash"]
 Implementation = Literal["eager", "flash"]
+MAX_HEAD_DIM = 256
 
 
 class AttentionChoice(NamedTuple):
@@ -16,14 +23,16 @@ class AttentionChoice(NamedTuple):
     reason: str  # of flash_supported
 
 
-def detect_flash_attention_support(device: str | Device) -> tuple[bool, str]:
-    """Whether flash attention can run on a device, and why or why not."""
-    parsed = device if isinstance(device, Device) else Device.parse(device)
-    return False, f"Not supported (this release has no flash attention kernel for {parsed.kind} yet)"
+def choose_attention(
+    device: Device, asked: Attention, config: CacheConfig, head_dims: Sequence[int] = ()
+) -> AttentionChoice:
+    """Flash where it is supported and asked for, or where the hardware may decide; else eager.
 
+    ``asked`` "auto" leaves it to the configuration: with ``auto_detect_flash_attention`` the hardware decides, but on an NPU
+    flash runs only with ``enable_flash_attention``; without, ``enable_flash_attention`` is a demand.
 
-def choose_attention(device: Device, asked: Attention, config: CacheConfig) -> AttentionChoice:
-    """Flash where it is asked for and supported, else eager.
+    Args:
+        head_dims: of the checkpoint.
 
     Raises:
         SetupError: flash is demanded and cannot be had.
@@ -31,20 +40,26 @@ def choose_attention(device: Device, asked: Attention, config: CacheConfig) -> A
     if asked not in ("auto", "eager", "flash"):
         raise SetupError(f"attention {asked!r} is unknown: give auto, eager or flash")
     supported, reason = detect_flash_attention_support(device)
-    forced = asked == "flash" or (
-        asked == "auto" and config.enable_flash_attention and not config.auto_detect_flash_attention
-    )
+    multiple = 16 if device.kind == "Ascend" else 8
+    if supported and (odd := [dim for dim in head_dims if dim % multiple or dim > MAX_HEAD_DIM]):
+        supported = False
+        reason = f"Not supported (head_dim {odd[0]} of the checkpoint is no multiple of {multiple} up to {MAX_HEAD_DIM})"
+    automatic = config.auto_detect_flash_attention
+    forced = asked == "flash" or (asked == "auto" and config.enable_flash_attention and not automatic)
     if forced and not supported:
         raise SetupError(f"flash attention is demanded: {reason}: use --attn auto or eager")
-    return AttentionChoice("eager", supported, reason)
+    wanted = forced or (asked == "auto" and automatic and (config.enable_flash_attention or device.kind != "Ascend"))
+    if wanted and not supported:
+        warnings.warn(f"attention runs eager: {reason}", RuntimeWarning, stacklevel=2)
+    return AttentionChoice("flash" if wanted and supported else "eager", supported, reason)
 
 
-def choose_fused_decode(device: Device, asked: Attention) -> tuple[bool, str]:
-    """Whether decode runs on our own CPU operator, and why; ``asked`` "eager" means MindSpore's operators alone."""
-    if asked == "eager":
-        return False, "eager is asked for"
-    if device.kind != "CPU":
-        return False, f"it is built for CPU, not {device.kind}"
-    from mindnlp_ocr.ops import native  # imports MindSpore
+def attention_for(device: Device, implementation: Implementation) -> "EagerAttention":
+    """The operators of a choice."""
+    from mindnlp_ocr.ops.attention import EagerAttention  # these import MindSpore
 
-    return native.available()
+    if implementation == "eager":
+        return EagerAttention()
+    from mindnlp_ocr.ops.flash import FlashAttention
+
+    return FlashAttention()

@@ -8,6 +8,8 @@ from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.engine.generate import Generation
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
+from mindnlp_ocr.ops import native
+from mindnlp_ocr.ops.detect import detect_flash_attention_support
 from tests.conftest import case
 
 
@@ -91,7 +93,7 @@ def test_without_a_kv_cache_the_tokens_are_the_same_and_no_slot_is_held() -> Non
 
 def test_mindspores_own_operators_alone_give_the_same_tokens() -> None:
     model = Qwen2VLModel(attn="eager")
-    assert model.get_model_info()["fused_decode"] is False
+    assert model.get_model_info()["attn_implementation"] == "eager"
     for name in ("receipt", "two_images", "text_only"):
         assert model.generate(case(name)["messages"]).token_ids == case(name)["token_ids"]
 
@@ -144,7 +146,7 @@ def test_a_budget_below_one_slot_names_the_bytes_and_the_old_settings_stay(model
         ({"max_length": 5000}, r"max_length is 5000: give 64 to 4096"),
         ({"max_pixels": 100}, r"max_pixels 100 do not fit: give 784 <= min_pixels <= max_pixels"),
         ({"min_pixels": 500_000, "max_pixels": 400_000}, "min_pixels 500000 and max_pixels 400000 do not fit"),
-        ({"attn": "flash"}, "flash attention is demanded: Not supported"),
+        ({"attn": "sdpa"}, "attention 'sdpa' is unknown: give auto, eager or flash"),
         ({"device": "tpu"}, "device 'tpu' is unknown"),
     ],
 )
@@ -153,7 +155,19 @@ def test_settings_that_cannot_be_met_say_why(settings: dict[str, Any], message: 
         Qwen2VLModel(**settings)
 
 
-def test_model_info_has_the_documents_keys_and_says_why_flash_is_off(model: Qwen2VLModel) -> None:
+def test_the_attention_can_be_switched_at_run_time() -> None:
+    model = Qwen2VLModel()
+    golden = case("line_392x28")
+    for config, name in (
+        (CacheConfig(auto_detect_flash_attention=False), "eager"),
+        (CacheConfig(), "flash" if native.available()[0] else "eager"),
+    ):
+        model.update_cache_config(config)
+        assert model.get_model_info()["attn_implementation"] == name
+        assert model.generate(golden["messages"]).token_ids == golden["token_ids"]
+
+
+def test_model_info_has_the_documents_keys_and_says_what_attention_runs_and_why(model: Qwen2VLModel) -> None:
     info = model.get_model_info()
     assert {
         "model_name",
@@ -165,5 +179,6 @@ def test_model_info_has_the_documents_keys_and_says_why_flash_is_off(model: Qwen
         "attn_implementation",
         "compilations",
     } <= info.keys()
-    assert (info["device"], info["attn_implementation"], info["flash_attention_enabled"]) == ("cpu", "eager", False)
-    assert "no flash attention kernel for CPU" in info["flash_attention_reason"]
+    supported, reason = detect_flash_attention_support("cpu")
+    assert (info["device"], info["flash_attention_support"], info["flash_attention_reason"]) == ("cpu", supported, reason)
+    assert (info["attn_implementation"], info["flash_attention_enabled"]) == ("flash" if supported else "eager", supported)

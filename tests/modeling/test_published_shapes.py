@@ -11,6 +11,8 @@ from mindnlp_ocr.engine.graphs import Graphs
 from mindnlp_ocr.modeling.rope import mrope_positions
 from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops import native
+from mindnlp_ocr.ops.device import Device
+from mindnlp_ocr.ops.select import Implementation, attention_for
 from mindnlp_ocr.processing.images import Patches
 from mindnlp_ocr.weights.names import expected_shapes
 from tests.conftest import GOLDENS
@@ -21,15 +23,16 @@ MAX_LENGTH = 64
 with_library = pytest.mark.skipif(not native.available()[0], reason=native.available()[1])
 
 
-@pytest.mark.parametrize("fused", [False, pytest.param(True, marks=with_library)], ids=["eager", "fused"])
+@pytest.mark.parametrize("implementation", ["eager", pytest.param("flash", marks=with_library)])
 @pytest.mark.parametrize("spec", MODELS, ids=[spec["name"] for spec in MODELS])
-def test_vision_features_logits_and_tokens_match(spec: dict[str, Any], fused: bool) -> None:
+def test_vision_features_logits_and_tokens_match(spec: dict[str, Any], implementation: Implementation) -> None:
     size = spec["name"]
     golden = np.load(GOLDENS / "shapes.npz", allow_pickle=False)
     config = Qwen2VLConfig.from_dict(spec["config"])
     weights = dict(random_weights.state_dict(spec["config"], spec["seed"]))
     assert {name: array.shape for name, array in weights.items()} == expected_shapes(config)
-    graphs = Graphs(config, weights, MAX_LENGTH, KVSlots(config, 1, MAX_LENGTH), fused)
+    attention = attention_for(Device("CPU"), implementation)
+    graphs = Graphs(config, weights, MAX_LENGTH, attention, KVSlots(config, 1, MAX_LENGTH))
     del weights
 
     grid = tuple(spec["image_grid_thw"][0])

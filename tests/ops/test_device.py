@@ -1,14 +1,12 @@
-"""Devices by name, what is missing when they cannot be had, and the attention that goes with them."""
+"""Devices by name, and what is missing when they cannot be had."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.select import choose_attention, detect_flash_attention_support
 
 CPU = Device("CPU")
 
@@ -68,43 +66,3 @@ def test_ascend_without_a_runtime_names_what_is_missing_and_how_to_get_it(monkey
     assert str(error.value) == f"device 'npu:1': no Ascend runtime here (no /dev/davinci* device): {remedy}"
     with pytest.raises(SetupError, match="no Ascend runtime here"):
         Device("Ascend").activate()
-
-
-@pytest.mark.parametrize(
-    ("asked", "config"),
-    [
-        ("flash", CacheConfig()),
-        ("flash", CacheConfig(enable_flash_attention=True)),
-        ("auto", CacheConfig(enable_flash_attention=True, auto_detect_flash_attention=False)),
-    ],
-)
-def test_flash_attention_that_is_demanded_and_not_there_is_an_error_with_the_reason(asked: Any, config: CacheConfig) -> None:
-    _, reason = detect_flash_attention_support(CPU)
-    with pytest.raises(SetupError) as error:
-        choose_attention(CPU, asked, config)
-    message = str(error.value)
-    assert message.startswith("flash attention is demanded: Not supported (")
-    assert reason in message
-    assert "CPU" in message
-    assert message.endswith("use --attn auto or eager")
-
-
-@pytest.mark.parametrize(
-    ("asked", "config"),
-    [
-        ("auto", CacheConfig()),
-        ("auto", CacheConfig(enable_flash_attention=True)),
-        ("eager", CacheConfig()),
-        ("eager", CacheConfig(enable_flash_attention=True, auto_detect_flash_attention=False)),
-    ],
-)
-def test_otherwise_eager_runs_and_the_reason_is_kept(asked: Any, config: CacheConfig) -> None:
-    choice = choose_attention(CPU, asked, config)
-    assert (choice.implementation, choice.flash_supported) == ("eager", False)
-    assert (choice.flash_supported, choice.reason) == detect_flash_attention_support("cpu")
-    assert choice.reason.startswith("Not supported (")
-
-
-def test_an_unknown_attention_is_refused() -> None:
-    with pytest.raises(SetupError, match=r"^attention 'sdpa' is unknown: give auto, eager or flash$"):
-        choose_attention(CPU, "sdpa", CacheConfig())  # type: ignore[arg-type]

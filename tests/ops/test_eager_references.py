@@ -6,7 +6,7 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Parameter, Tensor
+from mindspore import Parameter, Tensor, nn
 from numpy.typing import NDArray
 
 from mindnlp_ocr.ops import activation, attention, layout, linear, norm, rotary
@@ -74,12 +74,7 @@ def test_activations_match_float64_far_out_as_well(compiled: bool) -> None:
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     heads = x.shape[1]
-    return rotary.rotate(x, rotary.per_head(cos, heads, 1), rotary.per_head(sin, heads, 1))
-
-
-def _rotate_heads_first(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    heads = x.shape[0]
-    return rotary.rotate(x, rotary.per_head(cos, heads, 0), rotary.per_head(sin, heads, 0))
+    return rotary.rotate(x, rotary.per_head(cos, heads), rotary.per_head(sin, heads))
 
 
 @modes
@@ -89,72 +84,106 @@ def test_rotation_turns_pairs_half_a_head_apart(compiled: bool) -> None:
     turned = pairs * np.exp(1j * angle)[:, None]
     expected = np.concatenate([turned.real, turned.imag], -1)
     np.testing.assert_allclose(run(_rotate, compiled, x, np.cos(angle), np.sin(angle)), expected, atol=1e-5)
-    answer = run(_rotate_heads_first, compiled, x.transpose(1, 0, 2), np.cos(angle), np.sin(angle))
-    np.testing.assert_allclose(answer, expected.transpose(1, 0, 2), atol=1e-5)
-
-
-def _first_two_heads(x: Tensor) -> Tensor:
-    return layout.heads_first(x, 2, 1)[0]
 
 
 def _last_head(x: Tensor) -> Tensor:
-    return layout.heads_first(x, 2, 1)[1]
+    return layout.take_heads(x, 2, 1)
 
 
 @modes
-def test_heads_first_and_tokens_first_are_exact_transposes(compiled: bool) -> None:
+def test_heads_are_taken_and_moved_exactly(compiled: bool) -> None:
     x = rng(5, 3, 4).astype(np.float32)
-    np.testing.assert_array_equal(run(_first_two_heads, compiled, x), x.transpose(1, 0, 2)[:2])
-    np.testing.assert_array_equal(run(_last_head, compiled, x), x.transpose(1, 0, 2)[2:])
+    np.testing.assert_array_equal(run(layout.heads_first, compiled, x), x.transpose(1, 0, 2))
+    np.testing.assert_array_equal(run(_last_head, compiled, x), x[:, 2:])
     np.testing.assert_array_equal(run(layout.tokens_first, compiled, x), x.transpose(1, 0, 2))
 
 
-def _vision(q: Tensor, k: Tensor, v: Tensor, live: Tensor) -> Tensor:
-    return attention.vision_attention(q, k, v, attention.vision_mask(q.shape[0], q.shape[1], live))
+eager = attention.EagerAttention()
+
+
+def _vision(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
+    return eager.vision(q, k, v, eager.vision_mask(q.shape[1], q.shape[0], cu_seqlens))
 
 
 @modes
-@pytest.mark.parametrize("live", [1, 5, 9])
-def test_vision_attention_sees_live_patches_only(compiled: bool, live: int) -> None:
-    q, k, v = rng(2, 9, 20), rng(2, 9, 20) + 1, rng(2, 9, 20) - 1
-    scores = softmax(q @ k[:, :live].transpose(0, 2, 1) / 20**0.5)
-    answer = run(_vision, compiled, q, k, v, np.array([live], np.int32))
-    np.testing.assert_allclose(answer[:, :live], (scores @ v[:, :live])[:, :live], atol=1e-5)
+@pytest.mark.parametrize("cu_seqlens", [[0, 1], [0, 5], [0, 9], [0, 2, 3, 7], [0, 0, 4]])
+def test_vision_attention_sees_the_patches_of_its_own_image_only(compiled: bool, cu_seqlens: list[int]) -> None:
+    q, k, v = rng(9, 2, 20), rng(9, 2, 20) + 1, rng(9, 2, 20) - 1
+    image = np.searchsorted(cu_seqlens, np.arange(9), side="right")
+    scores = np.einsum("thd,shd->hts", q, k) / 20**0.5
+    scores[:, image[:, None] != image[None]] = -np.inf
+    expected = np.einsum("hts,shd->thd", softmax(scores), v)
+    answer = run(_vision, compiled, q, k, v, np.array(cu_seqlens, np.int32))
+    np.testing.assert_allclose(answer[: cu_seqlens[-1]], expected[: cu_seqlens[-1]], atol=1e-5)
+    assert np.isfinite(answer).all()
 
 
-def _prefill(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return attention.prefill_attention(q, k, v, attention.prefill_mask(q.shape[0], q.shape[1]))
+def _prefill(q: Tensor, k: Tensor, v: Tensor, live: Tensor) -> Tensor:
+    return eager.prefill(q, k, v, eager.prefill_mask(q.shape[1], q.shape[0], live))
 
 
 @modes
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (4, 1)])
 def test_prefill_attention_is_causal_and_groups_share_their_keys(compiled: bool, heads: int, kv_heads: int) -> None:
-    q, k, v = rng(heads, 7, 16), rng(kv_heads, 7, 16), rng(kv_heads, 7, 16)
+    q, k, v = rng(7, heads, 16), rng(7, kv_heads, 16), rng(7, kv_heads, 16)
     shared = np.arange(heads) // (heads // kv_heads)
-    scores = q @ k[shared].transpose(0, 2, 1) / 4
+    scores = np.einsum("thd,shd->hts", q, k[:, shared]) / 4
     scores[:, np.triu(np.ones((7, 7), bool), 1)] = -np.inf
-    np.testing.assert_allclose(run(_prefill, compiled, q, k, v), softmax(scores) @ v[shared], atol=1e-5)
+    expected = np.einsum("hts,shd->thd", softmax(scores), v[:, shared])
+    np.testing.assert_allclose(run(_prefill, compiled, q, k, v, np.array([7], np.int32)), expected, atol=1e-5)
 
 
-def _decode(q: Tensor, keys: Tensor, values: Tensor, live: Tensor) -> Tensor:
-    return attention.decode_attention(q, keys, values, attention.decode_mask(q.shape[1], keys.shape, live))
+class Decode(nn.Cell):
+    """One call over slots of 10 rows and 2 heads of 16."""
+
+    def __init__(self, keys: Array, values: Array) -> None:
+        super().__init__()
+        self.eager = eager
+        self.shape = keys.shape
+        self.keys, self.values = (
+            Parameter(Tensor(x.reshape(-1, 16).astype(np.float32)), name=f"rows{i}") for i, x in enumerate((keys, values))
+        )
+
+    def construct(self, q: Tensor, k: Tensor, v: Tensor, live: Tensor, count: Tensor) -> Tensor:
+        mask = self.eager.decode_mask(q.shape[2], self.shape, q.shape[1], live, count)
+        return self.eager.decode(q, k, v, self.keys, self.values, mask)
 
 
 @modes
-def test_decode_attention_reads_each_slot_up_to_its_own_length(compiled: bool) -> None:
-    q, keys, values = rng(3, 6, 16), rng(3, 2, 10, 16), rng(3, 2, 10, 16)
-    live = np.array([1, 4, 10], np.int32)
-    answer = run(_decode, compiled, q, keys, values, live)
-    for slot, length in enumerate(live):
-        for head in range(6):
-            k, v = keys[slot, head // 3, :length], values[slot, head // 3, :length]
-            np.testing.assert_allclose(answer[slot, head], softmax(k @ q[slot, head] / 4) @ v, atol=1e-5)
+@pytest.mark.parametrize("tokens", [1, 4])
+def test_decode_writes_new_tokens_and_reads_each_slot_up_to_its_own_length(compiled: bool, tokens: int) -> None:
+    live, count = [0, 3, 10 - tokens, 10, 7], [tokens, tokens, tokens, 0, 1]
+    q, k, v = (rng(5, tokens, heads, 16) + shift for heads, shift in ((6, 0), (2, 1), (2, -1)))
+    keys, values = rng(5, 2, 10, 16), rng(5, 2, 10, 16) + 1
+    cell = Decode(keys, values)
+    answer = run(cell, compiled, q, k, v, np.array(live, np.int32), np.array(count, np.int32))
+    for slot, (held, new) in enumerate(zip(live, count, strict=True)):
+        for rows, fresh in ((keys, k), (values, v)):
+            rows[slot, :, held : held + new] = fresh[slot, :new].transpose(1, 0, 2)
+        for token in range(new):
+            for head in range(6):
+                a, b = (rows[slot, head // 3, : held + token + 1] for rows in (keys, values))
+                expected = softmax(a @ q[slot, token, head] / 4) @ b
+                np.testing.assert_allclose(answer[slot, token, head], expected, atol=1e-5)
+    np.testing.assert_array_equal(cell.keys.asnumpy(), keys.reshape(-1, 16).astype(np.float32))
+    np.testing.assert_array_equal(cell.values.asnumpy(), values.reshape(-1, 16).astype(np.float32))
 
 
-def test_rows_are_written_in_place_and_no_other_is_touched() -> None:
+class WritePrompt(nn.Cell):
+    def __init__(self, rows: Parameter) -> None:
+        super().__init__()
+        self.eager, self.rows = eager, rows
+
+    def construct(self, k: Tensor) -> Tensor:
+        self.eager.write_prompt(self.rows, self.rows, k, k, self.eager.prompt_rows((1, 2, 3, 4), k.shape[0]))
+        return k
+
+
+@modes
+def test_a_prompt_is_written_in_place_and_no_other_row_is_touched(compiled: bool) -> None:
     rows = Parameter(Tensor(np.zeros((6, 4), np.float32)), name="rows")
-    new = np.arange(8, dtype=np.float32).reshape(2, 4)
-    attention.write_rows(rows, Tensor([4, 1], ms.int32), Tensor(new))
-    expected = np.zeros((6, 4), np.float32)
-    expected[[4, 1]] = new
-    np.testing.assert_array_equal(rows.asnumpy(), expected)
+    new = np.arange(16, dtype=np.float32).reshape(2, 2, 4)  # tokens, heads
+    run(WritePrompt(rows), compiled, new)
+    expected = np.zeros((2, 3, 4), np.float32)
+    expected[:, :2] = new.transpose(1, 0, 2)
+    np.testing.assert_array_equal(rows.asnumpy(), expected.reshape(6, 4))

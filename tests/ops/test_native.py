@@ -74,13 +74,13 @@ def run(arrays: list[NDArray[Any]], compiled: bool = True) -> tuple[NDArray[Any]
 
 @pytest.mark.parametrize("compiled", [True, False], ids=["graph", "pynative"])
 @pytest.mark.parametrize("live", [[0], [LENGTH - 1], [3, 0, 15, 7]])
-def test_output_and_rows_match_float64(live: list[int], compiled: bool) -> None:
+def test_output_and_rows_match_float64(instruction_set: str, live: list[int], compiled: bool) -> None:
     arrays = inputs(len(live), live)
     for ours, expected in zip(run(arrays, compiled), reference(arrays), strict=True):
         np.testing.assert_allclose(ours, expected, atol=2e-5)
 
 
-def test_a_slots_bits_do_not_depend_on_its_neighbours() -> None:
+def test_a_slots_bits_do_not_depend_on_its_neighbours(instruction_set: str) -> None:
     live = [3, 0, 15, 7]
     together = run(inputs(4, live))
     for s in range(4):
@@ -96,7 +96,7 @@ def test_a_slots_bits_do_not_depend_on_its_neighbours() -> None:
         assert values.tobytes() == together[2].reshape(4, -1, DIM)[s].tobytes()
 
 
-def test_nan_and_infinity_in_dead_rows_do_not_leak() -> None:
+def test_nan_and_infinity_in_dead_rows_do_not_leak(instruction_set: str) -> None:
     arrays = inputs(1, [4])
     expected = run(arrays)[0].tobytes()
     for i, poison in ((10, np.nan), (11, np.inf)):

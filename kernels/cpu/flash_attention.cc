@@ -1,0 +1,145 @@
+// Attention for the three shapes of work, as MindSpore AOT custom ops. Defined by mindnlp_ocr/ops/attention.py.
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <vector>
+
+#include "aot.h"
+#include "attention.h"
+
+namespace {
+
+// q, k and v as [tokens, heads, dim], of one dtype; y as q.
+struct Packed {
+  Dtype dtype;
+  int64_t tokens, heads, kv_heads, dim;
+};
+
+Fault ReadPacked(int *ndims, int64_t **shapes, const char **dtypes, Packed *out) {
+  for (int i = 0; i < 3; ++i) {
+    if (ndims[i] != 3) return kWrongRank;
+  }
+  *out = {ParseDtype(dtypes[0]), shapes[0][0], shapes[0][1], shapes[1][1], shapes[0][2]};
+  if (!IsFloat(out->dtype) || ParseDtype(dtypes[1]) != out->dtype || ParseDtype(dtypes[2]) != out->dtype) return kWrongDtype;
+  for (int i = 1; i < 3; ++i) {
+    if (shapes[i][0] != out->tokens || shapes[i][1] != out->kv_heads || shapes[i][2] != out->dim) return kWrongShape;
+  }
+  return ValidHeads(out->heads, out->kv_heads, out->dim) ? kOk : kWrongShape;
+}
+
+// `units` give tokens in order; whatever lies outside of them is padding, and its answer zero.
+Fault AttendPacked(const Packed &packed, void **params, const std::vector<Unit> &units) {
+  const int64_t item = ItemSize(packed.dtype), row = packed.heads * packed.dim * item;
+  auto *y = static_cast<char *>(params[4]);
+  const AttentionProblem problem{packed.dtype,   packed.dtype, packed.heads, packed.kv_heads,
+                                 packed.dim,     static_cast<const char *>(params[0]),
+                                 y,              packed.kv_heads * packed.dim * item,
+                                 packed.dim * item};
+  try {
+    Attend(problem, units);
+  } catch (const std::bad_alloc &) {
+    return kNoMemory;
+  }
+  const int64_t live = units.empty() ? 0 : units.back().first + units.back().tokens;
+  std::memset(y + live * row, 0, (packed.tokens - live) * row);
+  return kOk;
+}
+
+}  // namespace
+
+// q, k, v [patches, heads, dim]; cu_seqlens int32 [images + 1]: where each image begins, and the end of the last.
+extern "C" int FlashVision(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *, void *) {
+  if (nparam != 5) return kWrongCount;
+  Packed packed;
+  if (const Fault fault = ReadPacked(ndims, shapes, dtypes, &packed)) return fault;
+  if (ndims[3] != 1) return kWrongRank;
+  if (ParseDtype(dtypes[3]) != Dtype::kInt32) return kWrongDtype;
+  const auto *starts = static_cast<const int32_t *>(params[3]);
+  const int64_t images = shapes[3][0] - 1, row = packed.kv_heads * packed.dim * ItemSize(packed.dtype);
+  if (images < 1 || starts[0] != 0 || starts[images] > packed.tokens) return kWrongLengths;
+  std::vector<Unit> units;
+  for (int64_t i = 0; i < images; ++i) {
+    const int64_t length = starts[i + 1] - starts[i];
+    if (length < 0) return kWrongLengths;
+    const char *k = static_cast<const char *>(params[1]) + starts[i] * row;
+    const char *v = static_cast<const char *>(params[2]) + starts[i] * row;
+    units.push_back({starts[i], length, k, v, length, -1});
+  }
+  return AttendPacked(packed, params, units);
+}
+
+// q [tokens, heads, dim], k, v [tokens, kv_heads, dim]; live int32 [1]: tokens that are not padding.
+extern "C" int FlashPrefill(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *, void *) {
+  if (nparam != 5) return kWrongCount;
+  Packed packed;
+  if (const Fault fault = ReadPacked(ndims, shapes, dtypes, &packed)) return fault;
+  if (ndims[3] != 1 || shapes[3][0] != 1) return kWrongRank;
+  if (ParseDtype(dtypes[3]) != Dtype::kInt32) return kWrongDtype;
+  const int64_t live = *static_cast<const int32_t *>(params[3]);
+  if (live < 0 || live > packed.tokens) return kWrongLengths;
+  const auto *k = static_cast<const char *>(params[1]), *v = static_cast<const char *>(params[2]);
+  return AttendPacked(packed, params, {{0, live, k, v, live, 0}});
+}
+
+// q [slots, tokens, heads, dim]; k, v [slots, tokens, kv_heads, dim], written in place behind the `live` rows of their slot;
+// key and value rows [slots * kv_heads * max_length, dim], of any float dtype; live and count int32 [slots]: rows held
+// before, and tokens that are new (the others are padding). Output as q, zero for padding.
+extern "C" int FlashDecode(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *, void *) {
+  enum { kQ, kK, kV, kKeyRows, kValueRows, kLive, kCount, kY, kParameters };
+  if (nparam != kParameters) return kWrongCount;
+  constexpr int kRanks[] = {4, 4, 4, 2, 2, 1, 1};
+  Dtype types[kY];
+  for (int i = 0; i < kY; ++i) {
+    if (ndims[i] != kRanks[i]) return kWrongRank;
+    types[i] = ParseDtype(dtypes[i]);
+    if (i < kLive ? !IsFloat(types[i]) : types[i] != Dtype::kInt32) return kWrongDtype;
+  }
+  if (types[kK] != types[kQ] || types[kV] != types[kQ] || types[kKeyRows] != types[kValueRows]) return kWrongDtype;
+  const int64_t slots = shapes[kQ][0], tokens = shapes[kQ][1], heads = shapes[kQ][2], dim = shapes[kQ][3];
+  const int64_t kv_heads = shapes[kK][2], rows = shapes[kKeyRows][0];
+  for (const int i : {kK, kV}) {
+    const int64_t expected[] = {slots, tokens, kv_heads, dim};
+    if (!std::equal(expected, expected + 4, shapes[i])) return kWrongShape;
+  }
+  if (!ValidHeads(heads, kv_heads, dim) || slots < 1 || shapes[kValueRows][0] != rows || rows % (slots * kv_heads) != 0 ||
+      shapes[kKeyRows][1] != dim || shapes[kValueRows][1] != dim || shapes[kLive][0] != slots || shapes[kCount][0] != slots) {
+    return kWrongShape;
+  }
+  const int64_t length = rows / (slots * kv_heads);
+  const auto *live = static_cast<const int32_t *>(params[kLive]), *count = static_cast<const int32_t *>(params[kCount]);
+  for (int64_t s = 0; s < slots; ++s) {
+    if (live[s] < 0 || count[s] < 0 || count[s] > tokens) return kWrongLengths;
+    if (live[s] + count[s] > length) return kFullSlot;
+  }
+
+  const int64_t item = ItemSize(types[kQ]), kv_item = ItemSize(types[kKeyRows]), row = dim * kv_item;
+  std::vector<float> converted(dim);
+  std::vector<Unit> units;
+  auto *y = static_cast<char *>(params[kY]);
+  for (int64_t s = 0; s < slots; ++s) {
+    const int64_t slot = s * kv_heads * length * row;
+    for (const auto &[from, to] : {std::pair{kK, kKeyRows}, {kV, kValueRows}}) {
+      for (int64_t t = 0; t < count[s]; ++t) {
+        for (int64_t g = 0; g < kv_heads; ++g) {
+          const char *x = static_cast<char *>(params[from]) + ((s * tokens + t) * kv_heads + g) * dim * item;
+          char *held = static_cast<char *>(params[to]) + slot + (g * length + live[s] + t) * row;
+          Chosen().to_float(types[kQ], x, dim, converted.data());
+          Chosen().from_float(types[kKeyRows], converted.data(), dim, held);
+        }
+      }
+    }
+    units.push_back({s * tokens, count[s], static_cast<char *>(params[kKeyRows]) + slot,
+                     static_cast<char *>(params[kValueRows]) + slot, live[s] + count[s], live[s]});
+    const int64_t answer = heads * dim * item;
+    std::memset(y + (s * tokens + count[s]) * answer, 0, (tokens - count[s]) * answer);
+  }
+  const AttentionProblem problem{types[kQ], types[kKeyRows], heads, kv_heads, dim, static_cast<char *>(params[kQ]), y, row,
+                                 length * row};
+  try {
+    Attend(problem, units);
+  } catch (const std::bad_alloc &) {
+    return kNoMemory;
+  }
+  return kOk;
+}

@@ -1,0 +1,101 @@
+"""Whether flash attention can run on a device, and why or why not."""
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from mindnlp_ocr.ops.device import Device, missing_ascend
+
+# Families whose documentation lists every attention operator that ops/ascend.py calls.
+ASCEND_FAMILIES = ("ascend910b", "ascend910_93")
+ASCEND_OPERATORS = ("PromptFlashAttention", "IncreFlashAttention", "FlashAttentionScore")
+CUDA_NEEDED = (11, 6)
+CAPABILITY_NEEDED = (8, 0)
+
+
+def detect_flash_attention_support(device: str | Device) -> tuple[bool, str]:
+    """Whether flash attention can run on a device, and why or why not: "Supported (...)" or "Not supported (...)"."""
+    parsed = device if isinstance(device, Device) else Device.parse(device)
+    check = {"CPU": _cpu, "Ascend": _ascend, "GPU": _cuda}[parsed.kind]
+    supported, reason = check(parsed)
+    return supported, f"{'Supported' if supported else 'Not supported'} ({reason})"
+
+
+def _cpu(_: Device) -> tuple[bool, str]:
+    from mindnlp_ocr.ops import native  # imports MindSpore
+
+    return native.available()
+
+
+def _ascend(device: Device) -> tuple[bool, str]:
+    if missing := missing_ascend():
+        return False, f"no Ascend runtime: {missing}"
+    try:
+        soc = _soc_name(device.index)
+    except (RuntimeError, ValueError, AttributeError) as error:
+        return False, f"MindSpore cannot name the device {device}: {(str(error).splitlines() or [''])[0]}"
+    family = next((family for family in ASCEND_FAMILIES if soc.lower().startswith(family)), None)
+    if family is None:
+        return False, f"{soc} is none of {', '.join(ASCEND_FAMILIES)}, for which the attention operators are documented"
+    root = os.environ.get("ASCEND_OPP_PATH") or str(Path(os.environ.get("ASCEND_HOME_PATH", "")) / "opp")
+    lists = Path(root).glob(f"built-in/**/aic-{family}-ops-info*.json")
+    listed = "".join(path.read_text(encoding="utf-8", errors="replace") for path in lists)
+    if absent := [name for name in ASCEND_OPERATORS if f'"{name}"' not in listed]:
+        return False, f"{soc}, but CANN in {root} lists no {', '.join(absent)}"
+    return True, f"{soc}, CANN's {', '.join(ASCEND_OPERATORS)}; not verified on hardware by this project"
+
+
+def _soc_name(index: int) -> str:
+    import mindspore as ms
+
+    return str(ms.hal.get_device_name(index, "Ascend"))
+
+
+def _cuda(device: Device) -> tuple[bool, str]:
+    version = importlib.metadata.version("mindspore")
+    plugin = _cuda_plugin()
+    if plugin is None:
+        return False, f"MindSpore {version} here has no CUDA plugin"
+    if plugin < CUDA_NEEDED:
+        return False, f"MindSpore's plugin is for CUDA {_dotted(plugin)}, {_dotted(CUDA_NEEDED)} or newer is needed"
+    capability = _cuda_capability(device.index)
+    if capability is None:
+        return False, f"nvidia-smi finds no device {device.index}"
+    if capability < CAPABILITY_NEEDED:
+        return False, f"compute capability {_dotted(capability)}, {_dotted(CAPABILITY_NEEDED)} or newer is needed"
+    return False, (
+        f"CUDA {_dotted(plugin)} and compute capability {_dotted(capability)} would do, but this engine has no CUDA kernel"
+    )
+
+
+def _cuda_plugin() -> tuple[int, int] | None:
+    """The CUDA version of the newest plugin that MindSpore ships (lib/plugin/gpu11.6, say)."""
+    spec = importlib.util.find_spec("mindspore")
+    if spec is None or spec.origin is None:
+        return None
+    plugins = Path(spec.origin).parent.glob("lib/plugin/*gpu*")
+    versions = [_version(match[0]) for path in plugins if (match := re.search(r"\d+\.\d+", path.name))]
+    return max(versions, default=None)
+
+
+def _cuda_capability(index: int) -> tuple[int, int] | None:
+    if not shutil.which("nvidia-smi"):
+        return None
+    query = ["nvidia-smi", f"--id={index}", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        return _version(subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout.strip())
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+
+
+def _version(text: str) -> tuple[int, int]:
+    major, minor = text.split(".")[:2]
+    return int(major), int(minor)
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"

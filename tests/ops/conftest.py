@@ -1,0 +1,27 @@
+"""Every instruction set that this processor has, in turn."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from mindnlp_ocr.ops import native
+
+
+@pytest.fixture(params=native.INSTRUCTION_SETS)
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    try:
+        native.use_instruction_set(request.param)
+    except ValueError as error:
+        pytest.skip(str(error))
+    yield request.param
+    native.use_instruction_set(_best())
+
+
+def _best() -> str:
+    for name in native.INSTRUCTION_SETS:
+        try:
+            native.use_instruction_set(name)
+            return name
+        except ValueError:
+            continue
+    raise AssertionError("not even the portable set is there")
