@@ -37,6 +37,10 @@ class EagerAttention(nn.Cell):
     def __init__(self) -> None:
         super().__init__(auto_prefix=False)
 
+    def slot_tensor(self, x: Tensor) -> Tensor:
+        """Keys or values [slots, kv_heads, max_length, head_dim] in the shape in which the slots hold them."""
+        return x.reshape(-1, x.shape[3])
+
     # Packed images
 
     def vision_mask(self, heads: int, patches: int, cu_seqlens: Tensor) -> Any:

@@ -53,6 +53,17 @@ def use_instruction_set(name: str) -> None:
         raise ValueError(f"instruction set {name!r} is unknown or not in this processor: give one of {INSTRUCTION_SETS}")
 
 
+def instruction_sets() -> list[str]:
+    """Those that this processor has, the best last."""
+    library, there = _library(), []
+    running = library.InstructionSet()
+    for name in reversed(INSTRUCTION_SETS):
+        if library.UseInstructionSet(name.encode()) == 0:
+            there.append(name)
+    library.UseInstructionSet(running)
+    return there
+
+
 def use_threads(count: int) -> None:
     """Run on so many threads from now on; 0: as OpenMP says (OMP_NUM_THREADS, or the cores)."""
     _library().UseThreads(count)

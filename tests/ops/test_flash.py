@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mindspore import Parameter, Tensor
 from numpy.typing import NDArray
 
+from mindnlp_ocr.bench.reference import attend_images, attend_prompt, attend_slots
 from mindnlp_ocr.ops import native
 
 Array = NDArray[np.float64]
@@ -34,15 +35,6 @@ def as_held(array: Array, dtype: str) -> Array:
 def back(x: Tensor) -> Array:
     answer: Array = x.astype(ms.float32).asnumpy().astype(np.float64)
     return answer
-
-
-def attend(q: Array, k: Array, v: Array, seen: NDArray[np.bool_]) -> Array:
-    """q [t, heads, d] over k, v [s, kv_heads, d], where seen [t, s]; rows that see nothing are zero."""
-    shared = np.arange(q.shape[1]) // (q.shape[1] // k.shape[1])
-    scores = np.einsum("thd,shd->hts", q, k[:, shared]) / q.shape[2] ** 0.5
-    scores = np.where(seen, scores, -np.inf)
-    weights = np.where(seen, np.exp(scores - scores.max(-1, keepdims=True, initial=-1e30)), 0)
-    return np.einsum("hts,shd->thd", weights / np.maximum(weights.sum(-1, keepdims=True), 1e-300), v[:, shared])
 
 
 def lengths(*values: int) -> Tensor:
@@ -71,20 +63,6 @@ def decode(
     return back(y), back(held[0]).reshape(keys.shape), back(held[1]).reshape(keys.shape)
 
 
-def expected_decode(
-    q: Array, k: Array, v: Array, keys: Array, values: Array, live: list[int], count: list[int]
-) -> tuple[Array, Array, Array]:
-    keys, values, y = keys.copy(), values.copy(), np.zeros_like(q)
-    for s, (held, new) in enumerate(zip(live, count, strict=True)):
-        keys[s, :, held : held + new] = k[s, :new].transpose(1, 0, 2)
-        values[s, :, held : held + new] = v[s, :new].transpose(1, 0, 2)
-        seen = np.tril(np.ones((new, held + new), bool), held)
-        rows = (x[s, :, : held + new].transpose(1, 0, 2) for x in (keys, values))
-        if new:
-            y[s, :new] = attend(q[s, :new], *rows, seen)
-    return y, keys, values
-
-
 # Against float64
 
 
@@ -96,7 +74,7 @@ def test_prefill_matches_float64_for_every_head_dim_dtype_and_instruction_set(
     tokens, live = 301, 290  # two blocks of queries, three tiles of keys
     q, k, v = (as_held(random(tokens, heads, head_dim), dtype) for heads in (6, 2, 2))
     answer = prefill(q, k, v, live, dtype)
-    expected = attend(q[:live], k[:live], v[:live], np.tril(np.ones((live, live), bool)))
+    expected = attend_prompt(q, k, v, live)
     np.testing.assert_allclose(answer[:live], expected, atol=DTYPES[dtype][1])
     assert not answer[live:].any()
 
@@ -105,7 +83,7 @@ def test_prefill_matches_float64_for_every_head_dim_dtype_and_instruction_set(
 def test_prefill_at_every_edge_of_a_tile(instruction_set: str, live: int) -> None:
     q, k, v = (random(600, heads, 16) for heads in (4, 2, 2))
     answer = prefill(q, k, v, live)
-    expected = attend(q[:live], k[:live], v[:live], np.tril(np.ones((live, live), bool)))
+    expected = attend_prompt(q, k, v, live)
     np.testing.assert_allclose(answer[:live], expected, atol=1e-5)
     assert not answer[live:].any()
 
@@ -114,9 +92,8 @@ def test_prefill_at_every_edge_of_a_tile(instruction_set: str, live: int) -> Non
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_packed_images_attend_to_themselves_alone(instruction_set: str, cu_seqlens: list[int], dtype: str) -> None:
     q, k, v = (as_held(random(400, 3, 40, seed=i), dtype) for i in range(3))
-    image = np.searchsorted(cu_seqlens, np.arange(400), side="right")
     live = cu_seqlens[-1]
-    expected = attend(q, k, v, image[:, None] == image[None])[:live]
+    expected = attend_images(q, k, v, cu_seqlens)
     answer = vision(q, k, v, cu_seqlens, dtype)
     np.testing.assert_allclose(answer[:live], expected, atol=DTYPES[dtype][1])
     assert not answer[live:].any()
@@ -128,7 +105,7 @@ def test_new_tokens_are_written_and_attend_to_their_slot(instruction_set: str, t
     live, count = [0, 1, 511, 300, 700], [tokens, tokens, tokens, 0, tokens - 1]
     q, k, v = (random(5, tokens, heads, 24, seed=i) for i, heads in enumerate((4, 2, 2)))
     keys, values = (as_held(random(5, 2, 850, 24, seed=i), kv_dtype) for i in (3, 4))
-    expected = expected_decode(q, as_held(k, kv_dtype), as_held(v, kv_dtype), keys, values, live, count)
+    expected = attend_slots(q, as_held(k, kv_dtype), as_held(v, kv_dtype), keys, values, live, count)
     answer = decode(q, k, v, keys, values, live, count, kv_dtype=kv_dtype)
     np.testing.assert_allclose(answer[0], expected[0], atol=1e-5)
     np.testing.assert_array_equal(answer[1], as_held(expected[1], kv_dtype))
@@ -145,7 +122,7 @@ def test_random_prompts_match_float64(data: st.DataObject) -> None:
     q, k, v = (
         as_held(random(tokens, h, head_dim, seed=i), dtype) for i, h in enumerate((kv_heads * group, kv_heads, kv_heads))
     )
-    expected = attend(q[:live], k[:live], v[:live], np.tril(np.ones((live, live), bool)))
+    expected = attend_prompt(q, k, v, live)
     np.testing.assert_allclose(prefill(q, k, v, live, dtype)[:live], expected, atol=DTYPES[dtype][1])
 
 
@@ -158,8 +135,7 @@ def test_random_images_match_float64(data: st.DataObject) -> None:
     patches, live = max(1, sum(sizes) + padding), sum(sizes)
     q, k, v = (as_held(random(patches, heads, head_dim, seed=i), dtype) for i in range(3))
     starts = [0, *np.cumsum(sizes).tolist()]
-    image = np.searchsorted(starts, np.arange(patches), side="right")
-    expected = attend(q, k, v, image[:, None] == image[None])[:live]
+    expected = attend_images(q, k, v, starts)
     np.testing.assert_allclose(vision(q, k, v, starts, dtype)[:live], expected, atol=DTYPES[dtype][1])
 
 
@@ -174,14 +150,14 @@ def test_random_slots_match_float64(data: st.DataObject) -> None:
     shapes = [(slots, tokens, h, head_dim) for h in (kv_heads * group, kv_heads, kv_heads)]
     q, k, v = (as_held(random(*shape, seed=i), kv_dtype) for i, shape in enumerate(shapes))
     keys, values = (as_held(random(slots, kv_heads, length, head_dim, seed=i), kv_dtype) for i in (3, 4))
-    expected = expected_decode(q, k, v, keys, values, live, count)
+    expected = attend_slots(q, k, v, keys, values, live, count)
     for ours, theirs in zip(decode(q, k, v, keys, values, live, count, kv_dtype=kv_dtype), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_large_scores_do_not_overflow(instruction_set: str) -> None:
     q, k, v = (random(40, 2, 16, seed=i) * scale for i, scale in enumerate((300, 300, 1)))
-    expected = attend(q, k, v, np.tril(np.ones((40, 40), bool)))
+    expected = attend_prompt(q, k, v, 40)
     np.testing.assert_allclose(prefill(q, k, v, 40), expected, atol=1e-3)
 
 

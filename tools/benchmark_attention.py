@@ -1,0 +1,259 @@
+#!/usr/bin/env python3
+"""Our attention beside its eager form, PyTorch's scaled_dot_product_attention and the machine's limits, in float32.
+
+The sides take turns on the same inputs, so that a machine whose speed drifts is fair to all; medians are compared. A time is
+one layer of a graph of four (of a loop of four calls for PyTorch), so that calling it hardly counts. The peer runs in an
+environment of its own:
+
+    python -m venv .venv-reference && .venv-reference/bin/pip install --group reference
+    uv run tools/benchmark_attention.py --peer-python .venv-reference/bin/python
+    uv run tools/benchmark_attention.py --memory          # peak memory beside eager instead of time
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LAYERS = 4
+VISION = [(tokens, head_dim) for head_dim in (64, 80) for tokens in (1024, 2048, 4096, 8192, 16384)]
+PREFILL = [512, 1024, 2048, 4096, 8192]
+DECODE = [(slots, live) for slots in (1, 2, 4, 8) for live in (512, 2048, 8192)]
+MEMORY = [2048, 4096, 8192, 16384]
+EAGER_LIMIT = 8 << 30  # bytes of scores that the eager form may hold here
+
+
+def shapes(work: str) -> list[dict[str, Any]]:
+    """Head shapes of Qwen2-VL-2B; vision at 64 as well, which the built-in model has."""
+
+    def shape(heads: int, kv_heads: int, head_dim: int, tokens: int, live: list[int]) -> dict[str, Any]:
+        return {
+            "work": work,
+            "heads": heads,
+            "kv_heads": kv_heads,
+            "head_dim": head_dim,
+            "tokens": tokens,
+            "live": live,
+        }
+
+    if work == "vision":
+        return [shape(16, 16, head_dim, tokens, [0, tokens]) for tokens, head_dim in VISION]
+    if work == "prefill":
+        return [shape(12, 2, 128, tokens, [tokens]) for tokens in PREFILL]
+    return [shape(12, 2, 128, length, [length - 1] * slots) for slots, length in DECODE]
+
+
+def ours(shape: dict[str, Any], implementation: str) -> Callable[[], Any] | None:
+    """A run of LAYERS layers; None where eager would need more memory than EAGER_LIMIT."""
+    from mindnlp_ocr.bench.attention import Case, compiled
+    from mindnlp_ocr.ops.device import Device
+    from mindnlp_ocr.ops.select import attention_for
+
+    case = Case(**{**shape, "live": tuple(shape["live"])})
+    attention = attention_for(Device("CPU"), "flash" if implementation == "flash" else "eager")
+    if case.work != "decode" and attention.score_bytes(case.heads, case.tokens) > EAGER_LIMIT:
+        return None
+    run: Callable[[], Any] = compiled(case, attention, case.inputs(), layers=LAYERS)
+    return run
+
+
+def torch_sdpa(shape: dict[str, Any], _: str) -> Callable[[], Any]:
+    """The same with PyTorch; q, k and v are views of [tokens, heads, head_dim], as projections give them."""
+    import torch  # type: ignore[import-not-found, unused-ignore]
+    from torch.nn.functional import scaled_dot_product_attention as sdpa  # type: ignore[import-not-found, unused-ignore]
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    random, group = np.random.default_rng(0), shape["heads"] // shape["kv_heads"]
+    decode, slots = shape["work"] == "decode", len(shape["live"])
+
+    def tensor(*size: int) -> Any:
+        return torch.from_numpy(random.standard_normal(size, np.float32))
+
+    lead = (slots, 1) if decode else (1, shape["tokens"])
+    q, k, v = (
+        tensor(*lead, heads, shape["head_dim"]).transpose(1, 2) for heads in (shape["heads"], *[shape["kv_heads"]] * 2)
+    )
+    live = shape["live"][-1]
+    size = (slots, shape["kv_heads"], shape["tokens"], shape["head_dim"])
+    held = [(tensor(*size), tensor(*size)) for _ in range(LAYERS if decode else 0)]
+
+    def run() -> Any:
+        x = q
+        for layer in range(LAYERS):
+            if decode:
+                keys, values = held[layer]
+                keys[:, :, live], values[:, :, live] = k[:, :, 0], v[:, :, 0]
+                x = sdpa(x, keys[:, :, : live + 1], values[:, :, : live + 1], enable_gqa=True)
+            elif group > 1:
+                x = sdpa(x, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1), is_causal=True)
+            else:
+                x = sdpa(x, k, v)
+        return x.sum().item()
+
+    return run
+
+
+def serve(engine: str) -> None:
+    """A worker: a shape a line in, times in milliseconds a line out; an empty line means: time it once more."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever libraries print must not mix with the answers
+    build = torch_sdpa if engine == "torch" else ours
+    run: Callable[[], Any] | None = None
+    for line in sys.stdin:
+        if line.strip():
+            run = None  # frees the old shape's memory before the new one's is taken
+            run = build(json.loads(line), engine)
+            if run is not None:
+                run()
+        start = time.perf_counter()
+        if run is not None:
+            run()
+        print(json.dumps((time.perf_counter() - start) * 1e3 / LAYERS if run else None), file=answers, flush=True)
+
+
+class Worker:
+    """A process that times one engine when asked."""
+
+    def __init__(self, python: str, engine: str) -> None:
+        command = [python, __file__, "--serve", engine]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+
+    def time(self, shape: dict[str, Any] | None = None) -> float | None:
+        assert self._process.stdin
+        assert self._process.stdout
+        print(json.dumps(shape) if shape else "", file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"error: {self._process.args!r} stopped: run it by hand to see why")
+        answer: float | None = json.loads(line)
+        return answer
+
+
+def limits() -> tuple[float, float]:
+    """This machine's float32 multiply-add rate (GFLOP/s) and memory read rate (GB/s), on all cores, the best of seven."""
+    from mindnlp_ocr.ops.native import LIBRARY
+
+    library = ctypes.CDLL(str(LIBRARY))
+    library.FmaFlops.restype, library.ReadAll.restype = ctypes.c_double, ctypes.c_float
+    memory = np.ones(256 << 18, np.float32)
+    flops, read = 0.0, 0.0
+    for _ in range(7):
+        start = time.perf_counter()
+        done = library.FmaFlops(ctypes.c_int64(10_000_000))
+        flops = max(flops, done / (time.perf_counter() - start) / 1e9)
+        start = time.perf_counter()
+        library.ReadAll(memory.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(memory.size))
+        read = max(read, memory.nbytes / (time.perf_counter() - start) / 1e9)
+    return flops, read
+
+
+def times(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    workers = {name: Worker(sys.executable, name) for name in ("flash", "eager")}
+    if arguments.peer_python:
+        workers["torch"] = Worker(arguments.peer_python, "torch")
+    # Only now: MindSpore's import sets LD_LIBRARY_PATH, under which a child would run at half its speed.
+    from mindnlp_ocr.bench.attention import Case
+
+    rows = []
+    for work in arguments.work:
+        for shape in shapes(work):
+            case = Case(**{**shape, "live": tuple(shape["live"])})
+            peak, bandwidth = limits()
+            taken: dict[str, list[float]] = {name: [] for name in workers}
+            active = [name for name, worker in workers.items() if worker.time(shape) is not None]
+            for _ in range(arguments.runs):
+                for name in active:
+                    taken[name].append(workers[name].time() or 0.0)
+            medians = {name: statistics.median(taken[name]) for name in active}
+            best = min(taken["flash"])
+            share = case.kv_bytes / best / 1e6 / bandwidth if work == "decode" else case.flops / best / 1e6 / peak
+            row = {
+                "case": str(case),
+                "ms": medians,
+                "share_of_limit": share,
+                "limit": bandwidth if work == "decode" else peak,
+            }
+            rows.append(row)
+            others = "".join(
+                f"  {name} {medians[name]:9.2f} ms ({medians[name] / medians['flash']:5.2f} times)"
+                for name in workers
+                if name != "flash" and name in medians
+            )
+            print(
+                f"{work:8}{case!s:46}  flash {medians['flash']:9.2f} ms, {100 * share:3.0f} % of "
+                f"{row['limit']:.0f} {'GB/s' if work == 'decode' else 'GFLOP/s'}{others}",
+                flush=True,
+            )
+    return rows
+
+
+def peak_bytes() -> int:
+    row = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmHWM"))
+    return int(row.split()[1]) * 1024
+
+
+def measure_memory(implementation: str, tokens: int) -> None:
+    """Peak memory that the second of two attentions over ``tokens`` patches (4 heads of 64) adds to inputs and answers."""
+    from mindnlp_ocr.bench.attention import Case, compiled
+    from mindnlp_ocr.ops.device import Device
+    from mindnlp_ocr.ops.select import attention_for
+
+    attention = attention_for(Device("CPU"), "flash" if implementation == "flash" else "eager")
+    small = Case("vision", 4, 4, 64, 64, (0, 64))
+    compiled(small, attention, small.inputs())()  # the compiler's own memory is not what is asked
+    case = Case("vision", 4, 4, 64, tokens, (0, tokens))
+    run = compiled(case, attention, case.inputs())
+    before = peak_bytes()
+    run()
+    print(peak_bytes() - before - 4 * tokens * case.heads * case.head_dim)
+
+
+def memory() -> list[dict[str, Any]]:
+    rows = []
+    for tokens in MEMORY:
+        added = {}
+        for name in ("flash", "eager"):
+            command = [sys.executable, __file__, "--measure-memory", name, str(tokens)]
+            added[name] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) / 2**20
+        saved = 100 * (1 - added["flash"] / added["eager"])
+        rows.append({"tokens": tokens, "mb": added, "saved_percent": saved})
+        print(f"{tokens:6} patches, 4 x 64: flash {added['flash']:8.1f} MB  eager {added['eager']:8.1f} MB  -{saved:.1f} %")
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", nargs="*", metavar="WORK", help="vision, prefill, decode (default: all)")
+    parser.add_argument("--peer-python", help="the interpreter of an environment with torch")
+    parser.add_argument("--runs", type=int, default=5, help="counted runs a shape, after two to warm up (default: 5)")
+    parser.add_argument("--memory", action="store_true", help="peak memory of flash and eager instead of times")
+    parser.add_argument("--output", help="write the figures as JSON there")
+    parser.add_argument("--serve", choices=("flash", "eager", "torch"), help=argparse.SUPPRESS)
+    parser.add_argument("--measure-memory", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        return serve(arguments.serve)
+    if arguments.measure_memory:
+        return measure_memory(arguments.measure_memory[0], int(arguments.measure_memory[1]))
+    arguments.work = arguments.work or ["vision", "prefill", "decode"]
+    if unknown := set(arguments.work) - {"vision", "prefill", "decode"}:
+        parser.error(f"{', '.join(sorted(unknown))}: give vision, prefill or decode")
+    rows = memory() if arguments.memory else times(arguments)
+    if arguments.output:
+        Path(arguments.output).write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    return None
+
+
+if __name__ == "__main__":
+    main()
