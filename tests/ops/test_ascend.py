@@ -38,16 +38,22 @@ def qkv(rows: int) -> tuple[Tensor, Tensor, Tensor]:
 # The operators, emulated
 
 
-def test_the_graphs_match_float64_over_emulated_operators(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def emulated_operators(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("no g++ to build the emulated operators with")
-    library = tmp_path / "operators.so"
+    library = tmp_path_factory.mktemp("ascend") / "operators.so"
     options = ["-std=c++17", "-O3", "-Wall", "-Wextra", "-Werror", "-fopenmp-simd", "-shared", "-fPIC"]
     subprocess.run([compiler, *options, str(PLUGIN / "operators.cc"), "-o", str(library)], check=True)
+    return library
+
+
+@pytest.mark.parametrize("tests", ["checks.py", "pages.py"])
+def test_the_graphs_pass_over_emulated_operators(emulated_operators: Path, tests: str) -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", str(PLUGIN / "checks.py"), "-p", "no:cacheprovider"],
-        env={**os.environ, "MS_OP_PLUGIN_PATH": str(library)},
+        [sys.executable, "-m", "pytest", str(PLUGIN / tests), "-p", "no:cacheprovider"],
+        env={**os.environ, "MS_OP_PLUGIN_PATH": str(emulated_operators)},
         capture_output=True,
         text=True,
     )
