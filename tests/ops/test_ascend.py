@@ -1,0 +1,257 @@
+"""Attention for Ascend where there is none: what is refused, what can be exported, and what the graphs answer when a
+test library stands in for the operators (tests/ascend_plugin)."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, nn
+
+from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.ops.ascend import AscendAttention, check_lengths, later_tokens
+from tests.ascend_plugin import cells
+
+PLUGIN = Path(__file__).parent.parent / "ascend_plugin"
+ATTENTION = (4, 2, 64)  # heads, kv_heads, head_dim
+ONE, TWO = Tensor([1], ms.int32), Tensor([1, 1], ms.int32)
+
+
+def zeros(*shape: int, dtype: Any = ms.float32) -> Tensor:
+    return Tensor(np.zeros(shape), dtype)
+
+
+def slots(*shape: int, dtype: Any = ms.float16) -> tuple[Parameter, Parameter]:
+    keys, values = (Parameter(zeros(*shape, dtype=dtype), name=name, requires_grad=False) for name in ("keys", "values"))
+    return keys, values
+
+
+def qkv(rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    return zeros(rows, 4, 64), zeros(rows, 2, 64), zeros(rows, 2, 64)
+
+
+# The operators, emulated
+
+
+@pytest.fixture(scope="module")
+def emulated_operators(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++ to build the emulated operators with")
+    library = tmp_path_factory.mktemp("ascend") / "operators.so"
+    options = ["-std=c++17", "-O3", "-Wall", "-Wextra", "-Werror", "-fopenmp-simd", "-shared", "-fPIC"]
+    subprocess.run([compiler, *options, str(PLUGIN / "operators.cc"), "-o", str(library)], check=True)
+    return library
+
+
+@pytest.mark.parametrize("tests", ["checks.py", "pages.py"])
+def test_the_graphs_pass_over_emulated_operators(emulated_operators: Path, tests: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", str(PLUGIN / tests), "-p", "no:cacheprovider"],
+        env={**os.environ, "MS_OP_PLUGIN_PATH": str(emulated_operators)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "skipped" not in run.stdout
+
+
+# MindIR
+
+
+@pytest.mark.parametrize("dtype", [ms.float16, ms.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("work", "operators"),
+    [
+        ("vision", ["FlashAttentionScore"]),
+        ("prefill", ["PromptFlashAttention", "KVCacheScatterUpdate"]),
+        ("decode", ["IncreFlashAttention", "KVCacheScatterUpdate"]),
+        ("rms_norm", ["RmsNorm"]),
+    ],
+)
+def test_each_call_is_exported_to_mindir_and_loaded_again(
+    tmp_path: Path, work: str, operators: list[str], dtype: Any
+) -> None:
+    attention = AscendAttention(*ATTENTION, dtype)
+    cache = slots(1, 2, 16, 64, dtype=dtype)
+    cell, inputs = {
+        "vision": (cells.Vision(attention), (*qkv(16), Tensor([0, 5, 12], ms.int32))),
+        "prefill": (cells.Prefill(attention, *cache), (*qkv(16), ONE)),
+        "decode": (cells.Decode(attention, *cache), (*qkv(1), ONE)),
+        "rms_norm": (cells.RmsNorm(), (zeros(3, 48), zeros(48))),
+    }[work]
+    ms.export(cell, *inputs, file_name=str(tmp_path / work), file_format="MINDIR")
+    written = (tmp_path / f"{work}.mindir").read_bytes()
+    assert all(name.encode() in written for name in operators)
+    assert isinstance(nn.GraphCell(ms.load(str(tmp_path / f"{work}.mindir"))), nn.Cell)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((4, 2, 64, ms.float32), "in Float32: its operators take float16 and bfloat16; give one of them"),
+        ((4, 2, 64, ms.int8), "in Int8: its operators take float16 and bfloat16; give one of them"),
+        ((4, 2, 72), "head_dim is 72; its operators take multiples of 16 up to 512: use attention eager"),
+        ((4, 2, 528), "head_dim is 528; its operators take multiples of 16 up to 512: use attention eager"),
+        ((4, 3, 64), "4 heads over 3 key-value heads; its operators take up to 256 heads"),
+        ((2, 4, 64), "2 heads over 4 key-value heads; its operators take up to 256 heads"),
+        ((65, 1, 64), "a multiple of the key-value heads of at most 64: use attention eager"),
+        ((257, 257, 16), "257 heads over 257 key-value heads; its operators take up to 256 heads"),
+        ((256, 64, 256), "256 heads of 256 are 65536 wide; a prompt may be at most 65534: use attention eager"),
+        ((0, 2, 64), "heads is 0; give a whole number from 1"),
+        ((4, 2.0, 64), "kv_heads is 2.0; give a whole number from 1"),
+        ((4, 2, -16), "head_dim is -16; give a whole number from 1"),
+    ],
+)
+def test_arguments_that_the_operators_do_not_take_are_refused(arguments: Any, message: str) -> None:
+    with pytest.raises(SetupError) as error:
+        AscendAttention(*arguments)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("arguments", [(12, 2, 128), (16, 16, 80), (64, 1, 16), (256, 256, 240), (1, 1, 512)])
+def test_arguments_at_the_limits_are_taken(arguments: tuple[int, int, int]) -> None:
+    assert AscendAttention(*arguments, ms.bfloat16).dtype == ms.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("patches", "lengths", "message"),
+    [
+        (8, [1, 8], "cumulative lengths start at 1: put 0 first"),
+        (8, [0, 5, 5], "cumulative lengths go from 5 to 5 at image 1: give every image a patch"),
+        (8, [0, 5, 3], "cumulative lengths go from 5 to 3 at image 1: give every image a patch"),
+        (8, [0, 9], "cumulative lengths end at 9, but there are 8 patches: use a larger bucket"),
+        (8, [0], "cumulative lengths are Int32 (1,); give Int32 (images + 1,)"),
+        (0, [0, 1], "0 patches in one graph: Ascend attention takes 1 to 1048575; read fewer at once"),
+        (1 << 20, [0, 1], "1048576 patches in one graph: Ascend attention takes 1 to 1048575; read fewer at once"),
+        (2000, range(1025), "1024 images in one graph: Ascend attention takes up to 1023; read fewer at once"),
+    ],
+)
+def test_lengths_of_images_that_do_not_fit_are_refused_on_the_host(patches: int, lengths: Any, message: str) -> None:
+    with pytest.raises(SetupError) as error:
+        check_lengths(patches, lengths)
+    assert str(error.value) == message
+
+
+def test_lengths_of_images_that_fit_are_taken() -> None:
+    check_lengths(8, [0, 3, 8])
+    check_lengths(1023, range(1024))
+    check_lengths((1 << 20) - 1, np.array([0, 1], np.int32))
+
+
+def graph(work: str, dtype: Any = ms.float16, shape: tuple[int, ...] = (1, 2, 16, 64)) -> Any:
+    """The compiled graph of one kind of work; its operators are never reached here."""
+    attention = AscendAttention(*ATTENTION)
+    keys, values = slots(*shape, dtype=dtype)
+    cell = {
+        "vision": lambda: cells.Vision(attention),
+        "prefill": lambda: cells.Prefill(attention, keys, values),
+        "decode": lambda: cells.Decode(attention, keys, values),
+        "two tokens": lambda: cells.Decode(attention, keys, values, new=2),
+        "masked vision": lambda: cells.WithMask(attention, "vision"),
+        "masked prefill": lambda: cells.WithMask(attention, "prefill"),
+        "masked decode": lambda: cells.WithMask(attention, "decode", keys, values),
+    }[work]()
+    return ms.jit(cell)
+
+
+@pytest.mark.parametrize(
+    ("work", "inputs", "message"),
+    [
+        ({"work": "vision"}, (*qkv(8), Tensor([0, 8], ms.int64)), "lengths are Int64 (2,); give Int32 (images + 1,)"),
+        ({"work": "vision"}, (*qkv(8), Tensor([[0, 8]], ms.int32)), "lengths are Int32 (1, 2); give Int32 (images + 1,)"),
+        (
+            {"work": "vision"},
+            (zeros(8, 4, 64), zeros(7, 2, 64), zeros(8, 2, 64), TWO),
+            "vision: k is Float32 [7, 2, 64]; give Float32 [8, 2, 64]",
+        ),
+        (
+            {"work": "prefill"},
+            (zeros(8, 2, 64), zeros(8, 2, 64), zeros(8, 2, 64), ONE),
+            "prefill: q is Float32 [8, 2, 64]; give Float32 [8, 4, 64]",
+        ),
+        (
+            {"work": "prefill"},
+            (zeros(8, 4, 64), zeros(8, 2, 64), zeros(8, 2, 64, dtype=ms.float16), ONE),
+            "write_prompt: v is Float16 [8, 2, 64]; give Float32 [8, 2, 64]",
+        ),
+        ({"work": "prefill"}, (*qkv(17), ONE), "write_prompt: 17 tokens into a slot of 16: raise max_length"),
+        (
+            {"work": "prefill", "shape": (2, 2, 16, 64)},
+            (*qkv(8), ONE),
+            "write_prompt: keys is Float16 [2, 2, 16, 64]; give Float16 [1, 2, max_length, 64]",
+        ),
+        (
+            {"work": "decode", "dtype": ms.float32},
+            (*qkv(1), ONE),
+            "decode: keys is Float32 [1, 2, 16, 64]; give Float16 [1, 2, max_length, 64]",
+        ),
+        ({"work": "decode"}, (*qkv(2), TWO), "decode: live is Int32 [2]; give Int32 [1]"),
+        ({"work": "decode"}, (*qkv(1), Tensor([1], ms.int64)), "decode: live is Int64 [1]; give Int32 [1]"),
+        (
+            {"work": "decode", "shape": (2, 16, 64)},
+            (*qkv(1), ONE),
+            "KV slots of shape (2, 16, 64): give (slots, kv_heads, max_length",
+        ),
+        ({"work": "two tokens"}, (*qkv(1), ONE), "2 new tokens a slot: IncreFlashAttention takes 1; decode one at a time"),
+        (
+            {"work": "masked vision"},
+            (*qkv(8), zeros(8, 8), zeros(8, 8)),
+            "vision: mask is Float32 [8, 8]; give Int64 [8]",
+        ),
+        (
+            {"work": "masked prefill"},
+            (*qkv(8), zeros(8, 8, dtype=ms.bool_), ONE),
+            "prefill: mask is Bool [8, 8]; give Bool [2048, 2048]",
+        ),
+        (
+            {"work": "masked decode"},
+            (*qkv(1), zeros(1, 1, 1, 16), ONE),
+            "decode: mask is Float32 [1, 1, 1, 16]; give Bool [1, 1, 1, 16]",
+        ),
+        (
+            {"work": "masked decode"},
+            (*qkv(1), zeros(1, 1, 1, 8, dtype=ms.bool_), ONE),
+            "decode: mask is Bool [1, 1, 1, 8]; give Bool [1, 1, 1, 16]",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused_while_the_graph_compiles(work: Any, inputs: Any, message: str) -> None:
+    with pytest.raises(SetupError) as error:
+        graph(**work)(*inputs)
+    assert message in str(error.value)
+
+
+# Masks
+
+
+def test_a_token_is_hidden_where_the_mask_is_true() -> None:
+    mask = later_tokens().asnumpy()
+    assert mask.dtype == np.bool_
+    np.testing.assert_array_equal(mask[:3, :4], [[0, 1, 1, 1], [0, 0, 1, 1], [0, 0, 0, 1]])
+    assert mask.shape == (2048, 2048)
+    assert mask.sum() == 2048 * 2047 // 2
+    assert later_tokens() is later_tokens()
+
+
+def test_the_decode_mask_hides_the_rows_behind_the_new_token() -> None:
+    hidden, live = AscendAttention(*ATTENTION).decode_mask((3, 2, 4, 64), 1, Tensor([0, 2, 3], ms.int32))
+    assert hidden.dtype == ms.bool_
+    np.testing.assert_array_equal(hidden.asnumpy(), [[[[0, 1, 1, 1]]], [[[0, 0, 0, 1]]], [[[0, 0, 0, 0]]]])
+    np.testing.assert_array_equal(live.asnumpy(), [0, 2, 3])
+
+
+def test_the_padding_is_an_image_of_its_own_and_never_without_keys() -> None:
+    attention = AscendAttention(*ATTENTION)
+    for patches, of_queries, of_keys in ((12, [5, 8, 12], [5, 8, 13]), (8, [5, 8, 8], [5, 8, 9])):
+        queries, keys = attention.vision_mask(patches, Tensor([0, 5, 8], ms.int32))
+        np.testing.assert_array_equal(queries.asnumpy(), of_queries)
+        np.testing.assert_array_equal(keys.asnumpy(), of_keys)
