@@ -16,9 +16,9 @@ from typing import Any
 import triton
 import triton.language as tl
 
-# Rows x columns of a tile. On a 910B, where UB holds 192 KiB, L1 512 and L0C 128, 64 x 128 is the largest that fits at head
-# size 128 with half of L0C free for a second buffer; a decode step has a group's few query heads for rows, so 16, the side
-# of a cube fractal, wastes least. `lower.py` measures it.
+# Rows x columns of a tile. Of a 910B's 192 KiB of UB, 512 of L1 and 128 of L0C, 64 x 128 takes 176, 192 and 64 at most;
+# 128 x 128 no longer fits prefill at head size 128. A decode step has for rows a group's few query heads, so 16, the side of
+# a cube's block, wastes least. `lower.py` prints the figures.
 TILES = {"prefill": (64, 128), "vision": (64, 128), "decode": (16, 128)}
 HEAD_DIMS = (64, 80, 128)
 

@@ -1,12 +1,8 @@
-"""Triton's interpreter without torch: NumPy arrays for tensors, and our kernels loaded in interpreted form."""
+"""NumPy arrays for tensors, so that Triton's interpreter does without torch. NumPy alone: kernels/triton uses it, too."""
 
-import importlib.util
 from collections.abc import Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import pytest
 from numpy.typing import NDArray
 
 
@@ -44,14 +40,3 @@ class Rows:
 
     def copy_(self, _: Any) -> None:
         pass
-
-
-def load(name: str) -> ModuleType:
-    """kernels/triton/<name>.py with its kernels interpreted; skips the calling module where Triton is missing."""
-    pytest.importorskip("triton", reason="Triton is not installed: `uv sync` installs it on x86-64 Linux")
-    path = Path(__file__).parents[2] / "kernels" / "triton" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"interpreted_{name}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

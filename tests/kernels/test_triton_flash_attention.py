@@ -1,7 +1,7 @@
 """The Triton attention kernels, in Triton's interpreter, against float64 NumPy."""
 
+import importlib.util
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import mindspore as ms
@@ -9,9 +9,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from .interpreter import Rows, load
+from tests.conftest import ROOT
 
-flash = load("flash_attention")
+from .interpreter import Rows
+from .reference import decoded_expected, poison, rng, segments_expected
+
+pytest.importorskip("triton", reason="Triton is not installed: `uv sync` installs it on x86-64 Linux")
+_spec = importlib.util.spec_from_file_location(
+    "interpreted_flash_attention", ROOT / "kernels" / "triton" / "flash_attention.py"
+)
+assert _spec is not None and _spec.loader is not None
+flash = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(flash)
 pytestmark = [  # the interpreter's own way of reading a bound, and NaN times anything in a segment that is all NaN
     pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:invalid value encountered in matmul:RuntimeWarning"),
@@ -19,29 +28,11 @@ pytestmark = [  # the interpreter's own way of reading a bound, and NaN times an
 
 Array = NDArray[Any]
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3}
-POISON = [np.nan, np.inf, -np.inf]
 SMALL = (16, 16)  # a tile that puts many edges into few rows
 dtypes = pytest.mark.parametrize("dtype", TOLERANCE)
 groups = pytest.mark.parametrize(("heads", "kv_heads"), [(12, 2), (4, 4), (4, 1)])
 dims = pytest.mark.parametrize("dim", flash.HEAD_DIMS)
 uses = pytest.mark.parametrize("causal", [True, False], ids=["prefill", "vision"])
-
-
-def rng(dtype: str, *shape: int) -> Array:
-    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(dtype)
-
-
-def poison(array: Array) -> None:
-    """Every number becomes NaN, inf or -inf."""
-    array[...] = np.resize(POISON, array.shape)
-
-
-def attend(q: Array, k: Array, v: Array, visible: Array) -> Array:
-    """float64 attention of one head: q [rows, dim], k and v [keys, dim], visible [rows, keys]."""
-    q, k, v = (a.astype(np.float64) for a in (q, k, v))
-    scores = np.where(visible, q @ k.T / q.shape[1] ** 0.5, -np.inf)
-    weights = np.exp(scores - scores.max(1, keepdims=True))
-    return weights / weights.sum(1, keepdims=True) @ v
 
 
 def segments(q: Array, k: Array, v: Array, bounds: Sequence[int], causal: bool, tile: tuple[int, int]) -> Array:
@@ -52,32 +43,9 @@ def segments(q: Array, k: Array, v: Array, bounds: Sequence[int], causal: bool, 
     return out
 
 
-def segments_expected(q: Array, k: Array, v: Array, bounds: Sequence[int], causal: bool) -> Array:
-    out = np.zeros(q.shape)
-    share = q.shape[1] // k.shape[1]
-    for first, stop in pairwise(bounds):
-        visible = np.tri(stop - first) > 0 if causal else np.ones((stop - first, stop - first), bool)
-        for head in range(q.shape[1] if stop > first else 0):
-            rows = slice(first, stop)
-            out[rows, head] = attend(q[rows, head], k[rows, head // share], v[rows, head // share], visible)
-    return out
-
-
 def decoded(q: Array, k: Array, v: Array, live: Sequence[int], tile: tuple[int, int]) -> Array:
     out = np.full_like(q, np.nan)
     flash.decode(Rows(q), Rows(k), Rows(v), Rows(out), Rows(np.array(live, np.int32)), tile=tile)
-    return out
-
-
-def decoded_expected(q: Array, k: Array, v: Array, live: Sequence[int]) -> Array:
-    out = np.zeros(q.shape)
-    slots, new, heads, _ = q.shape
-    for slot in range(slots):
-        keys = live[slot] + new
-        visible = np.arange(keys) <= live[slot] + np.arange(new)[:, None]
-        for head in range(heads):
-            pair = slot, head // (heads // k.shape[1]), slice(0, keys)
-            out[slot, :, head] = attend(q[slot, :, head], k[pair], v[pair], visible)
     return out
 
 
@@ -94,8 +62,8 @@ def test_prefill_is_causal_and_groups_share_their_keys(dtype: str, heads: int, k
 @groups
 @dtypes
 def test_vision_rows_attend_to_all_of_their_segment_only(dtype: str, heads: int, kv_heads: int, dim: int) -> None:
-    q, k, v = rng(dtype, 200, heads, dim), rng(dtype, 200, kv_heads, dim), rng(dtype, 200, kv_heads, dim) + 1
-    bounds = [0, 3, 64, 64, 193]
+    q, k, v = rng(dtype, 150, heads, dim), rng(dtype, 150, kv_heads, dim), rng(dtype, 150, kv_heads, dim) + 1
+    bounds = [0, 3, 17, 17, 147]
     answer = segments(q, k, v, bounds, False, flash.TILES["vision"])
     np.testing.assert_allclose(answer, segments_expected(q, k, v, bounds, False), atol=TOLERANCE[dtype])
 
@@ -112,28 +80,26 @@ def test_decode_reads_each_slot_up_to_its_own_length(dtype: str, heads: int, kv_
 
 
 @uses
-@dtypes
 @pytest.mark.parametrize("live", [0, 1, 15, 16, 17, 31, 32, 33, 47, 48])
-def test_dead_rows_give_zeros_and_their_nan_or_inf_reaches_no_answer(dtype: str, live: int, causal: bool) -> None:
-    q, k, v = (rng(dtype, 48, 2, 64) + i for i in range(3))
+def test_dead_rows_give_zeros_and_their_nan_or_inf_reaches_no_answer(live: int, causal: bool) -> None:
+    q, k, v = (rng("float16", 48, 2, 64) + np.float16(i) for i in range(3))
     for array in (q, k, v):
         poison(array[live:])
     answer = segments(q, k, v, [0, live], causal, SMALL)
     np.testing.assert_array_equal(answer[live:], 0)
-    np.testing.assert_allclose(answer, segments_expected(q, k, v, [0, live], causal), atol=TOLERANCE[dtype])
+    np.testing.assert_allclose(answer, segments_expected(q, k, v, [0, live], causal), atol=2e-3)
 
 
-@dtypes
 @pytest.mark.parametrize("new", [1, 2, 3, 4])
 @pytest.mark.parametrize("live", [0, 1, 14, 15, 16, 17, 31, 44])
-def test_rows_behind_the_new_tokens_may_hold_nan_or_inf(dtype: str, live: int, new: int) -> None:
-    q, k, v = rng(dtype, 2, new, 12, 64), rng(dtype, 2, 2, 48, 64), rng(dtype, 2, 2, 48, 64)
+def test_rows_behind_the_new_tokens_may_hold_nan_or_inf(live: int, new: int) -> None:
+    q, k, v = rng("float16", 2, new, 12, 64), rng("float16", 2, 2, 48, 64), rng("float16", 2, 2, 48, 64)
     lengths = [live, 3]
     for slot, length in enumerate(lengths):
         poison(k[slot, :, length + new :])
         poison(v[slot, :, length + new :])
     answer = decoded(q, k, v, lengths, SMALL)
-    np.testing.assert_allclose(answer, decoded_expected(q, k, v, lengths), atol=TOLERANCE[dtype])
+    np.testing.assert_allclose(answer, decoded_expected(q, k, v, lengths), atol=2e-3)
 
 
 @uses
