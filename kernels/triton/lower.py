@@ -101,7 +101,7 @@ def plan(adapter: str) -> tuple[str, list[str]]:
         return "", re.findall(r"(\w+ overflow, requires \d+ bits while \d+ bits available)", output) or [output[-500:]]
 
 
-def use(planned: str) -> dict[str, float]:
+def memory(planned: str) -> dict[str, float]:
     """KiB up to the end of the last buffer in each address space of a planned module."""
     ends = dict.fromkeys(SPACES, 0.0)
     buffers = r"pointer_cast\(([^)]+)\) : memref<([\dx]+)x(\w+), #hivm\.address_space<(\w+)>"
@@ -133,7 +133,7 @@ def main() -> int:
             save.mkdir(parents=True, exist_ok=True)
             for stage, text in (("ttir", ttir), ("ttadapter", adapter), ("hivm", planned)):
                 Path(save, f"{job.use}{job.new}_{job.dim}.{stage}.mlir").write_text(text)
-        cells = [f"{kib:.1f}" for kib in use(planned).values()] if planned else ["rejected"] * len(SPACES)
+        cells = [f"{kib:.1f}" for kib in memory(planned).values()] if planned else ["rejected"] * len(SPACES)
         failures += not planned
         print(f"| {job.name} | {job.dim} | {job.tile[0]}x{job.tile[1]} | {' | '.join(cells)} | {', '.join(notes) or '-'} |")
     for tile in TOO_LARGE:

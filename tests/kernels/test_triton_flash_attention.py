@@ -180,6 +180,7 @@ def test_a_bound_behind_the_bucket_reads_and_writes_nothing_there() -> None:
 
 
 HALF = np.float16
+ONE = np.zeros((4, 2, 64), HALF)
 REFUSED: list[tuple[dict[str, Any], str]] = [
     (
         {"q": np.zeros((4, 2, 72), HALF), "kv": np.zeros((4, 2, 72), HALF)},
@@ -191,6 +192,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"kv": np.zeros((4, 2, 64), np.float32)}, "k is float32 and q is float16: cast all of them to float16"),
     ({"q": np.zeros((4, 2, 64), np.int16)}, "q is int16 and q is int16: cast all of them to float16"),
     ({"q": np.zeros((4, 2, 128), HALF)[..., ::2]}, "q has a last stride of 2: make each row of head_dim numbers contiguous"),
+    ({"q": np.zeros((0, 2, 64), HALF)}, r"q has shape \[0, 2, 64\]: every size must be 1 or more"),
+    (
+        {"q": np.lib.stride_tricks.as_strided(ONE, (4, 2, 64), (2**31, 128, 2))},
+        "q spans 3221225599 elements, but offsets are 32-b",
+    ),
     ({"bounds": np.array([0, 4])}, r"bounds is int64 \[2\]: give int32 \[2\], one bound more than segments"),
     ({"bounds": np.array([0], np.int32)}, r"bounds is int32 \[1\]: give int32 \[2\]"),
 ]
@@ -205,7 +211,7 @@ def test_a_wrong_argument_of_a_launch_is_named_with_its_remedy(change: dict[str,
     } | change
     q, kv, bounds = (Rows(given[name]) for name in ("q", "kv", "bounds"))
     with pytest.raises(ValueError, match=message):
-        flash.prefill(q, kv, kv, Rows(np.zeros_like(given["q"])), bounds)
+        flash.prefill(q, kv, kv, Rows(np.zeros(q.shape, HALF)), bounds)
 
 
 def test_decode_names_a_wrong_count_of_slots_or_new_tokens() -> None:
