@@ -1,0 +1,42 @@
+"""NumPy arrays for tensors, so that Triton's interpreter does without torch. NumPy alone: kernels/triton uses it, too."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+
+class Rows:
+    """A NumPy array with as much of torch's Tensor as Triton's interpreter and our launchers ask for; never copied."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array, self.shape = array, array.shape
+        self.dtype: Any = array.dtype
+
+    def stride(self) -> tuple[int, ...]:
+        return tuple(step // self.array.itemsize for step in self.array.strides)
+
+    def data_ptr(self) -> int:
+        return int(self.array.ctypes.data)
+
+    # The interpreter copies a device tensor's storage to the host and back. Ours is there already.
+    def untyped_storage(self) -> "Rows":
+        return self
+
+    def new_empty(self, *_: Any, **__: Any) -> "Rows":
+        return self
+
+    def set_(self, *_: Any) -> None:
+        pass
+
+    def storage_offset(self) -> int:
+        return 0
+
+    def size(self) -> Sequence[int]:
+        return self.shape
+
+    def cpu(self) -> "Rows":
+        return self
+
+    def copy_(self, _: Any) -> None:
+        pass
