@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mindnlp_ocr.bench import attention as bench
 from mindnlp_ocr.bench.attention import Case
 from mindnlp_ocr.ops import attention, native
 
@@ -54,7 +55,8 @@ def test_a_wrong_answer_a_nan_and_a_failure_are_counted_and_the_exit_status_is_1
         def decode(self, q: Any, k: Any, v: Any, keys: Any, values: Any, mask: Any) -> Any:
             raise ValueError("no such operator")
 
-    monkeypatch.setattr(selftest, "paths", lambda device: [("wrong", ("float32",), Wrong())])
+    monkeypatch.setattr(selftest, "paths", lambda device: [("wrong", ("float32",), "eager")])
+    monkeypatch.setattr(bench, "attention_for", lambda device, implementation, *heads: Wrong(*heads))
     assert selftest.main() == 1
     printed = capsys.readouterr().out
     assert "0 of 3 agree" in printed

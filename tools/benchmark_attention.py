@@ -52,21 +52,19 @@ def shapes(work: str) -> list[dict[str, Any]]:
     return [shape(12, 2, 128, length, [length - 1] * slots) for slots, length in DECODE]
 
 
-def ours(shape: dict[str, Any], implementation: str) -> Callable[[], Any] | None:
+def ours(shape: dict[str, Any], implementation: Any) -> Callable[[], Any] | None:
     """A run of LAYERS layers; None where eager would need more memory than EAGER_LIMIT."""
     from mindnlp_ocr.bench.attention import Case, compiled
     from mindnlp_ocr.ops.device import Device
-    from mindnlp_ocr.ops.select import attention_for
 
     case = Case(**{**shape, "live": tuple(shape["live"])})
-    attention = attention_for(Device("CPU"), "flash" if implementation == "flash" else "eager")
-    if case.work != "decode" and attention.score_bytes(case.heads, case.tokens) > EAGER_LIMIT:
+    if implementation == "eager" and case.work != "decode" and 8 * case.heads * case.tokens**2 > EAGER_LIMIT:
         return None
-    run: Callable[[], Any] = compiled(case, attention, case.inputs(), layers=LAYERS)
+    run: Callable[[], Any] = compiled(case, Device("CPU"), implementation, case.inputs(), layers=LAYERS)
     return run
 
 
-def torch_sdpa(shape: dict[str, Any], _: str) -> Callable[[], Any]:
+def torch_sdpa(shape: dict[str, Any], _: Any) -> Callable[[], Any]:
     """The same with PyTorch; q, k and v are views of [tokens, heads, head_dim], as projections give them."""
     import torch  # type: ignore[import-not-found, unused-ignore]
     from torch.nn.functional import scaled_dot_product_attention as sdpa  # type: ignore[import-not-found, unused-ignore]
@@ -203,17 +201,16 @@ def peak_bytes() -> int:
     return int(row.split()[1]) * 1024
 
 
-def measure_memory(implementation: str, tokens: int) -> None:
+def measure_memory(implementation: Any, tokens: int) -> None:
     """Peak memory that the second of two attentions over ``tokens`` patches (4 heads of 64) adds to inputs and answers."""
     from mindnlp_ocr.bench.attention import Case, compiled
     from mindnlp_ocr.ops.device import Device
-    from mindnlp_ocr.ops.select import attention_for
 
-    attention = attention_for(Device("CPU"), "flash" if implementation == "flash" else "eager")
+    cpu = Device("CPU")
     small = Case("vision", 4, 4, 64, 64, (0, 64))
-    compiled(small, attention, small.inputs())()  # the compiler's own memory is not what is asked
+    compiled(small, cpu, implementation, small.inputs())()  # the compiler's own memory is not what is asked
     case = Case("vision", 4, 4, 64, tokens, (0, tokens))
-    run = compiled(case, attention, case.inputs())
+    run = compiled(case, cpu, implementation, case.inputs())
     before = peak_bytes()
     run()
     print(peak_bytes() - before - 4 * tokens * case.heads * case.head_dim)

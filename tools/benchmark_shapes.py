@@ -19,7 +19,7 @@ from mindnlp_ocr.engine.graphs import Graphs
 from mindnlp_ocr.modeling.rope import mrope_positions
 from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.select import attention_for, choose_attention
+from mindnlp_ocr.ops.select import attentions_for, choose_attention
 from mindnlp_ocr.processing.images import Patches
 from mindnlp_ocr.weights.names import expected_shapes
 
@@ -80,11 +80,12 @@ def main() -> None:
     arguments = parser.parse_args()
     config = Qwen2VLConfig.from_dict(QWEN2_VL_2B)
     weights = RandomWeights(config)
-    kv = KVSlots(config, 1, arguments.max_length)
     choice = choose_attention(CPU, arguments.attn, CacheConfig(), (config.head_dim, config.vision.head_dim))
+    attentions = attentions_for(CPU, choice.implementation, config)
+    kv = KVSlots(config, 1, arguments.max_length, attentions.text)
     print(f"attention: {choice.implementation}; {choice.reason}")
     start = time.perf_counter()
-    graphs = Graphs(config, weights, arguments.max_length, attention_for(CPU, choice.implementation), kv)
+    graphs = Graphs(config, weights, arguments.max_length, attentions, kv)
     print(f"built in {time.perf_counter() - start:.1f} s, {memory()}", flush=True)
 
     grid = (1, arguments.side, arguments.side)

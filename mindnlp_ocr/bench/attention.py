@@ -9,6 +9,8 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn
 
 from mindnlp_ocr.bench.reference import Array, attend_images, attend_prompt, attend_slots
 from mindnlp_ocr.ops.attention import EagerAttention
+from mindnlp_ocr.ops.device import Device
+from mindnlp_ocr.ops.select import Implementation, attention_for
 
 Work = Literal["vision", "prefill", "decode"]
 
@@ -81,7 +83,7 @@ class Layers(nn.Cell):
         super().__init__(auto_prefix=False)
         self.attention = attention
         self.layers = layers
-        self.heads, self.tokens = case.heads, case.tokens
+        self.tokens = case.tokens
         self.vision, self.decoding = case.work == "vision", case.work == "decode"
         self.lengths = Tensor(np.array(case.live, np.int32))
         if self.decoding:
@@ -95,23 +97,31 @@ class Layers(nn.Cell):
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self.decoding:
-            mask = self.attention.decode_mask(self.heads, self.kv_shape, 1, self.lengths, self.ones)
+            mask = self.attention.decode_mask(self.kv_shape, 1, self.lengths, self.ones)
             for i in range(self.layers):
                 q = self.attention.decode(q, k, v, self.keys[i], self.values[i], mask)
             return q
         if self.vision:
-            mask = self.attention.vision_mask(self.heads, self.tokens, self.lengths)
+            mask = self.attention.vision_mask(self.tokens, self.lengths)
             for _ in range(self.layers):
                 q = self.attention.vision(q, k, v, mask)
             return q
-        mask = self.attention.prefill_mask(self.heads, self.tokens, self.lengths)
+        mask = self.attention.prefill_mask(self.tokens, self.lengths)
         for _ in range(self.layers):
             q = self.attention.prefill(q, k, v, mask)
         return q
 
 
-def compiled(case: Case, attention: EagerAttention, inputs: list[Any], dtype: Any = ms.float32, layers: int = 1) -> Any:
+def compiled(
+    case: Case,
+    device: Device,
+    implementation: Implementation,
+    inputs: list[Any],
+    dtype: Any = ms.float32,
+    layers: int = 1,
+) -> Any:
     """A function without arguments that runs a case in one graph and waits for its answer, float32."""
+    attention = attention_for(device, implementation, case.heads, case.kv_heads, case.head_dim)
     tensors = [Tensor(x).astype(dtype) for x in inputs]
     graph = ms.jit(Layers(case, attention, tensors, layers))
 

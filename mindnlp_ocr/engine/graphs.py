@@ -21,6 +21,7 @@ from mindnlp_ocr.modeling.vision import VisionTower
 from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.attention import EagerAttention
+from mindnlp_ocr.ops.select import Attentions
 from mindnlp_ocr.processing.images import Patches
 
 MIN_PATCHES = 64
@@ -81,7 +82,7 @@ class Graphs:
     """Static-shape graphs over one set of weights. NumPy in, NumPy or a :class:`Step` out."""
 
     def __init__(
-        self, config: Qwen2VLConfig, weights: Weights, max_length: int, attention: EagerAttention, kv: KVSlots | None
+        self, config: Qwen2VLConfig, weights: Weights, max_length: int, attention: Attentions, kv: KVSlots | None
     ) -> None:
         self._config = config
         self._max_length = max_length
@@ -91,12 +92,12 @@ class Graphs:
         self._first_calls: list[float] = []  # seconds
         self.attach(attention, kv)
 
-    def attach(self, attention: EagerAttention, kv: KVSlots | None) -> None:
+    def attach(self, attention: Attentions, kv: KVSlots | None) -> None:
         """Run on this attention and these slots from now on; the graphs over the old ones are dropped."""
         self._attention = attention
-        self._vision = ms.jit(Vision(self._tower, attention))
-        self._prefill = ms.jit(Prefill(self._language, attention, kv))
-        self._decode = ms.jit(Decode(self._language, attention, kv)) if kv is not None else None
+        self._vision = ms.jit(Vision(self._tower, attention.vision))
+        self._prefill = ms.jit(Prefill(self._language, attention.text, kv))
+        self._decode = ms.jit(Decode(self._language, attention.text, kv)) if kv is not None else None
         self._compiled.clear()
 
     @property
@@ -132,7 +133,7 @@ class Graphs:
         live = len(image.pixels)
         bucket = bucket_for(live, MIN_PATCHES, MAX_PATCHES)
         vision = self._config.vision
-        needed, free = self._attention.score_bytes(vision.num_heads, bucket), psutil.virtual_memory().available
+        needed, free = self._attention.vision.score_bytes(bucket), psutil.virtual_memory().available
         if needed > free:
             raise PageError(
                 f"an image of {live} patches needs {needed / 2**30:.1f} GiB for its attention, {free / 2**30:.1f} GiB "

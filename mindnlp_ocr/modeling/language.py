@@ -36,7 +36,6 @@ class LanguageModel(nn.Cell):
             [DecoderLayer(config, weights, i) for i in range(config.num_hidden_layers)], auto_prefix=False
         )
         self.norm = RMSNorm(config, weights, "model.norm")
-        self.heads = config.num_attention_heads
         self.tied = config.tie_word_embeddings
         if not self.tied:
             self.lm_head = Linear(weights, "lm_head", bias=False)
@@ -63,7 +62,7 @@ class LanguageModel(nn.Cell):
         """
         x = embed(token_ids, self.embed_tokens) * (1.0 - is_image) + image_rows * is_image
         cos, sin = self.rotary(position_ids)
-        mask = attention.prefill_mask(self.heads, token_ids.shape[0], live)
+        mask = attention.prefill_mask(token_ids.shape[0], live)
         rows = attention.prompt_rows(kv.shape, token_ids.shape[0]) if kv is not None else None
         for layer in self.layers:
             x = layer.prefill(x, cos, sin, attention, mask, kv, rows)
@@ -85,7 +84,7 @@ class LanguageModel(nn.Cell):
             for layer in self.layers:
                 x = layer.decode_fused(x, cos, sin, attention, kv, live)
             return self.head(x)
-        mask = attention.decode_mask(self.heads, kv.shape, 1, live, ops.ones_like(live))
+        mask = attention.decode_mask(kv.shape, 1, live, ops.ones_like(live))
         for layer in self.layers:
             x = layer.decode(x, cos, sin, attention, mask, kv)
         return self.head(x)

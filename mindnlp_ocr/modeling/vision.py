@@ -33,7 +33,7 @@ class VisionTower(nn.Cell):
     def construct(self, patches: Tensor, cos: Tensor, sin: Tensor, cu_seqlens: Tensor, attention: EagerAttention) -> Tensor:
         """patches float32 [n, patch_dim]; cos, sin [n, head_dim / 2]; cu_seqlens int32 [images + 1]."""
         x = self.patch_embed(patches)
-        mask = attention.vision_mask(self.heads, patches.shape[0], cu_seqlens)
+        mask = attention.vision_mask(patches.shape[0], cu_seqlens)
         cos, sin = per_head(cos, 2 * self.heads), per_head(sin, 2 * self.heads)  # for q and k at once
         for block in self.blocks:
             x = block(x, cos, sin, attention, mask)

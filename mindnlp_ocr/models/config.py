@@ -78,11 +78,6 @@ class Qwen2VLConfig(BaseModel):
     def head_dim(self) -> int:
         return self.hidden_size // self.num_attention_heads
 
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """Bytes of float32 keys and values that one token keeps over all layers."""
-        return self.num_hidden_layers * 2 * self.num_key_value_heads * self.head_dim * 4
-
     @model_validator(mode="after")
     def _sizes_fit(self) -> "Qwen2VLConfig":
         if self.hidden_size % self.num_attention_heads:

@@ -13,7 +13,7 @@ from mindnlp_ocr.engine.graphs import MIN_TOKENS, Graphs
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.models.config import Qwen2VLConfig, read_json
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.select import Attention, AttentionChoice, attention_for, choose_attention
+from mindnlp_ocr.ops.select import Attention, AttentionChoice, Attentions, attentions_for, choose_attention, kv_item_bytes
 from mindnlp_ocr.processing.chat import ChatProcessor, Messages
 from mindnlp_ocr.processing.images import ImageProcessor
 from mindnlp_ocr.weights.folder import FolderWeights
@@ -76,12 +76,12 @@ class Qwen2VLModel:
         images = _limited(images, self._max_length, min_pixels, max_pixels)
         self._processor = ChatProcessor(self._folder, self.config, images)
         self._stats = CacheStats()
-        self._check_budget(self._cache_config)
+        self._check_budget(self._cache_config, self._attention)
         self._device.activate()
-        self._kv = self._new_slots()
-        operators = attention_for(self._device, self._attention.implementation)
+        attentions = self._new_attentions()
+        self._kv = self._new_slots(attentions)
         with FolderWeights(self._folder, self.config) as weights:
-            self._graphs = Graphs(self.config, weights, self._max_length, operators, self._kv)
+            self._graphs = Graphs(self.config, weights, self._max_length, attentions, self._kv)
 
     # Reading
 
@@ -139,7 +139,7 @@ class Qwen2VLModel:
 
     def get_cache_stats(self) -> dict[str, int | str]:
         """Hits, misses, hit rate, memory, evictions and items. This release keeps nothing between requests: no hit."""
-        return self._stats.as_dict(memory_bytes=self._slot_bytes() if self._kv is not None else 0, items=0)
+        return self._stats.as_dict(memory_bytes=self._slot_bytes(self._attention) if self._kv is not None else 0, items=0)
 
     def reset_cache_stats(self) -> None:
         """Count from zero."""
@@ -156,14 +156,13 @@ class Qwen2VLModel:
                 settings stay.
         """
         attention = self._choose_attention(config)
-        self._check_budget(config)
-        switched = config.enable_kv_cache != self._cache_config.enable_kv_cache
-        other = attention.implementation != self._attention.implementation
+        self._check_budget(config, attention)
+        same = (config.enable_kv_cache, attention) == (self._cache_config.enable_kv_cache, self._attention)
         self._cache_config, self._attention = config, attention
-        if switched:
-            self._kv = self._new_slots()
-        if switched or other:
-            self._graphs.attach(attention_for(self._device, attention.implementation), self._kv)
+        if not same:
+            attentions = self._new_attentions()
+            self._kv = self._new_slots(attentions)
+            self._graphs.attach(attentions, self._kv)
 
     def get_model_info(self) -> dict[str, Any]:
         """What runs, where and how; ``compilations`` stays put once the graphs in use are warm."""
@@ -186,19 +185,25 @@ class Qwen2VLModel:
         dims = (self.config.head_dim, self.config.vision.head_dim)
         return choose_attention(self._device, self._asked_attention, config, dims)
 
-    def _slot_bytes(self) -> int:
-        return KVSlots.bytes_needed(self.config, 1, self._max_length)
+    def _slot_bytes(self, attention: AttentionChoice) -> int:
+        item_bytes = kv_item_bytes(self._device, attention.implementation)
+        return KVSlots.bytes_needed(self.config, 1, self._max_length, item_bytes)
 
-    def _check_budget(self, config: CacheConfig) -> None:
-        needed = self._slot_bytes() / 2**20
+    def _check_budget(self, config: CacheConfig, attention: AttentionChoice) -> None:
+        needed = self._slot_bytes(attention) / 2**20
         if config.enable_kv_cache and needed > config.max_cache_size_mb:
             raise SetupError(
                 f"one KV slot of {self._max_length} tokens needs {needed:.1f} MB, max_cache_size_mb is "
                 f"{config.max_cache_size_mb:g}: give at least {needed:.1f}, or lower max_length"
             )
 
-    def _new_slots(self) -> KVSlots | None:
-        return KVSlots(self.config, 1, self._max_length) if self._cache_config.enable_kv_cache else None
+    def _new_attentions(self) -> Attentions:
+        return attentions_for(self._device, self._attention.implementation, self.config)
+
+    def _new_slots(self, attentions: Attentions) -> KVSlots | None:
+        if not self._cache_config.enable_kv_cache:
+            return None
+        return KVSlots(self.config, 1, self._max_length, attentions.text)
 
 
 def _checked_folder(name: str | Path) -> Path:

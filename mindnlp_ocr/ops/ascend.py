@@ -14,10 +14,11 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, ops
 from mindspore.ops.auto_generate import FlashAttentionScore, IncreFlashAttention, KVCacheScatterUpdate, PromptFlashAttention
 
 from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.ops.attention import EagerAttention
 
 MAX_IMAGES = 1023  # TND takes 1,024 sequences; the padding is one
 _MAX_PATCHES = (1 << 20) - 1  # and 2**20 rows; keys have one more than queries
@@ -27,8 +28,8 @@ _HIGH_PRECISION = 0  # of inner_precise; 1 is faster and sums in 16 bits
 _BOTTOM_RIGHT_CAUSAL = 3  # of sparse_mode
 
 
-class AscendAttention(nn.Cell):
-    """The three shapes of work: FlashAttentionScore, PromptFlashAttention and IncreFlashAttention.
+class AscendAttention(EagerAttention):
+    """As :class:`EagerAttention`, on FlashAttentionScore, PromptFlashAttention and IncreFlashAttention.
 
     Masks are bool, True where a key is hidden. Each comes from its ``*_mask`` method, is made once a graph and handed to
     every layer. Shapes and dtypes are checked while a graph compiles.
@@ -40,9 +41,9 @@ class AscendAttention(nn.Cell):
         Raises:
             SetupError: arguments that the operators do not take.
         """
-        super().__init__(auto_prefix=False)
         check_arguments(heads, kv_heads, head_dim, dtype)
-        self.heads, self.kv_heads, self.head_dim, self.dtype = heads, kv_heads, head_dim, dtype
+        super().__init__(heads, kv_heads, head_dim)
+        self.dtype = dtype
         scale = 1.0 / math.sqrt(head_dim)
         self.packed = FlashAttentionScore(heads, scale_value=scale, input_layout="TND", sparse_mode=0)
         self.prompt = PromptFlashAttention(
@@ -59,6 +60,10 @@ class AscendAttention(nn.Cell):
         self.write = KVCacheScatterUpdate()
         self.later = later_tokens()
         self.first_row = Tensor([0], ms.int32)
+
+    def slot_tensor(self, x: Tensor) -> Tensor:
+        """Keys or values [slots, kv_heads, max_length, head_dim] in ``dtype``."""
+        return x.astype(self.dtype)
 
     def vision_mask(self, patches: int, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
         """Where each image ends, among the queries and among the keys.
@@ -112,17 +117,20 @@ class AscendAttention(nn.Cell):
         q, k, v = (x.reshape(1, tokens, -1).astype(self.dtype) for x in (q, k, v))
         return self.prompt(q, k, v, mask).astype(ms.float32).reshape(tokens, self.heads, self.head_dim)
 
-    def decode_mask(self, kv_shape: tuple[int, int, int, int], new: int, live: Tensor) -> tuple[Tensor, Tensor]:
+    def decode_mask(
+        self, kv_shape: tuple[int, int, int, int], tokens: int, live: Tensor, count: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """What each slot hides, and where its new token goes.
 
         Args:
             kv_shape: (slots, kv_heads, max_length, head_dim).
-            new: tokens that come in every slot; the operator takes one.
+            tokens: that come in every slot; the operator takes one.
             live: int32 [slots], rows held before the new token, each below max_length.
+            count: not looked at. A slot without a new token gets a row behind its live ones, where nobody reads it.
         Returns:
             bool [slots, 1, 1, max_length], and ``live``.
         """
-        _check_one_token(kv_shape, new)
+        _check_one_token(kv_shape, tokens)
         slots, length = kv_shape[0], kv_shape[2]
         self.check("decode", ("live",), (live,), ((slots,),), (ms.int32,))
         return ops.arange(length).reshape(1, 1, 1, length) > live.reshape(slots, 1, 1, 1), live
@@ -133,15 +141,17 @@ class AscendAttention(nn.Cell):
         """One new token a slot is written behind its live rows, and attends to them and itself.
 
         Args:
-            q: float32 [slots, heads, head_dim].
-            k, v: float32 [slots, kv_heads, head_dim].
+            q: float32 [slots, 1, heads, head_dim].
+            k, v: float32 [slots, 1, kv_heads, head_dim].
             keys, values: ``dtype`` [slots, kv_heads, max_length, head_dim], written in place.
             mask: from :meth:`decode_mask`.
         Returns:
-            float32 [slots, heads, head_dim].
+            float32 [slots, 1, heads, head_dim].
         """
         slots = q.shape[0]
-        self.check_inputs("decode", q, k, v, slots)
+        kv = (slots, 1, self.kv_heads, self.head_dim)
+        shapes = ((slots, 1, self.heads, self.head_dim), kv, kv)
+        self.check("decode", ("q", "k", "v"), (q, k, v), shapes, (ms.float32,) * 3)
         self.check_slots("decode", keys, values, slots)
         hidden, live = mask
         self.check("decode", ("mask",), (hidden,), ((slots, 1, 1, keys.shape[2]),), (ms.bool_,))
@@ -150,9 +160,13 @@ class AscendAttention(nn.Cell):
         keys, values = self.write(keys, live, k, -2, "update"), self.write(values, live, v, -2, "update")
         q = q.reshape(slots, self.heads, 1, self.head_dim).astype(self.dtype)
         answer = self.incremental(q, [keys], [values], hidden)
-        return answer.astype(ms.float32).reshape(slots, self.heads, self.head_dim)
+        return answer.astype(ms.float32).reshape(slots, 1, self.heads, self.head_dim)
 
-    def write_prompt(self, keys: Parameter, values: Parameter, k: Tensor, v: Tensor) -> None:
+    def prompt_rows(self, kv_shape: tuple[int, int, int, int], tokens: int) -> None:
+        """None: the operator counts rows itself."""
+        return
+
+    def write_prompt(self, keys: Parameter, values: Parameter, k: Tensor, v: Tensor, rows: Any) -> None:
         """Rows 0 to ``tokens`` of the only slot, in place.
 
         Args:
@@ -166,6 +180,10 @@ class AscendAttention(nn.Cell):
         k, v = (ops.transpose(x.expand_dims(0), (0, 2, 1, 3)).astype(self.dtype) for x in (k, v))
         self.write(keys, self.first_row, k, -2, "update")
         self.write(values, self.first_row, v, -2, "update")
+
+    def score_bytes(self, tokens: int) -> int:
+        """None in our hands: the operators hold scores a tile at a time."""
+        return 0
 
     def check_inputs(self, work: str, q: Tensor, k: Tensor, v: Tensor, rows: int) -> None:
         kv = (rows, self.kv_heads, self.head_dim)

@@ -34,8 +34,9 @@ class EagerAttention(nn.Cell):
     name = "eager"
     decoder_layer: Any = None  # an operator that takes a whole layer of a decode step, where there is one
 
-    def __init__(self) -> None:
+    def __init__(self, heads: int, kv_heads: int, head_dim: int) -> None:
         super().__init__(auto_prefix=False)
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
 
     def slot_tensor(self, x: Tensor) -> Tensor:
         """Keys or values [slots, kv_heads, max_length, head_dim] in the shape in which the slots hold them."""
@@ -43,7 +44,7 @@ class EagerAttention(nn.Cell):
 
     # Packed images
 
-    def vision_mask(self, heads: int, patches: int, cu_seqlens: Tensor) -> Any:
+    def vision_mask(self, patches: int, cu_seqlens: Tensor) -> Any:
         """For :meth:`vision`: cu_seqlens int32 [images + 1] says where each image begins, and the end of the last.
 
         The mask rides in the product of q and k, as one column more for each image: q has a 1 in the column of its own
@@ -51,7 +52,7 @@ class EagerAttention(nn.Cell):
         """
         index = ops.arange(patches).reshape(patches, 1)
         own = ops.logical_and(index >= cu_seqlens[:-1], index < cu_seqlens[1:]).astype(ms.float32)
-        shape = (heads, patches, own.shape[1])
+        shape = (self.heads, patches, own.shape[1])
         return ops.broadcast_to(own, shape), ops.broadcast_to((1.0 - own) * MASKED, shape)
 
     def vision(self, q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
@@ -69,14 +70,14 @@ class EagerAttention(nn.Cell):
 
     # A prompt
 
-    def prefill_mask(self, heads: int, tokens: int, live: Tensor) -> Any:
+    def prefill_mask(self, tokens: int, live: Tensor) -> Any:
         """For :meth:`prefill`: ``live`` int32 [1] tokens are not padding, which causality hides here.
 
         [heads, tokens, tokens] float32: 0 for the token itself and those before, MASKED for later.
         """
         index = ops.arange(tokens)
         later = (index.reshape(1, 1, tokens) > index.reshape(1, tokens, 1)).astype(ms.float32) * MASKED
-        return ops.broadcast_to(later, (heads, tokens, tokens))
+        return ops.broadcast_to(later, (self.heads, tokens, tokens))
 
     def prefill(self, q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
         """Causal attention of a prompt over itself.
@@ -108,7 +109,7 @@ class EagerAttention(nn.Cell):
 
     # New tokens over the slots
 
-    def decode_mask(self, heads: int, kv_shape: tuple[int, int, int, int], tokens: int, live: Tensor, count: Tensor) -> Any:
+    def decode_mask(self, kv_shape: tuple[int, int, int, int], tokens: int, live: Tensor, count: Tensor) -> Any:
         """For :meth:`decode` of up to ``tokens`` new tokens a slot.
 
         Args:
@@ -126,7 +127,7 @@ class EagerAttention(nn.Cell):
         fresh = ops.broadcast_to(count > 0, (slots, tokens * kv_heads)).reshape(-1, 1)
         seen = (live + index + 1).reshape(slots, 1, tokens, 1, 1)
         hidden = (ops.arange(length).reshape(1, 1, 1, 1, length) >= seen).astype(ms.float32) * MASKED
-        group = heads // kv_heads
+        group = self.heads // kv_heads
         hidden = ops.broadcast_to(hidden, (slots, kv_heads, tokens, group, length))
         return rows, source, fresh, hidden.reshape(slots, kv_heads, tokens * group, length)
 
@@ -157,6 +158,6 @@ class EagerAttention(nn.Cell):
         y = ops.transpose(y.reshape(slots, kv_heads, tokens, group, head_dim), (0, 2, 1, 3, 4))
         return y.reshape(slots, tokens, heads, head_dim)
 
-    def score_bytes(self, heads: int, tokens: int) -> int:
+    def score_bytes(self, tokens: int) -> int:
         """Bytes at the peak for tokens^2 scores: float32 scores and their softmax."""
-        return 2 * heads * tokens * tokens * 4
+        return 2 * self.heads * tokens * tokens * 4

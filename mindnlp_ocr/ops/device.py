@@ -64,6 +64,8 @@ class Device:
         try:
             ms.set_device(self.kind, self.index)
         except (RuntimeError, ValueError) as error:
+            if (ms.get_context("device_target"), ms.get_context("device_id")) == (self.kind, self.index):
+                return  # the process has run something on this very device before
             first_line = str(error).strip().splitlines()[0]
             raise SetupError(f"device '{self}': MindSpore {ms.__version__} cannot use it: {first_line}") from error
 

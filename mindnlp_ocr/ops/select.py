@@ -10,6 +10,7 @@ from mindnlp_ocr.ops.detect import detect_flash_attention_support
 from mindnlp_ocr.ops.device import Device
 
 if TYPE_CHECKING:
+    from mindnlp_ocr.models.config import Qwen2VLConfig
     from mindnlp_ocr.ops.attention import EagerAttention
 
 Attention = Literal["auto", "eager", "flash"]
@@ -21,6 +22,13 @@ class AttentionChoice(NamedTuple):
     implementation: Implementation
     flash_supported: bool
     reason: str  # of flash_supported
+
+
+class Attentions(NamedTuple):
+    """The operators of the two networks, whose heads differ."""
+
+    vision: "EagerAttention"
+    text: "EagerAttention"
 
 
 def choose_attention(
@@ -54,12 +62,28 @@ def choose_attention(
     return AttentionChoice("flash" if wanted and supported else "eager", supported, reason)
 
 
-def attention_for(device: Device, implementation: Implementation) -> "EagerAttention":
-    """The operators of a choice."""
-    from mindnlp_ocr.ops.attention import EagerAttention  # these import MindSpore
+def kv_item_bytes(device: Device, implementation: Implementation) -> int:
+    """Bytes of a number in the KV slots: Ascend's flash operators read 16 bits alone."""
+    return 2 if device.kind == "Ascend" and implementation == "flash" else 4
 
-    if implementation == "eager":
-        return EagerAttention()
+
+def attentions_for(device: Device, implementation: Implementation, config: "Qwen2VLConfig") -> Attentions:
+    """The operators of a choice, for both networks of a checkpoint."""
+    vision = config.vision
+    return Attentions(
+        vision=attention_for(device, implementation, vision.num_heads, vision.num_heads, vision.head_dim),
+        text=attention_for(device, implementation, config.num_attention_heads, config.num_key_value_heads, config.head_dim),
+    )
+
+
+def attention_for(
+    device: Device, implementation: Implementation, heads: int, kv_heads: int, head_dim: int
+) -> "EagerAttention":
+    """The operators of a choice, for heads of one form."""
+    from mindnlp_ocr.ops.ascend import AscendAttention  # these import MindSpore
+    from mindnlp_ocr.ops.attention import EagerAttention
     from mindnlp_ocr.ops.flash import FlashAttention
 
-    return FlashAttention()
+    if implementation == "eager":
+        return EagerAttention(heads, kv_heads, head_dim)
+    return (AscendAttention if device.kind == "Ascend" else FlashAttention)(heads, kv_heads, head_dim)

@@ -29,8 +29,14 @@ class Prefill(nn.Cell):
     def construct(self, q: Tensor, k: Tensor, v: Tensor, live: Tensor) -> Tensor:
         mask = self.attention.prefill_mask(q.shape[0], live)
         if self.keys is not None:
-            self.attention.write_prompt(self.keys, self.values, k, v)
+            self.attention.write_prompt(self.keys, self.values, k, v, None)
         return self.attention.prefill(q, k, v, mask)
+
+
+def decoded(attention: AscendAttention, q: Tensor, k: Tensor, v: Tensor, keys: Any, values: Any, mask: Any) -> Tensor:
+    """One token a slot: q [slots, heads, head_dim], k and v [slots, kv_heads, head_dim]."""
+    q, k, v = q.expand_dims(1), k.expand_dims(1), v.expand_dims(1)
+    return attention.decode(q, k, v, keys, values, mask).squeeze(1)
 
 
 class Decode(nn.Cell):
@@ -39,8 +45,8 @@ class Decode(nn.Cell):
         self.attention, self.keys, self.values, self.new = attention, keys, values, new
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor, live: Tensor) -> Tensor:
-        mask = self.attention.decode_mask(self.keys.shape, self.new, live)
-        return self.attention.decode(q, k, v, self.keys, self.values, mask)
+        mask = self.attention.decode_mask(self.keys.shape, self.new, live, ops.ones_like(live))
+        return decoded(self.attention, q, k, v, self.keys, self.values, mask)
 
 
 class WithMask(nn.Cell):
@@ -55,7 +61,7 @@ class WithMask(nn.Cell):
             return self.attention.vision(q, k, v, (first, second))
         if self.work == "prefill":
             return self.attention.prefill(q, k, v, first)
-        return self.attention.decode(q, k, v, self.keys, self.values, (first, second))
+        return decoded(self.attention, q, k, v, self.keys, self.values, (first, second))
 
 
 class RmsNorm(nn.Cell):

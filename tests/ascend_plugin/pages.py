@@ -8,8 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from mindnlp_ocr.engine.generate import Generation
+from mindnlp_ocr.models import qwen2vl
+from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
-from tests.ascend_plugin.network import model_over_ascend
+from mindnlp_ocr.ops.device import Device
+from mindnlp_ocr.ops.select import Attentions, attentions_for
 from tests.conftest import case
 
 PAGES = ["word_56x56", "line_392x28", "zh_line_336x34", "paper_392x224", "alpha_308x140", "two_images", "text_only"]
@@ -17,8 +20,12 @@ PAGES = ["word_56x56", "line_392x28", "zh_line_336x34", "paper_392x224", "alpha_
 
 @pytest.fixture(scope="module")
 def model_on_ascend() -> Iterator[Qwen2VLModel]:
+    def for_an_npu(device: Device, implementation: str, config: Qwen2VLConfig) -> Attentions:
+        return attentions_for(Device("Ascend"), "flash", config)
+
     with pytest.MonkeyPatch.context() as patch:
-        yield model_over_ascend(patch)
+        patch.setattr(qwen2vl, "attentions_for", for_an_npu)
+        yield Qwen2VLModel()
 
 
 @pytest.mark.parametrize("name", PAGES)

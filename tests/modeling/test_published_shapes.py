@@ -12,7 +12,7 @@ from mindnlp_ocr.modeling.rope import mrope_positions
 from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.select import Implementation, attention_for
+from mindnlp_ocr.ops.select import Implementation, attentions_for
 from mindnlp_ocr.processing.images import Patches
 from mindnlp_ocr.weights.names import expected_shapes
 from tests.conftest import GOLDENS
@@ -31,8 +31,8 @@ def test_vision_features_logits_and_tokens_match(spec: dict[str, Any], implement
     config = Qwen2VLConfig.from_dict(spec["config"])
     weights = dict(random_weights.state_dict(spec["config"], spec["seed"]))
     assert {name: array.shape for name, array in weights.items()} == expected_shapes(config)
-    attention = attention_for(Device("CPU"), implementation)
-    graphs = Graphs(config, weights, MAX_LENGTH, attention, KVSlots(config, 1, MAX_LENGTH))
+    attentions = attentions_for(Device("CPU"), implementation, config)
+    graphs = Graphs(config, weights, MAX_LENGTH, attentions, KVSlots(config, 1, MAX_LENGTH, attentions.text))
     del weights
 
     grid = tuple(spec["image_grid_thw"][0])

@@ -243,7 +243,9 @@ def test_a_token_is_hidden_where_the_mask_is_true() -> None:
 
 
 def test_the_decode_mask_hides_the_rows_behind_the_new_token() -> None:
-    hidden, live = AscendAttention(*ATTENTION).decode_mask((3, 2, 4, 64), 1, Tensor([0, 2, 3], ms.int32))
+    hidden, live = AscendAttention(*ATTENTION).decode_mask(
+        (3, 2, 4, 64), 1, Tensor([0, 2, 3], ms.int32), Tensor([1, 1, 1], ms.int32)
+    )
     assert hidden.dtype == ms.bool_
     np.testing.assert_array_equal(hidden.asnumpy(), [[[[0, 1, 1, 1]]], [[[0, 0, 0, 1]]], [[[0, 0, 0, 0]]]])
     np.testing.assert_array_equal(live.asnumpy(), [0, 2, 3])

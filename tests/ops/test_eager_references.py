@@ -98,11 +98,11 @@ def test_heads_are_taken_and_moved_exactly(compiled: bool) -> None:
     np.testing.assert_array_equal(run(layout.tokens_first, compiled, x), x.transpose(1, 0, 2))
 
 
-eager = attention.EagerAttention()
+two_heads = attention.EagerAttention(2, 2, 20)
 
 
 def _vision(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
-    return eager.vision(q, k, v, eager.vision_mask(q.shape[1], q.shape[0], cu_seqlens))
+    return two_heads.vision(q, k, v, two_heads.vision_mask(q.shape[0], cu_seqlens))
 
 
 @modes
@@ -118,8 +118,13 @@ def test_vision_attention_sees_the_patches_of_its_own_image_only(compiled: bool,
     assert np.isfinite(answer).all()
 
 
-def _prefill(q: Tensor, k: Tensor, v: Tensor, live: Tensor) -> Tensor:
-    return eager.prefill(q, k, v, eager.prefill_mask(q.shape[1], q.shape[0], live))
+class Prefill(nn.Cell):
+    def __init__(self, heads: int, kv_heads: int) -> None:
+        super().__init__()
+        self.eager = attention.EagerAttention(heads, kv_heads, 16)
+
+    def construct(self, q: Tensor, k: Tensor, v: Tensor, live: Tensor) -> Tensor:
+        return self.eager.prefill(q, k, v, self.eager.prefill_mask(q.shape[0], live))
 
 
 @modes
@@ -130,7 +135,9 @@ def test_prefill_attention_is_causal_and_groups_share_their_keys(compiled: bool,
     scores = np.einsum("thd,shd->hts", q, k[:, shared]) / 4
     scores[:, np.triu(np.ones((7, 7), bool), 1)] = -np.inf
     expected = np.einsum("hts,shd->thd", softmax(scores), v[:, shared])
-    np.testing.assert_allclose(run(_prefill, compiled, q, k, v, np.array([7], np.int32)), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        run(Prefill(heads, kv_heads), compiled, q, k, v, np.array([7], np.int32)), expected, atol=1e-5
+    )
 
 
 class Decode(nn.Cell):
@@ -138,14 +145,14 @@ class Decode(nn.Cell):
 
     def __init__(self, keys: Array, values: Array) -> None:
         super().__init__()
-        self.eager = eager
+        self.eager = attention.EagerAttention(6, 2, 16)
         self.shape = keys.shape
         self.keys, self.values = (
             Parameter(Tensor(x.reshape(-1, 16).astype(np.float32)), name=f"rows{i}") for i, x in enumerate((keys, values))
         )
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor, live: Tensor, count: Tensor) -> Tensor:
-        mask = self.eager.decode_mask(q.shape[2], self.shape, q.shape[1], live, count)
+        mask = self.eager.decode_mask(self.shape, q.shape[1], live, count)
         return self.eager.decode(q, k, v, self.keys, self.values, mask)
 
 
@@ -172,7 +179,7 @@ def test_decode_writes_new_tokens_and_reads_each_slot_up_to_its_own_length(compi
 class WritePrompt(nn.Cell):
     def __init__(self, rows: Parameter) -> None:
         super().__init__()
-        self.eager, self.rows = eager, rows
+        self.eager, self.rows = attention.EagerAttention(2, 2, 4), rows
 
     def construct(self, k: Tensor) -> Tensor:
         self.eager.write_prompt(self.rows, self.rows, k, k, self.eager.prompt_rows((1, 2, 3, 4), k.shape[0]))
