@@ -1,7 +1,7 @@
 // How attention is divided among threads.
 //
-// FlashAttention (Dao et al. 2022, arXiv:2205.14135) with the work split of FlashAttention-2 (Dao 2023, arXiv:2307.08691) and
-// of Flash-Decoding: a unit of few query rows is split along its keys, one of many along its queries. Both take the same
+// FlashAttention (Dao et al. 2022, arXiv:2205.14135) with the work split of FlashAttention-2 (Dao 2023, arXiv:2307.08691)
+// and of Flash-Decoding: a unit of few query rows is split along its keys, one of many along its queries. Both take the same
 // sums in the same order (tiles within a chunk, chunks from left to right), so a row's bits do not depend on the split.
 
 #include "attention.h"
@@ -15,6 +15,8 @@
 namespace {
 
 using Buffer = std::unique_ptr<float[]>;
+
+constexpr int64_t kRoundFloats = 2 << 20;  // of packed keys and values: more heads at once means fewer barriers
 
 // Grows and stays, one a thread: fresh pages cost more than the work of a small call.
 float *Scratch(int64_t floats) {
@@ -31,7 +33,9 @@ float *Scratch(int64_t floats) {
 class Attention {
  public:
   explicit Attention(const AttentionProblem &problem)
-      : p_(problem), group_(problem.heads / problem.kv_heads), scale_(M_LOG2E / std::sqrt(static_cast<double>(problem.dim))) {}
+      : p_(problem),
+        group_(problem.heads / problem.kv_heads),
+        scale_(M_LOG2E / std::sqrt(static_cast<double>(problem.dim))) {}
 
   void Run(const std::vector<Unit> &units) {
     std::vector<const Unit *> narrow, wide;
@@ -41,12 +45,14 @@ class Attention {
     PlanNarrow(narrow);
     int64_t tiles = 0;
     for (const Unit *unit : wide) tiles = std::max(tiles, (unit->keys + kTile - 1) / kTile);
-    packed_.reset(tiles > 0 ? new float[tiles * kernels_.TileFloats(p_.dim)] : nullptr);
+    const int64_t head_floats = tiles * kernels_.TileFloats(p_.dim);
+    round_ = head_floats > 0 ? std::clamp(kRoundFloats / head_floats, int64_t{1}, p_.kv_heads) : 1;
+    packed_.reset(head_floats > 0 ? new float[round_ * head_floats] : nullptr);
 #pragma omp parallel num_threads(Threads())
     {
       RunNarrow();
       for (const Unit *unit : wide) {
-        for (int64_t g = 0; g < p_.kv_heads; ++g) RunWide(*unit, g);
+        for (int64_t g = 0; g < p_.kv_heads; g += round_) RunWide(*unit, g, std::min(round_, p_.kv_heads - g));
       }
     }
   }
@@ -106,27 +112,32 @@ class Attention {
     }
   }
 
-  // All threads pack the keys and values of one head, then share out the blocks of its queries.
-  void RunWide(const Unit &unit, int64_t g) {
-    const Head head = HeadOf(unit, g);
-    const int64_t blocks = (unit.tokens + kQueryRows - 1) / kQueryRows;
+  // All threads pack the keys and values of some heads, then share out the blocks of their queries.
+  void RunWide(const Unit &unit, int64_t first_group, int64_t groups) {
+    const int64_t tiles = (unit.keys + kTile - 1) / kTile, head_floats = tiles * kernels_.TileFloats(p_.dim);
 #pragma omp for schedule(static)
-    for (int64_t first = 0; first < unit.keys; first += kTile) {
-      kernels_.pack_tile(head, first, std::min(kTile, unit.keys - first),
-                         packed_.get() + first / kTile * kernels_.TileFloats(p_.dim));
+    for (int64_t task = 0; task < groups * tiles; ++task) {
+      const int64_t first = task % tiles * kTile;
+      kernels_.pack_tile(HeadOf(unit, first_group + task / tiles), first, std::min(kTile, unit.keys - first),
+                         packed_.get() + task * kernels_.TileFloats(p_.dim));
     }
     float *packed_queries = Scratch(ThreadFloats()), *scratch = packed_queries + kernels_.PackedQueryFloats(p_.dim);
     float *total = scratch + kernels_.ScratchFloats(p_.dim), *part = total + kernels_.StateFloats(kQueryRows, p_.dim);
+    const int64_t blocks = (unit.tokens + kQueryRows - 1) / kQueryRows;
 #pragma omp for schedule(dynamic)
-    for (int64_t task = 0; task < group_ * blocks; ++task) {
-      const int64_t block = blocks - 1 - task / group_;  // a late block of a causal unit sees most keys: longest first
-      const int64_t token = block * kQueryRows, h = g * group_ + task % group_;
+    for (int64_t task = 0; task < groups * group_ * blocks; ++task) {
+      const int64_t g = task / (group_ * blocks), h = (first_group + g) * group_ + task % group_;
+      const int64_t block =
+          blocks - 1 - task / group_ % blocks;  // a late block of a causal unit sees most keys: longest first
+      const int64_t token = block * kQueryRows;
+      const Head head = HeadOf(unit, first_group + g);
+      const float *packed = packed_.get() + g * head_floats;
       Queries queries{std::min(kQueryRows, unit.tokens - token), p_.dim, packed_queries, {}};
       for (int64_t r = 0; r < queries.rows; ++r) AddQuery(unit, token + r, h, r, packed_queries, &queries);
       const int64_t seen = std::min(queries.limit[queries.rows - 1], unit.keys);
       for (int64_t first = 0; first < seen; first += kChunk) {
         const int64_t last = std::min(first + kChunk, seen);
-        kernels_.chunk(queries, head, packed_.get(), first, last, scratch, first == 0 ? total : part);
+        kernels_.chunk(queries, head, packed, first, last, scratch, first == 0 ? total : part);
         if (first > 0) kernels_.merge(queries.rows, p_.dim, part, total);
       }
       for (int64_t r = 0; r < queries.rows; ++r) Finish(unit, queries.rows, token + r, h, r, total);
@@ -157,6 +168,7 @@ class Attention {
   const Kernels &kernels_ = Chosen();
   const int64_t group_;
   const float scale_;
+  int64_t round_ = 1;  // key-value heads that are packed at once
   std::vector<Narrow> narrow_;
   std::vector<Chunk> chunks_;
   Buffer states_, packed_;

@@ -22,8 +22,22 @@
 namespace {
 
 enum Parameter {
-  kX, kNorm1, kQkvWeight, kQkvBias, kOutWeight, kNorm2, kGateUpWeight, kDownWeight,
-  kCos, kSin, kKeyRows, kValueRows, kLive, kEps, kY, kParameters
+  kX,
+  kNorm1,
+  kQkvWeight,
+  kQkvBias,
+  kOutWeight,
+  kNorm2,
+  kGateUpWeight,
+  kDownWeight,
+  kCos,
+  kSin,
+  kKeyRows,
+  kValueRows,
+  kLive,
+  kEps,
+  kY,
+  kParameters
 };
 
 constexpr int64_t kColumns = 512;  // of a product, one task at most
@@ -109,7 +123,8 @@ extern "C" int DecoderStep(int nparam, void **params, int *ndims, int64_t **shap
 #pragma omp for schedule(static)
     for (int64_t task = 0; task < slots * heads; ++task) {
       const int64_t s = task / heads, h = task % heads;
-      Rotate(qkv.data() + s * qkv_width + h * dim, in(kCos) + s * angles, in(kSin) + s * angles, half, q.data() + task * dim);
+      Rotate(qkv.data() + s * qkv_width + h * dim, in(kCos) + s * angles, in(kSin) + s * angles, half,
+             q.data() + task * dim);
     }
   }
 
@@ -120,8 +135,15 @@ extern "C" int DecoderStep(int nparam, void **params, int *ndims, int64_t **shap
     const int64_t slot = s * kv_heads * length * row;
     units.push_back({s, 1, bytes(key_rows) + slot, bytes(value_rows) + slot, live[s] + 1, live[s]});
   }
-  const AttentionProblem attention{Dtype::kFloat32, Dtype::kFloat32, heads, kv_heads, dim, bytes(q.data()),
-                                   reinterpret_cast<char *>(attended.data()), row, length * row};
+  const AttentionProblem attention{Dtype::kFloat32,
+                                   Dtype::kFloat32,
+                                   heads,
+                                   kv_heads,
+                                   dim,
+                                   bytes(q.data()),
+                                   reinterpret_cast<char *>(attended.data()),
+                                   row,
+                                   length * row};
   try {
     Attend(attention, units);
   } catch (const std::bad_alloc &) {

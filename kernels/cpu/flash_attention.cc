@@ -32,9 +32,14 @@ Fault ReadPacked(int *ndims, int64_t **shapes, const char **dtypes, Packed *out)
 Fault AttendPacked(const Packed &packed, void **params, const std::vector<Unit> &units) {
   const int64_t item = ItemSize(packed.dtype), row = packed.heads * packed.dim * item;
   auto *y = static_cast<char *>(params[4]);
-  const AttentionProblem problem{packed.dtype,   packed.dtype, packed.heads, packed.kv_heads,
-                                 packed.dim,     static_cast<const char *>(params[0]),
-                                 y,              packed.kv_heads * packed.dim * item,
+  const AttentionProblem problem{packed.dtype,
+                                 packed.dtype,
+                                 packed.heads,
+                                 packed.kv_heads,
+                                 packed.dim,
+                                 static_cast<const char *>(params[0]),
+                                 y,
+                                 packed.kv_heads * packed.dim * item,
                                  packed.dim * item};
   try {
     Attend(problem, units);
@@ -103,7 +108,8 @@ extern "C" int FlashDecode(int nparam, void **params, int *ndims, int64_t **shap
     if (!std::equal(expected, expected + 4, shapes[i])) return kWrongShape;
   }
   if (!ValidHeads(heads, kv_heads, dim) || slots < 1 || shapes[kValueRows][0] != rows || rows % (slots * kv_heads) != 0 ||
-      shapes[kKeyRows][1] != dim || shapes[kValueRows][1] != dim || shapes[kLive][0] != slots || shapes[kCount][0] != slots) {
+      shapes[kKeyRows][1] != dim || shapes[kValueRows][1] != dim || shapes[kLive][0] != slots ||
+      shapes[kCount][0] != slots) {
     return kWrongShape;
   }
   const int64_t length = rows / (slots * kv_heads);
@@ -134,8 +140,8 @@ extern "C" int FlashDecode(int nparam, void **params, int *ndims, int64_t **shap
     const int64_t answer = heads * dim * item;
     std::memset(y + (s * tokens + count[s]) * answer, 0, (tokens - count[s]) * answer);
   }
-  const AttentionProblem problem{types[kQ], types[kKeyRows], heads, kv_heads, dim, static_cast<char *>(params[kQ]), y, row,
-                                 length * row};
+  const AttentionProblem problem{types[kQ], types[kKeyRows], heads, kv_heads, dim, static_cast<char *>(params[kQ]), y,
+                                 row,       length * row};
   try {
     Attend(problem, units);
   } catch (const std::bad_alloc &) {

@@ -14,7 +14,9 @@ from tests.conftest import ROOT
 from .interpreter import Rows
 from .reference import decoded_expected, poison, rng, segments_expected
 
-pytest.importorskip("triton", reason="Triton is not installed: `uv sync` installs it on x86-64 Linux")
+pytest.importorskip(
+    "triton", reason="Triton is not installed: `uv run --isolated --group triton pytest tests/kernels` brings it"
+)
 _spec = importlib.util.spec_from_file_location(
     "interpreted_flash_attention", ROOT / "kernels" / "triton" / "flash_attention.py"
 )
