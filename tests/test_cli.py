@@ -143,7 +143,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ([WORD, "--max-new-tokens", "0"], "--max-new-tokens is 0: give 1 or more"),
         ([WORD, "--max-new-tokens", "-3"], "--max-new-tokens is -3: give 1 or more"),
         ([WORD, "--max-new-tokens", "many"], "--max-new-tokens"),
-        ([WORD, "--max-length", "5"], "max_length is 5: give 64 to 4096"),
+        ([WORD, "--max-length", "5"], "max_length is 5: give 64 to 262144"),
         ([WORD, "--max-pixels", "0"], "max_pixels 0 do not fit"),
         ([WORD, "--max-pixels", "-784"], "max_pixels -784 do not fit"),
         ([WORD, "--format", "xml"], "xml"),

@@ -2,8 +2,8 @@
 """Our attention beside its eager form, PyTorch's scaled_dot_product_attention and the machine's limits, in float32.
 
 The sides take turns on the same inputs, so that a machine whose speed drifts is fair to all; medians are compared. A time is
-one layer of a graph of four (of a loop of four calls for PyTorch), so that calling it hardly counts; above 4,096 tokens it is
-a graph of one. The peer runs in an environment of its own:
+one layer of a graph of four (of a loop of four calls for PyTorch), so that calling it hardly counts; above 4,096 tokens a
+graph has one. The peer runs in an environment of its own:
 
     python -m venv .venv-reference && .venv-reference/bin/pip install --group reference
     uv run tools/benchmark_attention.py --peer-python .venv-reference/bin/python
@@ -63,7 +63,7 @@ def ours(shape: dict[str, Any], implementation: Any) -> Callable[[], Any] | None
     case = Case(**{**shape, "live": tuple(shape["live"])})
     if implementation == "eager" and case.work != "decode" and 8 * case.heads * case.tokens**2 > EAGER_LIMIT:
         return None
-    run: Callable[[], Any] = compiled(case, Device("CPU"), implementation, case.inputs(), layers=layers(shape))
+    run: Callable[[], Any] = compiled(case, Device("CPU"), implementation, case.inputs(), layers=layers(shape), whole=False)
     return run
 
 
@@ -98,7 +98,7 @@ def torch_sdpa(shape: dict[str, Any], _: Any) -> Callable[[], Any]:
                 x = sdpa(x, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1), is_causal=True)
             else:
                 x = sdpa(x, k, v)
-        return x.sum().item()
+        return x[-1, -1, -1].sum().item()
 
     return run
 
@@ -201,24 +201,26 @@ def times(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def peak_bytes() -> int:
-    row = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmHWM"))
+def resident(name: str) -> int:
+    """VmRSS, now, or VmHWM, the most since the last reset, in bytes."""
+    row = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith(name))
     return int(row.split()[1]) * 1024
 
 
 def measure_memory(implementation: Any, tokens: int) -> None:
-    """Peak memory that the second of two attentions over ``tokens`` patches (4 heads of 64) adds to inputs and answers."""
+    """Memory that attention over ``tokens`` patches (4 heads of 64) takes at its peak beside q, k and v: answer included."""
     from mindnlp_ocr.bench.attention import Case, compiled
     from mindnlp_ocr.ops.device import Device
 
     cpu = Device("CPU")
     small = Case("vision", 4, 4, 64, 64, (0, 64))
-    compiled(small, cpu, implementation, small.inputs())()  # the compiler's own memory is not what is asked
+    compiled(small, cpu, implementation, small.inputs(), whole=False)()  # what any first run takes is not what is asked
     case = Case("vision", 4, 4, 64, tokens, (0, tokens))
-    run = compiled(case, cpu, implementation, case.inputs())
-    before = peak_bytes()
+    run = compiled(case, cpu, implementation, case.inputs(), whole=False)
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    before = resident("VmRSS")
     run()
-    print(peak_bytes() - before - 4 * tokens * case.heads * case.head_dim)
+    print(resident("VmHWM") - before)
 
 
 def memory() -> list[dict[str, Any]]:

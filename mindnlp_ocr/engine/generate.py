@@ -25,7 +25,7 @@ class Reading:
     Attributes:
         text: the decoded text without special tokens.
         token_ids: the new tokens; the last is the end token when ``finish_reason`` is "stop".
-        finish_reason: "stop": the model ended the text; "length": ``max_new_tokens`` or the slot was full.
+        finish_reason: "stop": the model ended the text; "length": ``max_new_tokens``, or the slot or the positions ran out.
         prompt_tokens: tokens of the prompt, those of its images included.
         timings_ms: preprocess, vision, prefill, decode and total, in milliseconds.
     """
@@ -82,13 +82,14 @@ class Generation:
             if step.token_id in self.config.eos_token_ids:
                 self.finish_reason = "stop"
             yield step.token_id
-            if self.finish_reason == "stop" or len(self.token_ids) == self.max_new_tokens or self._slot_is_full():
+            if self.finish_reason == "stop" or len(self.token_ids) == self.max_new_tokens or self._no_room():
                 return
             step = self._run_newest() if self.use_cache else self._run_whole(features)
 
-    def _slot_is_full(self) -> bool:
-        """The newest token has no row left to put its keys and values in."""
-        return len(self.prompt.token_ids) + len(self.token_ids) > self.max_length
+    def _no_room(self) -> bool:
+        """The newest token has no row left to put its keys and values in, or no position that the checkpoint knows."""
+        tokens = len(self.prompt.token_ids) + len(self.token_ids)
+        return tokens > self.max_length or tokens + self.rope_delta > self.config.max_position_embeddings
 
     def _run_whole(self, features: list[NDArray[np.float32]]) -> Step:
         """Prompt and new tokens from the start: the first step, and every step without a cache."""
@@ -96,6 +97,10 @@ class Generation:
         grids = [image.grid_thw for image in self.prompt.images]
         merge = self.config.vision.spatial_merge_size
         positions = mrope_positions(sequence, grids, self.config.image_token_id, merge)
+        if (last := int(positions.ids.max())) >= self.config.max_position_embeddings:
+            raise PageError(
+                f"the prompt reaches position {last}, the checkpoint knows {self.config.max_position_embeddings}: shorten it"
+            )
         self.rope_delta = positions.delta
         return self.graphs.prefill(sequence, features, positions.ids)
 

@@ -20,6 +20,7 @@ from mindnlp_ocr.weights.folder import FolderWeights
 
 EMBEDDED = Path(__file__).parent.parent / "assets" / "qwen2vl-ocr-tiny"
 LONGEST_BY_DEFAULT = 4096
+MAX_LENGTH = 1 << 18  # an image takes fewer positions than tokens, so max_position_embeddings does not bound a slot
 TEXT_TOKENS = 256  # room for the question beside one image
 DEFAULT_MAX_NEW_TOKENS = 1024
 
@@ -233,8 +234,8 @@ def _slot_length(
     """Tokens of the KV slot: as asked, or the power of two that holds one image, a question and an answer."""
     longest = config.max_position_embeddings
     if asked is not None:
-        if not MIN_TOKENS <= asked <= longest:
-            raise SetupError(f"max_length is {asked}: give {MIN_TOKENS} to {longest} (max_position_embeddings)")
+        if not MIN_TOKENS <= asked <= MAX_LENGTH:
+            raise SetupError(f"max_length is {asked}: give {MIN_TOKENS} to {MAX_LENGTH}")
         return asked
     wanted = (max_pixels or images.max_pixels) // images.pixels_per_token + TEXT_TOKENS + max_new_tokens
     if max_pixels is None:

@@ -30,6 +30,20 @@ def test_a_full_slot_is_a_finish_reason_and_the_tokens_up_to_it_are_the_same() -
     assert reading.token_ids == golden["token_ids"][:6]  # the last one needs no row of its own
 
 
+def test_positions_that_the_checkpoint_does_not_know_end_the_text_or_are_the_pages_error() -> None:
+    golden = case("second_question")
+    model = Qwen2VLModel(max_length=512, max_pixels=100_352)
+    reading = model.generate(golden["messages"])
+    prompt = model._processor.prompt(golden["messages"])
+    known = len(prompt.token_ids) + golden["rope_delta"] + 4
+    model.config = model.config.model_copy(update={"max_position_embeddings": known})
+    shorter = model.generate(golden["messages"])
+    assert (shorter.token_ids, shorter.finish_reason) == (reading.token_ids[:5], "length")
+    model.config = model.config.model_copy(update={"max_position_embeddings": known - 5})
+    with pytest.raises(PageError, match=rf"the prompt reaches position {known - 5}, the checkpoint knows {known - 5}"):
+        model.generate(golden["messages"])
+
+
 def test_a_prompt_longer_than_the_slot_names_both_and_the_next_page_is_read(model: Qwen2VLModel) -> None:
     long = [{"role": "user", "content": "word " * 3000}]
     with pytest.raises(PageError, match=r"the prompt has \d+ tokens, a slot holds 2048 .* raise --max-length"):
@@ -142,8 +156,8 @@ def test_a_budget_below_one_slot_names_the_bytes_and_the_old_settings_stay(model
         ({"model_name": "merged.npz"}, r"merged .npz files are not read by this release"),
         ({"lora_weights_path": "adapter"}, "LoRA adapters are not read by this release"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0: give 1 or more"),
-        ({"max_length": 8}, r"max_length is 8: give 64 to 4096"),
-        ({"max_length": 5000}, r"max_length is 5000: give 64 to 4096"),
+        ({"max_length": 8}, r"max_length is 8: give 64 to 262144"),
+        ({"max_length": 1 << 19}, r"max_length is 524288: give 64 to 262144"),
         ({"max_pixels": 100}, r"max_pixels 100 do not fit: give 784 <= min_pixels <= max_pixels"),
         ({"min_pixels": 500_000, "max_pixels": 400_000}, "min_pixels 500000 and max_pixels 400000 do not fit"),
         ({"attn": "sdpa"}, "attention 'sdpa' is unknown: give auto, eager or flash"),
