@@ -116,7 +116,7 @@ extern "C" int FlashDecode(int nparam, void **params, int *ndims, int64_t **shap
   const auto *live = static_cast<const int32_t *>(params[kLive]), *count = static_cast<const int32_t *>(params[kCount]);
   for (int64_t s = 0; s < slots; ++s) {
     if (live[s] < 0 || count[s] < 0 || count[s] > tokens) return kWrongLengths;
-    if (live[s] + count[s] > length) return kFullSlot;
+    if (int64_t{live[s]} + count[s] > length) return kFullSlot;
   }
 
   const int64_t item = ItemSize(types[kQ]), kv_item = ItemSize(types[kKeyRows]), row = dim * kv_item;

@@ -3,7 +3,6 @@
 Run by tests/ops/test_ascend.py in a process of its own: MindSpore reads MS_OP_PLUGIN_PATH when it is imported.
 """
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 from mindspore import Parameter, Tensor, nn, ops
 from numpy.typing import NDArray
 
+from mindnlp_ocr.bench.reference import attend, attend_images, attend_prompt
 from mindnlp_ocr.ops.ascend import AscendAttention, later_tokens
 from tests.ascend_plugin import cells
 
@@ -31,13 +31,6 @@ def rng(*shape: int, dtype: Any = ms.float16) -> Array:
 
 def tensor(array: Array) -> Tensor:
     return Tensor(array.astype(np.float32))
-
-
-def attend(q: Array, k: Array, v: Array) -> Array:
-    """One head: q [rows, dim] over k, v [seen, dim], the last query seeing all and each before it one less."""
-    scores = q @ k.T / np.sqrt(q.shape[1])
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    return weights / weights.sum(-1, keepdims=True) @ v
 
 
 def parameter(array: Array, name: str, dtype: Any = ms.float16) -> Parameter:
@@ -73,10 +66,7 @@ def test_each_patch_sees_its_own_image_alone(heads: int, head_dim: int, images: 
     answer = run(cells.Vision(AscendAttention(heads, heads, head_dim, dtype)), q, k, v, Tensor(ends, ms.int32))
     assert answer.shape == q.shape
     assert np.isfinite(answer).all()
-    for start, end in pairwise(ends):
-        for head in range(heads):
-            expected = attend(q[start:end, head], k[start:end, head], v[start:end, head])
-            np.testing.assert_allclose(answer[start:end, head], expected, **CLOSE[dtype])
+    np.testing.assert_allclose(answer[: ends[-1]], attend_images(q, k, v, ends.tolist()), **CLOSE[dtype])
 
 
 @dtypes
@@ -94,11 +84,7 @@ def test_a_prompt_is_causal_and_its_keys_and_values_are_stored(
     keys, values = parameter(before, "keys", dtype), parameter(before, "values", dtype)
     cell = cells.Prefill(AscendAttention(heads, kv_heads, head_dim, dtype), keys, values)
     answer = run(cell, q, k, v, Tensor([tokens], ms.int32))
-    for head in range(heads):
-        for token in {0, tokens // 2, tokens - 1}:
-            seen = (slice(token + 1), head * kv_heads // heads)
-            expected = attend(q[token : token + 1, head], k[seen], v[seen])[0]
-            np.testing.assert_allclose(answer[token, head], expected, **CLOSE[dtype])
+    np.testing.assert_allclose(answer, attend_prompt(q, k, v, tokens), **CLOSE[dtype])
     for cache, new in ((keys, k), (values, v)):
         np.testing.assert_array_equal(stored(cache)[0, :, :tokens], new.transpose(1, 0, 2))
         np.testing.assert_array_equal(stored(cache)[0, :, tokens:], before[0, :, tokens:])
@@ -140,10 +126,9 @@ def test_a_token_is_stored_behind_the_live_rows_of_its_slot_and_sees_those_and_i
     np.testing.assert_array_equal(stored(keys), after)
     np.testing.assert_array_equal(stored(values), -after)  # v is -k, both from the same seed
     for slot, row in enumerate(live):
-        for head in range(heads):
-            seen = (slot, head * kv_heads // heads, slice(row + 1))
-            expected = attend(q[slot, head][None], after[seen], -after[seen])[0]
-            np.testing.assert_allclose(answer[slot, head], expected, **CLOSE[dtype])
+        seen = after[slot, :, : row + 1].transpose(1, 0, 2)
+        expected = attend(q[slot][None], seen, -seen, np.ones((1, row + 1), bool))[0]
+        np.testing.assert_allclose(answer[slot], expected, **CLOSE[dtype])
 
 
 def test_tokens_decoded_one_by_one_give_what_the_whole_prompt_gave() -> None:
@@ -187,11 +172,8 @@ def test_the_last_of_fewer_queries_sees_every_key() -> None:
     answer = ms.jit(cells.Causal(4, 2, later_tokens()))(*halves).asnumpy().astype(np.float64).reshape(2, 3, 4, 16)
     q, k, v = q.reshape(2, 3, 4, 16), k.reshape(2, 5, 2, 16), v.reshape(2, 5, 2, 16)
     for batch in range(2):
-        for row in range(3):
-            for head in range(4):
-                seen = (batch, slice(row + 3), head // 2)
-                expected = attend(q[batch, row, head][None], k[seen], v[seen])[0]
-                np.testing.assert_allclose(answer[batch, row, head], expected, **CLOSE[ms.float16])
+        expected = attend(q[batch], k[batch], v[batch], np.tri(3, k.shape[1], 2) > 0)
+        np.testing.assert_allclose(answer[batch], expected, **CLOSE[ms.float16])
 
 
 def test_a_write_of_several_rows_a_slot_starts_at_each_slots_own_row() -> None:

@@ -1,5 +1,6 @@
 """The loop: limits, streaming, the cache on and off, and requests that leave nothing behind."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -167,6 +168,18 @@ def test_a_budget_below_one_slot_names_the_bytes_and_the_old_settings_stay(model
 def test_settings_that_cannot_be_met_say_why(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SetupError, match=message):
         Qwen2VLModel(**settings)
+
+
+def test_without_our_library_pages_are_read_eager_and_it_is_said_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(native, "LIBRARY", tmp_path / "_cpu.so")
+    with pytest.warns(
+        RuntimeWarning, match=r"attention runs eager: Not supported \(_cpu.so is not built: install with a C\+\+"
+    ):
+        model = Qwen2VLModel()
+    golden = case("line_392x28")
+    assert model.generate(golden["messages"]).token_ids == golden["token_ids"]
 
 
 def test_the_attention_can_be_switched_at_run_time() -> None:

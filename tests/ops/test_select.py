@@ -93,6 +93,10 @@ def test_an_npu_without_runtime_soc_or_operator_says_which(npu: Path, monkeypatc
     answer, reason = detect_flash_attention_support(NPU)
     assert not answer
     assert reason.endswith("lists no PromptFlashAttention)")
+    npu.unlink()
+    answer, reason = detect_flash_attention_support(NPU)
+    assert answer
+    assert "has no list of operators to look them up in; not verified on hardware" in reason
     monkeypatch.setattr(detect, "_soc_name", lambda index: "Ascend310P3")
     assert "Ascend310P3 is none of ascend910b, ascend910_93" in detect_flash_attention_support(NPU)[1]
 
