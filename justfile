@@ -11,6 +11,14 @@ read *ARGS:
 test *ARGS:
     uv run pytest {{ARGS}}
 
+# Compare every attention path of this machine with float64
+selftest *ARGS:
+    uv run tools/selftest.py {{ARGS}}
+
+# Our Triton kernels in Triton's interpreter
+triton:
+    uv run --isolated --group triton pytest tests/kernels
+
 # Lint, format check, types
 check:
     uv run ruff check . && uv run ruff format --check . && uv run mypy
