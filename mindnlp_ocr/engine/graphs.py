@@ -90,15 +90,19 @@ class Graphs:
         self._language = LanguageModel(config, weights, max_length)
         self._compiled: set[tuple[str, int]] = set()
         self._first_calls: list[float] = []  # seconds
+        self._attention = attention
+        self._vision = ms.jit(Vision(self._tower, attention.vision))
         self.attach(attention, kv)
 
     def attach(self, attention: Attentions, kv: KVSlots | None) -> None:
-        """Run on this attention and these slots from now on; the graphs over the old ones are dropped."""
-        self._attention = attention
-        self._vision = ms.jit(Vision(self._tower, attention.vision))
+        """Run on this attention and these slots from now on; the graphs over others are dropped."""
+        if attention is not self._attention:
+            self._attention = attention
+            self._vision = ms.jit(Vision(self._tower, attention.vision))
+            self._compiled.clear()
+        self._compiled = {(graph, bucket) for graph, bucket in self._compiled if graph == "vision"}
         self._prefill = ms.jit(Prefill(self._language, attention.text, kv))
         self._decode = ms.jit(Decode(self._language, attention.text, kv)) if kv is not None else None
-        self._compiled.clear()
 
     @property
     def compilations(self) -> int:

@@ -79,10 +79,10 @@ class Qwen2VLModel:
         self._stats = CacheStats()
         self._check_budget(self._cache_config, self._attention)
         self._device.activate()
-        attentions = self._new_attentions()
-        self._kv = self._new_slots(attentions)
+        self._attentions = self._new_attentions()
+        self._kv = self._new_slots()
         with FolderWeights(self._folder, self.config) as weights:
-            self._graphs = Graphs(self.config, weights, self._max_length, attentions, self._kv)
+            self._graphs = Graphs(self.config, weights, self._max_length, self._attentions, self._kv)
 
     # Reading
 
@@ -158,12 +158,14 @@ class Qwen2VLModel:
         """
         attention = self._choose_attention(config)
         self._check_budget(config, attention)
-        same = (config.enable_kv_cache, attention) == (self._cache_config.enable_kv_cache, self._attention)
+        switched = config.enable_kv_cache != self._cache_config.enable_kv_cache
+        other = attention.implementation != self._attention.implementation
         self._cache_config, self._attention = config, attention
-        if not same:
-            attentions = self._new_attentions()
-            self._kv = self._new_slots(attentions)
-            self._graphs.attach(attentions, self._kv)
+        if other:
+            self._attentions = self._new_attentions()
+        if switched or other:
+            self._kv = self._new_slots()
+            self._graphs.attach(self._attentions, self._kv)
 
     def get_model_info(self) -> dict[str, Any]:
         """What runs, where and how; ``compilations`` stays put once the graphs in use are warm."""
@@ -201,10 +203,10 @@ class Qwen2VLModel:
     def _new_attentions(self) -> Attentions:
         return attentions_for(self._device, self._attention.implementation, self.config)
 
-    def _new_slots(self, attentions: Attentions) -> KVSlots | None:
+    def _new_slots(self) -> KVSlots | None:
         if not self._cache_config.enable_kv_cache:
             return None
-        return KVSlots(self.config, 1, self._max_length, attentions.text)
+        return KVSlots(self.config, 1, self._max_length, self._attentions.text)
 
 
 def _checked_folder(name: str | Path) -> Path:

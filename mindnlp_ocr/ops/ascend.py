@@ -22,7 +22,8 @@ from mindnlp_ocr.ops.attention import EagerAttention
 
 MAX_IMAGES = 1023  # TND takes 1,024 sequences; the padding is one
 _MAX_PATCHES = (1 << 20) - 1  # and 2**20 rows; keys have one more than queries
-_MAX_HEADS, _MAX_GROUP, _MAX_HEAD_DIM, _MAX_WIDTH = 256, 64, 512, 65534
+HEAD_DIMS = range(16, 513, 16)
+_MAX_HEADS, _MAX_GROUP, _MAX_WIDTH = 256, 64, 65534
 _TRIANGLE = 2048  # side of the mask of sparse_mode 3, whatever the prompt's length
 _HIGH_PRECISION = 0  # of inner_precise; 1 is faster and sums in 16 bits
 _BOTTOM_RIGHT_CAUSAL = 3  # of sparse_mode
@@ -231,10 +232,10 @@ def check_arguments(heads: int, kv_heads: int, head_dim: int, dtype: Any) -> Non
             f"Ascend attention: {heads} heads over {kv_heads} key-value heads; its operators take up to {_MAX_HEADS} heads, "
             f"a multiple of the key-value heads of at most {_MAX_GROUP}: use attention eager"
         )
-    if head_dim % 16 or head_dim > _MAX_HEAD_DIM:
+    if head_dim not in HEAD_DIMS:
         raise SetupError(
-            f"Ascend attention: head_dim is {head_dim}; its operators take multiples of 16 up to {_MAX_HEAD_DIM}: "
-            "use attention eager"
+            f"Ascend attention: head_dim is {head_dim}; its operators take multiples of {HEAD_DIMS.step} up to "
+            f"{HEAD_DIMS[-1]}: use attention eager"
         )
     if heads * head_dim > _MAX_WIDTH:
         raise SetupError(

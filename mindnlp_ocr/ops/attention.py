@@ -31,7 +31,6 @@ class EagerAttention(nn.Cell):
     (s * kv_heads + h) * max_length + t. Answers for padding are finite numbers without meaning.
     """
 
-    name = "eager"
     decoder_layer: Any = None  # an operator that takes a whole layer of a decode step, where there is one
 
     def __init__(self, heads: int, kv_heads: int, head_dim: int) -> None:

@@ -15,8 +15,6 @@ class FlashAttention(EagerAttention):
     and keys alone: not on its neighbours in the batch, nor on the number of threads.
     """
 
-    name = "flash"
-
     def __init__(self, heads: int, kv_heads: int, head_dim: int) -> None:
         super().__init__(heads, kv_heads, head_dim)
         self.vision_op = native.flash_vision()

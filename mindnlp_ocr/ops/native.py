@@ -11,7 +11,7 @@ from typing import Any
 from mindspore import ops
 
 LIBRARY = Path(__file__).with_name("_cpu" + str(sysconfig.get_config_var("EXT_SUFFIX")))
-MAX_HEAD_DIM = 256
+HEAD_DIMS = range(8, 257, 8)
 INSTRUCTION_SETS = ("avx512", "avx2", "portable")
 
 # What the operators return (kernels/cpu/aot.h).
@@ -97,8 +97,10 @@ def _check_heads(name: str, q: Sequence[int], k: Sequence[int], v: Sequence[int]
         raise ValueError(f"{name}: q {list(q)}, k {list(k)} and v {list(v)} do not fit together")
     if q[-2] % k[-2]:
         raise ValueError(f"{name}: {q[-2]} query heads are no multiple of {k[-2]} key-value heads")
-    if q[-1] % 8 or not 0 < q[-1] <= MAX_HEAD_DIM:
-        raise ValueError(f"{name}: head_dim {q[-1]} is no multiple of 8 up to {MAX_HEAD_DIM}: use attn='eager'")
+    if q[-1] not in HEAD_DIMS:
+        raise ValueError(
+            f"{name}: head_dim {q[-1]} is no multiple of {HEAD_DIMS.step} up to {HEAD_DIMS[-1]}: use attn='eager'"
+        )
 
 
 def _check_vision(q: Sequence[int], k: Sequence[int], v: Sequence[int], cu_seqlens: Sequence[int]) -> None:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 Attention = Literal["auto", "eager", "flash"]
 Implementation = Literal["eager", "flash"]
-MAX_HEAD_DIM = 256
 
 
 class AttentionChoice(NamedTuple):
@@ -48,10 +47,13 @@ def choose_attention(
     if asked not in ("auto", "eager", "flash"):
         raise SetupError(f"attention {asked!r} is unknown: give auto, eager or flash")
     supported, reason = detect_flash_attention_support(device)
-    multiple = 16 if device.kind == "Ascend" else 8
-    if supported and (odd := [dim for dim in head_dims if dim % multiple or dim > MAX_HEAD_DIM]):
-        supported = False
-        reason = f"Not supported (head_dim {odd[0]} of the checkpoint is no multiple of {multiple} up to {MAX_HEAD_DIM})"
+    if supported:
+        from mindnlp_ocr.ops import ascend, native  # these import MindSpore
+
+        taken = ascend.HEAD_DIMS if device.kind == "Ascend" else native.HEAD_DIMS
+        if odd := [dim for dim in head_dims if dim not in taken]:
+            supported = False
+            reason = f"Not supported (head_dim {odd[0]} of the checkpoint is no multiple of {taken.step} up to {taken[-1]})"
     automatic = config.auto_detect_flash_attention
     forced = asked == "flash" or (asked == "auto" and config.enable_flash_attention and not automatic)
     if forced and not supported:

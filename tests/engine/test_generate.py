@@ -117,10 +117,12 @@ def test_the_cache_can_be_switched_at_run_time() -> None:
     model = Qwen2VLModel()
     golden = case("line_392x28")
     expected_memory = {True: "12.00MB", False: "0.00MB"}
+    vision = model._graphs._vision
     for enabled in (True, False, True):
         model.update_cache_config(CacheConfig(enable_kv_cache=enabled))
         assert model.generate(golden["messages"]).token_ids == golden["token_ids"]
         assert model.get_cache_stats()["total_memory_mb"] == expected_memory[enabled]
+        assert model._graphs._vision is vision  # the slots are no business of the images' graphs
 
 
 def test_statistics_count_requests_truthfully_and_are_reset(model: Qwen2VLModel) -> None:
