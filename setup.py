@@ -10,8 +10,8 @@ cpu_operators = Extension(
     "mindnlp_ocr.ops._cpu",
     sources=sorted(glob("kernels/cpu/*.cc")),
     depends=sorted(glob("kernels/cpu/*.h") + glob("kernels/cpu/*.inc")),
-    extra_compile_args=["-O3", "-std=c++17", "-fopenmp", "-ffp-contract=fast", "-Wno-psabi"],
-    extra_link_args=["-fopenmp"],
+    extra_compile_args=["-O3", "-std=c++17", "-ffp-contract=fast", "-Wno-psabi", "-pthread"],
+    extra_link_args=["-pthread"],
     optional=True,
 )
 

@@ -7,6 +7,8 @@
 
 #include "kernels.h"
 
+#define AOT_ARGUMENTS int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *, void *
+
 // Non-zero codes become RuntimeErrors; mindnlp_ocr/ops/native.py puts them into words.
 enum Fault { kOk, kWrongCount, kWrongRank, kWrongDtype, kWrongShape, kFullSlot, kWrongLengths, kNoMemory };
 

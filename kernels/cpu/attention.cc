@@ -6,29 +6,17 @@
 
 #include "attention.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <cmath>
 #include <memory>
+
+#include "products.h"
 
 namespace {
 
 using Buffer = std::unique_ptr<float[]>;
 
 constexpr int64_t kRoundFloats = 2 << 20;  // of packed keys and values: more heads at once means fewer barriers
-
-// Grows and stays, one a thread: fresh pages cost more than the work of a small call.
-float *Scratch(int64_t floats) {
-  thread_local Buffer buffer;
-  thread_local int64_t size = 0;
-  if (size < floats) {
-    buffer.reset();
-    buffer.reset(new float[floats]);
-    size = floats;
-  }
-  return buffer.get();
-}
 
 class Attention {
  public:
@@ -48,13 +36,13 @@ class Attention {
     const int64_t head_floats = tiles * kernels_.TileFloats(p_.dim);
     round_ = head_floats > 0 ? std::clamp(kRoundFloats / head_floats, int64_t{1}, p_.kv_heads) : 1;
     packed_.reset(head_floats > 0 ? new float[round_ * head_floats] : nullptr);
-#pragma omp parallel num_threads(Threads())
-    {
-      RunNarrow();
+    ReserveScratch(ThreadFloats());
+    Parallel([&](const Worker &worker) {
+      RunNarrow(worker);
       for (const Unit *unit : wide) {
-        for (int64_t g = 0; g < p_.kv_heads; g += round_) RunWide(*unit, g, std::min(round_, p_.kv_heads - g));
+        for (int64_t g = 0; g < p_.kv_heads; g += round_) RunWide(worker, *unit, g, std::min(round_, p_.kv_heads - g));
       }
-    }
+    });
   }
 
  private:
@@ -88,10 +76,10 @@ class Attention {
     }
   }
 
-  void RunNarrow() {
+  void RunNarrow(const Worker &worker) {
     float *packed_queries = Scratch(ThreadFloats()), *scratch = packed_queries + kernels_.PackedQueryFloats(p_.dim);
-#pragma omp for schedule(static)  // neighbouring chunks to one thread: each asks for the next one's keys
-    for (size_t i = 0; i < chunks_.size(); ++i) {
+    // Neighbouring chunks go to one thread: each asks for the next one's keys.
+    worker.Static(chunks_.size(), [&](int64_t i) {
       const Narrow &narrow = *chunks_[i].narrow;
       Queries queries{narrow.rows, p_.dim, packed_queries, {}};
       for (int64_t r = 0; r < narrow.rows; ++r) {
@@ -99,9 +87,8 @@ class Attention {
       }
       const int64_t last = std::min(chunks_[i].first + kChunk, narrow.unit->keys);
       kernels_.chunk(queries, HeadOf(*narrow.unit, narrow.g), nullptr, chunks_[i].first, last, scratch, chunks_[i].state);
-    }
-#pragma omp for schedule(static)
-    for (size_t i = 0; i < narrow_.size(); ++i) {
+    });
+    worker.Static(narrow_.size(), [&](int64_t i) {
       const Narrow &narrow = narrow_[i];
       for (int64_t c = 1; c < narrow.chunks; ++c) {
         kernels_.merge(narrow.rows, p_.dim, chunks_[narrow.first_chunk + c].state, chunks_[narrow.first_chunk].state);
@@ -109,23 +96,21 @@ class Attention {
       for (int64_t r = 0; r < narrow.rows; ++r) {
         Finish(*narrow.unit, narrow.rows, r / group_, narrow.g * group_ + r % group_, r, chunks_[narrow.first_chunk].state);
       }
-    }
+    });
   }
 
   // All threads pack the keys and values of some heads, then share out the blocks of their queries.
-  void RunWide(const Unit &unit, int64_t first_group, int64_t groups) {
+  void RunWide(const Worker &worker, const Unit &unit, int64_t first_group, int64_t groups) {
     const int64_t tiles = (unit.keys + kTile - 1) / kTile, head_floats = tiles * kernels_.TileFloats(p_.dim);
-#pragma omp for schedule(static)
-    for (int64_t task = 0; task < groups * tiles; ++task) {
+    worker.Static(groups * tiles, [&](int64_t task) {
       const int64_t first = task % tiles * kTile;
       kernels_.pack_tile(HeadOf(unit, first_group + task / tiles), first, std::min(kTile, unit.keys - first),
                          packed_.get() + task * kernels_.TileFloats(p_.dim));
-    }
+    });
     float *packed_queries = Scratch(ThreadFloats()), *scratch = packed_queries + kernels_.PackedQueryFloats(p_.dim);
     float *total = scratch + kernels_.ScratchFloats(p_.dim), *part = total + kernels_.StateFloats(kQueryRows, p_.dim);
     const int64_t blocks = (unit.tokens + kQueryRows - 1) / kQueryRows;
-#pragma omp for schedule(dynamic)
-    for (int64_t task = 0; task < groups * group_ * blocks; ++task) {
+    worker.Dynamic(groups * group_ * blocks, [&](int64_t task) {
       const int64_t g = task / (group_ * blocks), h = (first_group + g) * group_ + task % group_;
       const int64_t block =
           blocks - 1 - task / group_ % blocks;  // a late block of a causal unit sees most keys: longest first
@@ -141,7 +126,7 @@ class Attention {
         if (first > 0) kernels_.merge(queries.rows, p_.dim, part, total);
       }
       for (int64_t r = 0; r < queries.rows; ++r) Finish(unit, queries.rows, token + r, h, r, total);
-    }
+    });
   }
 
   void AddQuery(const Unit &unit, int64_t token, int64_t h, int64_t r, float *packed, Queries *queries) const {

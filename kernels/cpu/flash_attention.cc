@@ -54,7 +54,7 @@ Fault AttendPacked(const Packed &packed, void **params, const std::vector<Unit> 
 }  // namespace
 
 // q, k, v [patches, heads, dim]; cu_seqlens int32 [images + 1]: where each image begins, and the end of the last.
-extern "C" int FlashVision(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *, void *) {
+extern "C" int FlashVision(AOT_ARGUMENTS) {
   if (nparam != 5) return kWrongCount;
   Packed packed;
   if (const Fault fault = ReadPacked(ndims, shapes, dtypes, &packed)) return fault;
@@ -74,73 +74,56 @@ extern "C" int FlashVision(int nparam, void **params, int *ndims, int64_t **shap
   return AttendPacked(packed, params, units);
 }
 
-// q [tokens, heads, dim], k, v [tokens, kv_heads, dim]; live int32 [1]: tokens that are not padding.
-extern "C" int FlashPrefill(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *, void *) {
-  if (nparam != 5) return kWrongCount;
-  Packed packed;
-  if (const Fault fault = ReadPacked(ndims, shapes, dtypes, &packed)) return fault;
-  if (ndims[3] != 1 || shapes[3][0] != 1) return kWrongRank;
-  if (ParseDtype(dtypes[3]) != Dtype::kInt32) return kWrongDtype;
-  const int64_t live = *static_cast<const int32_t *>(params[3]);
-  if (live < 0 || live > packed.tokens) return kWrongLengths;
-  const auto *k = static_cast<const char *>(params[1]), *v = static_cast<const char *>(params[2]);
-  return AttendPacked(packed, params, {{0, live, k, v, live, 0}});
-}
-
-// q [slots, tokens, heads, dim]; k, v [slots, tokens, kv_heads, dim], written in place behind the `live` rows of their slot;
-// key and value rows [slots * kv_heads * max_length, dim], of any float dtype; live and count int32 [slots]: rows held
-// before, and tokens that are new (the others are padding). Output as q, zero for padding.
-extern "C" int FlashDecode(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *, void *) {
-  enum { kQ, kK, kV, kKeyRows, kValueRows, kLive, kCount, kY, kParameters };
+// q [segments, tokens, heads, dim]; k, v [segments, tokens, kv_heads, dim]; keys and values [slots, kv_heads, max_length, dim]
+// of any float dtype; slots, live and count int32 [segments]: the slot of each segment, rows that it holds, and tokens that are
+// new (the others are padding). They are written in place behind the live rows. Output as q, zero for padding.
+extern "C" int FlashDecode(AOT_ARGUMENTS) {
+  enum { kQ, kK, kV, kKeys, kValues, kSlots, kLive, kCount, kY, kParameters };
   if (nparam != kParameters) return kWrongCount;
-  constexpr int kRanks[] = {4, 4, 4, 2, 2, 1, 1};
+  constexpr int kRanks[] = {4, 4, 4, 4, 4, 1, 1, 1};
   Dtype types[kY];
   for (int i = 0; i < kY; ++i) {
     if (ndims[i] != kRanks[i]) return kWrongRank;
     types[i] = ParseDtype(dtypes[i]);
-    if (i < kLive ? !IsFloat(types[i]) : types[i] != Dtype::kInt32) return kWrongDtype;
+    if (i < kSlots ? !IsFloat(types[i]) : types[i] != Dtype::kInt32) return kWrongDtype;
   }
-  if (types[kK] != types[kQ] || types[kV] != types[kQ] || types[kKeyRows] != types[kValueRows]) return kWrongDtype;
-  const int64_t slots = shapes[kQ][0], tokens = shapes[kQ][1], heads = shapes[kQ][2], dim = shapes[kQ][3];
-  const int64_t kv_heads = shapes[kK][2], rows = shapes[kKeyRows][0];
-  for (const int i : {kK, kV}) {
-    const int64_t expected[] = {slots, tokens, kv_heads, dim};
-    if (!std::equal(expected, expected + 4, shapes[i])) return kWrongShape;
-  }
-  if (!ValidHeads(heads, kv_heads, dim) || slots < 1 || shapes[kValueRows][0] != rows || rows % (slots * kv_heads) != 0 ||
-      shapes[kKeyRows][1] != dim || shapes[kValueRows][1] != dim || shapes[kLive][0] != slots ||
-      shapes[kCount][0] != slots) {
-    return kWrongShape;
-  }
-  const int64_t length = rows / (slots * kv_heads);
-  const auto *live = static_cast<const int32_t *>(params[kLive]), *count = static_cast<const int32_t *>(params[kCount]);
-  for (int64_t s = 0; s < slots; ++s) {
-    if (live[s] < 0 || count[s] < 0 || count[s] > tokens) return kWrongLengths;
-    if (int64_t{live[s]} + count[s] > length) return kFullSlot;
+  if (types[kK] != types[kQ] || types[kV] != types[kQ] || types[kKeys] != types[kValues]) return kWrongDtype;
+  const int64_t segments = shapes[kQ][0], tokens = shapes[kQ][1], heads = shapes[kQ][2], dim = shapes[kQ][3];
+  const int64_t kv_heads = shapes[kK][2], length = shapes[kKeys][2];
+  const int64_t fresh[] = {segments, tokens, kv_heads, dim}, kept[] = {shapes[kKeys][0], kv_heads, length, dim};
+  const bool fits = std::equal(fresh, fresh + 4, shapes[kK]) && std::equal(fresh, fresh + 4, shapes[kV]) &&
+                    std::equal(kept, kept + 4, shapes[kKeys]) && std::equal(kept, kept + 4, shapes[kValues]) &&
+                    shapes[kSlots][0] == segments && shapes[kLive][0] == segments && shapes[kCount][0] == segments;
+  if (!fits || !ValidHeads(heads, kv_heads, dim)) return kWrongShape;
+  const auto ints = [params](int i) { return static_cast<const int32_t *>(params[i]); };
+  for (int64_t s = 0; s < segments; ++s) {
+    const int64_t slot = ints(kSlots)[s], live = ints(kLive)[s], count = ints(kCount)[s];
+    if (slot < 0 || slot >= shapes[kKeys][0] || live < 0 || count < 0 || count > tokens) return kWrongLengths;
+    if (live + count > length) return kFullSlot;
   }
 
-  const int64_t item = ItemSize(types[kQ]), kv_item = ItemSize(types[kKeyRows]), row = dim * kv_item;
+  const int64_t item = ItemSize(types[kQ]), row = dim * ItemSize(types[kKeys]);
   std::vector<float> converted(dim);
   std::vector<Unit> units;
   auto *y = static_cast<char *>(params[kY]);
-  for (int64_t s = 0; s < slots; ++s) {
-    const int64_t slot = s * kv_heads * length * row;
-    for (const auto &[from, to] : {std::pair{kK, kKeyRows}, {kV, kValueRows}}) {
-      for (int64_t t = 0; t < count[s]; ++t) {
+  for (int64_t s = 0; s < segments; ++s) {
+    const int64_t slot = ints(kSlots)[s] * kv_heads * length * row, live = ints(kLive)[s], count = ints(kCount)[s];
+    for (const auto &[from, to] : {std::pair{kK, kKeys}, {kV, kValues}}) {
+      for (int64_t t = 0; t < count; ++t) {
         for (int64_t g = 0; g < kv_heads; ++g) {
           const char *x = static_cast<char *>(params[from]) + ((s * tokens + t) * kv_heads + g) * dim * item;
-          char *held = static_cast<char *>(params[to]) + slot + (g * length + live[s] + t) * row;
+          char *held = static_cast<char *>(params[to]) + slot + (g * length + live + t) * row;
           Chosen().to_float(types[kQ], x, dim, converted.data());
-          Chosen().from_float(types[kKeyRows], converted.data(), dim, held);
+          Chosen().from_float(types[kKeys], converted.data(), dim, held);
         }
       }
     }
-    units.push_back({s * tokens, count[s], static_cast<char *>(params[kKeyRows]) + slot,
-                     static_cast<char *>(params[kValueRows]) + slot, live[s] + count[s], live[s]});
+    units.push_back({s * tokens, count, static_cast<char *>(params[kKeys]) + slot,
+                     static_cast<char *>(params[kValues]) + slot, live + count, live});
     const int64_t answer = heads * dim * item;
-    std::memset(y + (s * tokens + count[s]) * answer, 0, (tokens - count[s]) * answer);
+    std::memset(y + (s * tokens + count) * answer, 0, (tokens - count) * answer);
   }
-  const AttentionProblem problem{types[kQ], types[kKeyRows], heads, kv_heads, dim, static_cast<char *>(params[kQ]), y,
+  const AttentionProblem problem{types[kQ], types[kKeys], heads, kv_heads, dim, static_cast<char *>(params[kQ]), y,
                                  row,       length * row};
   try {
     Attend(problem, units);

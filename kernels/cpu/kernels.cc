@@ -1,8 +1,7 @@
 // The routines of kernels.inc for each instruction set, and the choice among them at run time.
 
 #include "kernels.h"
-
-#include <omp.h>
+#include "threads.h"
 
 #include <atomic>
 #include <cmath>
@@ -129,7 +128,6 @@ const Kernels *Best() {
 }
 
 std::atomic<const Kernels *> chosen{nullptr};
-std::atomic<int> threads{0};
 
 }  // namespace
 
@@ -138,8 +136,6 @@ const Kernels &Chosen() {
   if (kernels == nullptr) chosen = kernels = Best();
   return *kernels;
 }
-
-int Threads() { return threads > 0 ? threads.load() : omp_get_max_threads(); }
 
 // For Python, through ctypes.
 
@@ -156,25 +152,19 @@ extern "C" int UseInstructionSet(const char *name) {
   return 1;
 }
 
-extern "C" void UseThreads(int count) { threads = count; }  // 0: as OpenMP says
-
-extern "C" int ThreadCount() { return Threads(); }
-
 // Floating-point operations of `rounds` on every thread, for the caller to time.
 extern "C" double FmaFlops(int64_t rounds) {
-  double flops = 0;
-#pragma omp parallel num_threads(Threads()) reduction(+ : flops)
-  flops += Chosen().fma_flops(rounds);
+  std::atomic<int64_t> flops{0};
+  Parallel([&](const Worker &) { flops += static_cast<int64_t>(Chosen().fma_flops(rounds)); });
   return flops;
 }
 
 // The sum of x[n], each thread reading its share.
 extern "C" float ReadAll(const float *x, int64_t n) {
-  float total = 0;
-#pragma omp parallel num_threads(Threads()) reduction(+ : total)
-  {
-    const int64_t share = n / omp_get_num_threads();
-    total += Chosen().read_all(x + omp_get_thread_num() * share, share);
-  }
+  std::atomic<float> total{0};
+  Parallel([&](const Worker &worker) {
+    const int64_t share = n / worker.count;
+    total = total + Chosen().read_all(x + worker.index * share, share);
+  });
   return total;
 }

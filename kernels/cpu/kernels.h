@@ -11,6 +11,8 @@ constexpr int64_t ItemSize(Dtype dtype) { return dtype == Dtype::kFloat16 || dty
 constexpr int64_t kMaxDim = 256;    // of a head
 constexpr int64_t kQueryRows = 96;  // of a block: a multiple of every row block in kernels.inc
 constexpr int64_t kTile = 128;      // keys whose scores are held at once
+constexpr int64_t kPanel = 32;      // columns of a weight that lie side by side: a multiple of every vector
+constexpr int64_t kDepth = 1024;    // rows of a panel that stay in the cache while rows of x pass by
 constexpr int64_t kChunk = 512;     // keys that one softmax state covers; chunks are merged from left to right
 
 // Keys and values of one head: row i starts at k + i * stride bytes.
@@ -25,6 +27,21 @@ struct Queries {
   int64_t rows, dim;
   const float *packed;
   int64_t limit[kQueryRows];
+};
+
+enum class Activation { kNone, kQuickGelu, kGelu, kSiluGate };
+
+// y = activation(x w + bias) + residual, over rows of `in` floats that follow one another. w: panels [out / kPanel][in][kPanel];
+// for kSiluGate the panels of gate and up take turns, and y = silu(gate) * up + residual.
+struct Product {
+  const float *x;
+  int64_t rows;
+  const float *w;
+  int64_t in, out;
+  const float *bias;  // [out], or null
+  Activation activation;
+  const float *residual;  // [rows][out], or null
+  float *y;               // [rows][out]
 };
 
 struct Kernels {
@@ -47,9 +64,14 @@ struct Kernels {
   // Row r of the answer; zero where it saw no key.
   void (*finish)(int64_t rows, int64_t dim, const float *state, int64_t r, Dtype dtype, void *y);
 
-  // y[first, last) = x[in] times those columns of w[in][out].
-  void (*product)(const float *x, const float *w, int64_t in, int64_t out, int64_t first, int64_t last, float *y);
+  // Up to kQueryRows rows of x in the order in which `product_panels` reads them.
+  void (*pack_rows)(const float *x, int64_t stride, int64_t rows, int64_t in, float *packed);
+  // Panels first .. last of the output, for packed rows whose answers begin at row `row`.
+  void (*product_panels)(const Product &product, const float *packed, int64_t row, int64_t rows, int64_t first, int64_t last);
   void (*rms_norm)(const float *x, const float *weight, int64_t n, float eps, float *y);
+  void (*layer_norm)(const float *x, const float *weight, const float *bias, int64_t n, float eps, float *y);
+  // Turns the pairs (i, i + half) of one head.
+  void (*rotate)(const float *x, const float *cos, const float *sin, int64_t half, float *y);
   // For the benchmark: floating-point operations done, and the sum of everything read.
   double (*fma_flops)(int64_t rounds);
   float (*read_all)(const float *x, int64_t n);
@@ -62,4 +84,3 @@ struct Kernels {
 };
 
 const Kernels &Chosen();  // the best that this processor has, or what UseInstructionSet named
-int Threads();            // of a parallel region

@@ -1,34 +1,82 @@
 """Preallocated key and value tensors of fixed shape."""
 
+from collections.abc import Callable
+from typing import Any
+
+import mindspore as ms
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, nn
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from numpy.typing import NDArray
 
 from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops.attention import EagerAttention
+
+Array = NDArray[Any]
+
+DTYPES = {"fp32": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}
 
 
 class KVSlots(nn.Cell):
     """Keys and values of every layer, [slots, kv_heads, max_length, head_dim], as the attention that reads them holds them.
 
-    On a CPU that is as float32 rows [slots * kv_heads * max_length, head_dim]: one row is one token of one head, so that a
-    write is a scatter of whole rows in place. Rows past a slot's live length are stale: whoever reads masks them.
+    Rows past a slot's live length are stale: whoever reads masks them.
+
+    Args:
+        dtype: "fp32", "fp16" or "bf16"; an attention that reads one dtype alone holds that.
+        shared: one tensor for all layers, which they overwrite in turn: enough for prompts that are run whole every time.
     """
 
-    def __init__(self, config: Qwen2VLConfig, slots: int, max_length: int, attention: EagerAttention) -> None:
+    def __init__(
+        self,
+        config: Qwen2VLConfig,
+        slots: int,
+        max_length: int,
+        attention: EagerAttention,
+        dtype: str = "fp32",
+        shared: bool = False,
+    ) -> None:
         super().__init__(auto_prefix=False)
         self.shape = (slots, config.num_key_value_heads, max_length, config.head_dim)
-        zeros = np.zeros(self.shape, np.float32)
-
-        def tensor(name: str) -> Parameter:
-            return Parameter(attention.slot_tensor(Tensor(zeros)), name=name, requires_grad=False)
+        self.dtype = dtype
+        layers = config.num_hidden_layers
 
         def tensors(name: str) -> ParameterTuple:
-            return ParameterTuple([tensor(f"kv.{i}.{name}") for i in range(config.num_hidden_layers)])
+            held = [
+                Parameter(attention.slot_tensor(ops.zeros(self.shape, DTYPES[dtype])), f"kv.{i}.{name}", requires_grad=False)
+                for i in range(1 if shared else layers)
+            ]
+            return ParameterTuple(held * layers if shared else held)
 
-        self.key_rows, self.value_rows = tensors("keys"), tensors("values")
+        self.keys, self.values = tensors("keys"), tensors("values")
 
     @staticmethod
     def bytes_needed(config: Qwen2VLConfig, slots: int, max_length: int, item_bytes: int) -> int:
         """Bytes of all keys and values, of ``item_bytes`` a number."""
         numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
         return slots * max_length * numbers * item_bytes
+
+    def read(self, slot: int, tokens: int) -> tuple[Array, Array]:
+        """Copies of the first ``tokens`` keys and values of a slot, [layers, kv_heads, tokens, head_dim]."""
+        keys, values = (
+            np.stack([x.asnumpy().reshape(self.shape)[slot, :, :tokens] for x in held]) for held in (self.keys, self.values)
+        )
+        return keys, values
+
+    def write(self, slot: int, keys: Array, values: Array) -> None:
+        """Put what :meth:`read` gave, of whatever slots, at the beginning of a slot."""
+        for held, arrays in ((self.keys, keys), (self.values, values)):
+            for parameter, array in zip(held, arrays, strict=True):
+                self._change(parameter, lambda x, array=array: x[slot, :, : array.shape[1]].__setitem__(..., array))
+
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """Copy the first ``tokens`` keys and values of a slot to another."""
+        for parameter in (*self.keys, *self.values):
+            self._change(parameter, lambda x: x[target, :, :tokens].__setitem__(..., x[source, :, :tokens]))
+
+    def _change(self, parameter: Parameter, change: Callable[[Array], object]) -> None:
+        array = parameter.asnumpy()
+        in_place = array.ctypes.data == parameter.data_ptr()  # on a CPU the array is the tensor's own memory
+        array = array if in_place else array.copy()
+        change(array.reshape(self.shape))
+        if not in_place:
+            parameter.set_data(Tensor(array))

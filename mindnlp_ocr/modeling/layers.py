@@ -1,4 +1,4 @@
-"""The two layers that hold weights everywhere."""
+"""What holds weights everywhere."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 from numpy.typing import NDArray
 
-from mindnlp_ocr.ops.linear import linear, linear_bias, pack
+from mindnlp_ocr.ops.operators import Operators
 
 Weights = Mapping[str, NDArray[np.float32]]
 
@@ -17,18 +17,28 @@ def parameter(name: str, value: NDArray[np.float32]) -> Parameter:
 
 
 class Linear(nn.Cell):
-    """x [rows, in] -> [rows, out]. Several published layers of one input (q, k, v) become one product."""
+    """x [rows, in] -> [rows, out]. Several published layers of one input (q, k, v) become one product.
 
-    def __init__(self, weights: Weights, names: str | Sequence[str], bias: bool = True) -> None:
-        super().__init__()
+    ``live`` int32 [1] says how many rows are not padding.
+    """
+
+    def __init__(self, weights: Weights, names: str | Sequence[str], operators: Operators) -> None:
+        super().__init__(auto_prefix=False)
         names = [names] if isinstance(names, str) else list(names)
         stacked = np.concatenate([weights[f"{name}.weight"] for name in names])
-        self.weight = parameter("+".join(names) + ".weight", pack(stacked))
-        self.has_bias = bias
-        if bias:
-            self.bias = parameter("+".join(names) + ".bias", np.concatenate([weights[f"{name}.bias"] for name in names]))
+        bias = [weights[f"{name}.bias"] for name in names if f"{name}.bias" in weights]
+        self.weight = parameter("+".join(names) + ".weight", operators.pack(stacked))
+        self.bias = parameter("+".join(names) + ".bias", np.concatenate(bias) if bias else np.zeros(len(stacked), np.float32))
+        self.operators = operators
 
-    def construct(self, x: Tensor) -> Tensor:
-        if self.has_bias:
-            return linear_bias(x, self.weight, self.bias)
-        return linear(x, self.weight)
+    def construct(self, x: Tensor, live: Tensor) -> Tensor:
+        return self.operators.linear(x, self.weight, self.bias, live)
+
+    def add(self, x: Tensor, residual: Tensor, live: Tensor) -> Tensor:
+        return self.operators.linear_add(x, self.weight, self.bias, residual, live)
+
+    def quick_gelu(self, x: Tensor, live: Tensor) -> Tensor:
+        return self.operators.linear_quick_gelu(x, self.weight, self.bias, live)
+
+    def gelu(self, x: Tensor, live: Tensor) -> Tensor:
+        return self.operators.linear_gelu(x, self.weight, self.bias, live)

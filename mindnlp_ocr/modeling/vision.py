@@ -9,90 +9,98 @@ from mindspore import Tensor, nn
 
 from mindnlp_ocr.modeling.layers import Linear, Weights, parameter
 from mindnlp_ocr.models.config import VisionConfig
-from mindnlp_ocr.ops.activation import gelu, quick_gelu
 from mindnlp_ocr.ops.attention import EagerAttention
 from mindnlp_ocr.ops.layout import take_heads
-from mindnlp_ocr.ops.norm import layer_norm
+from mindnlp_ocr.ops.operators import Operators
 from mindnlp_ocr.ops.rotary import per_head, rotate
 
 
 class VisionTower(nn.Cell):
     """Patches [n, patch_dim] -> features [n / 4, text hidden_size], for images packed into a bucket of n patches."""
 
-    def __init__(self, config: VisionConfig, weights: Weights) -> None:
+    def __init__(self, config: VisionConfig, weights: Weights, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
         # A convolution whose stride is its kernel is a matrix product over flattened patches.
         flat = weights["visual.patch_embed.proj.weight"].reshape(config.embed_dim, config.patch_dim)
-        self.patch_embed = Linear({"visual.patch_embed.proj.weight": flat}, "visual.patch_embed.proj", bias=False)
+        self.patch_embed = Linear({"visual.patch_embed.proj.weight": flat}, "visual.patch_embed.proj", operators)
         self.blocks = nn.CellList(
-            [VisionBlock(config, weights, f"visual.blocks.{i}") for i in range(config.depth)], auto_prefix=False
+            [VisionBlock(config, weights, f"visual.blocks.{i}", operators) for i in range(config.depth)], auto_prefix=False
         )
-        self.merger = PatchMerger(config, weights, "visual.merger")
+        self.merger = PatchMerger(config, weights, "visual.merger", operators)
         self.heads = config.num_heads
 
     def construct(self, patches: Tensor, cos: Tensor, sin: Tensor, cu_seqlens: Tensor, attention: EagerAttention) -> Tensor:
         """patches float32 [n, patch_dim]; cos, sin [n, head_dim / 2]; cu_seqlens int32 [images + 1]."""
-        x = self.patch_embed(patches)
+        live = cu_seqlens[-1:]
+        x = self.patch_embed(patches, live)
         mask = attention.vision_mask(patches.shape[0], cu_seqlens)
         cos, sin = per_head(cos, 2 * self.heads), per_head(sin, 2 * self.heads)  # for q and k at once
         for block in self.blocks:
-            x = block(x, cos, sin, attention, mask)
-        return self.merger(x)
+            x = block(x, cos, sin, attention, mask, live)
+        return self.merger(x, live)
 
 
 class VisionBlock(nn.Cell):
     """Attention and MLP, each behind a LayerNorm and around a residual."""
 
-    def __init__(self, config: VisionConfig, weights: Weights, name: str) -> None:
+    def __init__(self, config: VisionConfig, weights: Weights, name: str, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
-        self.norm1 = LayerNorm(weights, f"{name}.norm1")
-        self.attn = VisionAttention(config, weights, f"{name}.attn")
-        self.norm2 = LayerNorm(weights, f"{name}.norm2")
-        self.fc1 = Linear(weights, f"{name}.mlp.fc1")
-        self.fc2 = Linear(weights, f"{name}.mlp.fc2")
+        self.norm1 = LayerNorm(weights, f"{name}.norm1", operators)
+        self.attn = VisionAttention(config, weights, f"{name}.attn", operators)
+        self.norm2 = LayerNorm(weights, f"{name}.norm2", operators)
+        self.fc1 = Linear(weights, f"{name}.mlp.fc1", operators)
+        self.fc2 = Linear(weights, f"{name}.mlp.fc2", operators)
 
-    def construct(self, x: Tensor, cos: Tensor, sin: Tensor, attention: EagerAttention, mask: Any) -> Tensor:
-        x = x + self.attn(self.norm1(x), cos, sin, attention, mask)
-        return x + self.fc2(quick_gelu(self.fc1(self.norm2(x))))
+    def construct(
+        self, x: Tensor, cos: Tensor, sin: Tensor, attention: EagerAttention, mask: Any, live: Tensor
+    ) -> Tensor:
+        x = self.attn(self.norm1(x), x, cos, sin, attention, mask, live)
+        return self.fc2.add(self.fc1.quick_gelu(self.norm2(x), live), x, live)
 
 
 class VisionAttention(nn.Cell):
-    """Full attention among the patches of one image, with 2-D rotary positions."""
+    """Full attention among the patches of one image, with 2-D rotary positions; around a residual."""
 
-    def __init__(self, config: VisionConfig, weights: Weights, name: str) -> None:
+    def __init__(self, config: VisionConfig, weights: Weights, name: str, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
         self.heads = config.num_heads
         self.head_dim = config.head_dim
-        self.qkv = Linear(weights, f"{name}.qkv")
-        self.proj = Linear(weights, f"{name}.proj")
+        self.qkv = Linear(weights, f"{name}.qkv", operators)
+        self.proj = Linear(weights, f"{name}.proj", operators)
 
-    def construct(self, x: Tensor, cos: Tensor, sin: Tensor, attention: EagerAttention, mask: Any) -> Tensor:
+    def construct(
+        self, x: Tensor, residual: Tensor, cos: Tensor, sin: Tensor, attention: EagerAttention, mask: Any, live: Tensor
+    ) -> Tensor:
         n = x.shape[0]
-        qkv = self.qkv(x).reshape(n, 3 * self.heads, self.head_dim)
+        qkv = self.qkv(x, live).reshape(n, 3 * self.heads, self.head_dim)
         qk, v = rotate(take_heads(qkv, 0, 2 * self.heads), cos, sin), take_heads(qkv, 2 * self.heads, self.heads)
         q, k = take_heads(qk, 0, self.heads), take_heads(qk, self.heads, self.heads)
-        return self.proj(attention.vision(q, k, v, mask).reshape(n, self.heads * self.head_dim))
+        y = attention.vision(q, k, v, mask).reshape(n, self.heads * self.head_dim)
+        return self.proj.add(y, residual, live)
 
 
 class PatchMerger(nn.Cell):
     """Four neighbouring patches (they lie side by side in the input) become one feature of the text's width."""
 
-    def __init__(self, config: VisionConfig, weights: Weights, name: str) -> None:
+    def __init__(self, config: VisionConfig, weights: Weights, name: str, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
-        self.merged_dim = config.embed_dim * config.spatial_merge_size**2
-        self.ln_q = LayerNorm(weights, f"{name}.ln_q")
-        self.fc1 = Linear(weights, f"{name}.mlp.0")
-        self.fc2 = Linear(weights, f"{name}.mlp.2")
+        self.merged = config.spatial_merge_size**2
+        self.merged_dim = config.embed_dim * self.merged
+        self.ln_q = LayerNorm(weights, f"{name}.ln_q", operators)
+        self.fc1 = Linear(weights, f"{name}.mlp.0", operators)
+        self.fc2 = Linear(weights, f"{name}.mlp.2", operators)
 
-    def construct(self, x: Tensor) -> Tensor:
-        return self.fc2(gelu(self.fc1(self.ln_q(x).reshape(-1, self.merged_dim))))
+    def construct(self, x: Tensor, live: Tensor) -> Tensor:
+        live = live // self.merged
+        return self.fc2(self.fc1.gelu(self.ln_q(x).reshape(-1, self.merged_dim), live), live)
 
 
 class LayerNorm(nn.Cell):
-    def __init__(self, weights: Weights, name: str) -> None:
+    def __init__(self, weights: Weights, name: str, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
         self.weight = parameter(f"{name}.weight", weights[f"{name}.weight"])
         self.bias = parameter(f"{name}.bias", weights[f"{name}.bias"])
+        self.operators = operators
 
     def construct(self, x: Tensor) -> Tensor:
-        return layer_norm(x, self.weight, self.bias)
+        return self.operators.layer_norm(x, self.weight, self.bias)

@@ -1,4 +1,4 @@
-"""Attention for the three shapes of work, and the writes into the KV slots. MindSpore's own operators: the definition.
+"""Attention among patches and over the KV slots, and the writes into the slots. MindSpore's own operators: the definition.
 
 Every implementation has the methods of :class:`EagerAttention`; ``select.py`` chooses one. What the layers of a graph share
 (masks, lengths) is made once by the ``..._mask`` methods and is opaque to the caller.
@@ -31,7 +31,9 @@ class EagerAttention(nn.Cell):
     (s * kv_heads + h) * max_length + t. Answers for padding are finite numbers without meaning.
     """
 
-    decoder_layer: Any = None  # an operator that takes a whole layer of a decode step, where there is one
+    decoder_layer: Any = None  # an operator that takes a whole decoder layer, where there is one
+    packed_images = 8  # that one vision graph takes
+    rows_are_slots = False  # whether a decode step needs one segment a slot, in the order of the slots
 
     def __init__(self, heads: int, kv_heads: int, head_dim: int) -> None:
         super().__init__(auto_prefix=False)
@@ -67,95 +69,63 @@ class EagerAttention(nn.Cell):
         q, k, v = heads_first(q * scale), heads_first(k), heads_first(v)
         return tokens_first(_weighted(_softmax(_scores(_concat((q, mask[0])), _concat((k, mask[1])))), v))
 
-    # A prompt
-
-    def prefill_mask(self, tokens: int, live: Tensor) -> Any:
-        """For :meth:`prefill`: ``live`` int32 [1] tokens are not padding, which causality hides here.
-
-        [heads, tokens, tokens] float32: 0 for the token itself and those before, MASKED for later.
-        """
-        index = ops.arange(tokens)
-        later = (index.reshape(1, 1, tokens) > index.reshape(1, tokens, 1)).astype(ms.float32) * MASKED
-        return ops.broadcast_to(later, (self.heads, tokens, tokens))
-
-    def prefill(self, q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
-        """Causal attention of a prompt over itself.
-
-        Args:
-            q: [tokens, heads, head_dim].
-            k, v: [tokens, kv_heads, head_dim].
-            mask: from :meth:`prefill_mask`.
-        Returns:
-            [tokens, heads, head_dim].
-        """
-        tokens, heads, head_dim = q.shape
-        kv_heads = k.shape[1]
-        rows = (kv_heads, heads // kv_heads * tokens)
-        q = heads_first(q * (1.0 / math.sqrt(head_dim))).reshape(*rows, head_dim)
-        scores = _softmax(_scores(q, heads_first(k)).reshape(heads, tokens, tokens) + mask)
-        return tokens_first(_weighted(scores.reshape(*rows, tokens), heads_first(v)).reshape(heads, tokens, head_dim))
-
-    def prompt_rows(self, kv_shape: tuple[int, int, int, int], tokens: int) -> Any:
-        """For :meth:`write_prompt`: int32 [tokens * kv_heads], rows of the first tokens of slot 0."""
-        _, kv_heads, length, _ = kv_shape
-        starts = (ops.arange(kv_heads) * length).reshape(1, kv_heads)
-        return (starts + ops.arange(tokens).reshape(tokens, 1)).reshape(-1).astype(ms.int32)
-
-    def write_prompt(self, keys: Parameter, values: Parameter, k: Tensor, v: Tensor, rows: Any) -> None:
-        """Put k and v [tokens, kv_heads, head_dim] into slot 0, in place."""
-        _scatter(keys, rows, k.reshape(-1, k.shape[2]).astype(keys.dtype))
-        _scatter(values, rows, v.reshape(-1, v.shape[2]).astype(values.dtype))
-
     # New tokens over the slots
 
-    def decode_mask(self, kv_shape: tuple[int, int, int, int], tokens: int, live: Tensor, count: Tensor) -> Any:
-        """For :meth:`decode` of up to ``tokens`` new tokens a slot.
+    def extend_mask(
+        self, kv_shape: tuple[int, int, int, int], tokens: int, slots: Tensor, live: Tensor, count: Tensor
+    ) -> Any:
+        """For :meth:`extend` by up to ``tokens`` new tokens a segment.
 
         Args:
-            live: int32 [slots], rows that each slot holds before them.
-            count: int32 [slots], how many of them are new in each slot; the others are padding.
+            kv_shape: (slots, kv_heads, max_length, head_dim).
+            slots: int32 [segments], the slot that each segment's tokens go to.
+            live: int32 [segments], rows that the slot holds before them.
+            count: int32 [segments], how many of them are new; the others are padding. A segment without any rests.
         """
-        slots, kv_heads, length, _ = kv_shape
+        _, kv_heads, length, _ = kv_shape
+        segments = live.shape[0]
         index = ops.arange(tokens).astype(ms.int32).reshape(1, tokens)
-        live, count = live.reshape(slots, 1), count.reshape(slots, 1)
-        # A token of padding repeats the last new one, value and place; in a slot without any, what is there stays.
+        live, count = live.reshape(segments, 1), count.reshape(segments, 1)
+        # A token of padding repeats the last new one, value and place; of a segment that rests, what is there stays.
         token = ops.minimum(index, ops.maximum(count - 1, 0))
-        at = ops.minimum(live + token, length - 1).reshape(slots, tokens, 1)
-        rows = ((ops.arange(slots * kv_heads).astype(ms.int32) * length).reshape(slots, 1, kv_heads) + at).reshape(-1)
-        source = (ops.arange(slots).astype(ms.int32).reshape(slots, 1) * tokens + token).reshape(-1)
-        fresh = ops.broadcast_to(count > 0, (slots, tokens * kv_heads)).reshape(-1, 1)
-        seen = (live + index + 1).reshape(slots, 1, tokens, 1, 1)
+        at = ops.minimum(live + token, length - 1).reshape(segments, tokens, 1)
+        heads = slots.reshape(segments, 1) * kv_heads + ops.arange(kv_heads).astype(ms.int32).reshape(1, kv_heads)
+        rows = (heads.reshape(segments, 1, kv_heads) * length + at).reshape(-1)
+        source = (ops.arange(segments).astype(ms.int32).reshape(segments, 1) * tokens + token).reshape(-1)
+        fresh = ops.broadcast_to(count > 0, (segments, tokens * kv_heads)).reshape(-1, 1)
+        seen = (live + index + 1).reshape(segments, 1, tokens, 1, 1)
         hidden = (ops.arange(length).reshape(1, 1, 1, 1, length) >= seen).astype(ms.float32) * MASKED
         group = self.heads // kv_heads
-        hidden = ops.broadcast_to(hidden, (slots, kv_heads, tokens, group, length))
-        return rows, source, fresh, hidden.reshape(slots, kv_heads, tokens * group, length)
+        hidden = ops.broadcast_to(hidden, (segments, kv_heads, tokens, group, length))
+        return rows, source, fresh, slots, hidden.reshape(segments, kv_heads, tokens * group, length)
 
-    def decode(self, q: Tensor, k: Tensor, v: Tensor, keys: Parameter, values: Parameter, mask: Any) -> Tensor:
+    def extend(self, q: Tensor, k: Tensor, v: Tensor, keys: Parameter, values: Parameter, mask: Any) -> Tensor:
         """New tokens attend to the live rows of their slot and, causally, to one another; k and v are written in place.
 
+        A prompt is one segment of many tokens, a decode step one token each of many segments.
+
         Args:
-            q: [slots, tokens, heads, head_dim].
-            k, v: [slots, tokens, kv_heads, head_dim], written behind the live rows.
-            keys, values: the rows of all slots, float32, float16 or bfloat16.
-            mask: from :meth:`decode_mask`.
+            q: [segments, tokens, heads, head_dim].
+            k, v: [segments, tokens, kv_heads, head_dim], written behind the live rows.
+            keys, values: of all slots, float32, float16 or bfloat16, in the shape of :meth:`slot_tensor`.
+            mask: from :meth:`extend_mask`.
         Returns:
-            [slots, tokens, heads, head_dim].
+            [segments, tokens, heads, head_dim].
         """
-        rows, source, fresh, hidden = mask
-        slots, tokens, heads, head_dim = q.shape
-        kv_heads = k.shape[2]
+        rows, source, fresh, slots, hidden = mask
+        segments, tokens, heads, head_dim = q.shape
+        kv_heads, length, group = k.shape[2], hidden.shape[3], heads // k.shape[2]
         for held, new in ((keys, k), (values, v)):
-            new = ops.gather(new.reshape(slots * tokens, kv_heads, head_dim), source, 0).reshape(-1, head_dim)
+            new = ops.gather(new.reshape(segments * tokens, kv_heads, head_dim), source, 0).reshape(-1, head_dim)
             old = ops.gather(held, rows, 0)
             _scatter(held, rows, ops.select(ops.broadcast_to(fresh, new.shape), new.astype(held.dtype), old))
-        shape = (slots, kv_heads, keys.shape[0] // (slots * kv_heads), head_dim)
-        group = heads // kv_heads
-        q = (q * (1.0 / math.sqrt(head_dim))).reshape(slots, tokens, kv_heads, group, head_dim)
-        q = ops.transpose(q, (0, 2, 1, 3, 4)).reshape(slots, kv_heads, tokens * group, head_dim)
-        scores = _softmax(_scores(q, keys.reshape(shape).astype(q.dtype)) + hidden)
-        y = _weighted(scores, values.reshape(shape).astype(q.dtype))
-        y = ops.transpose(y.reshape(slots, kv_heads, tokens, group, head_dim), (0, 2, 1, 3, 4))
-        return y.reshape(slots, tokens, heads, head_dim)
+        keys, values = (ops.gather(x.reshape(-1, kv_heads, length, head_dim), slots, 0) for x in (keys, values))
+        q = (q * (1.0 / math.sqrt(head_dim))).reshape(segments, tokens, kv_heads, group, head_dim)
+        q = ops.transpose(q, (0, 2, 1, 3, 4)).reshape(segments, kv_heads, tokens * group, head_dim)
+        scores = _softmax(_scores(q, keys.astype(q.dtype)) + hidden)
+        y = _weighted(scores, values.astype(q.dtype))
+        y = ops.transpose(y.reshape(segments, kv_heads, tokens, group, head_dim), (0, 2, 1, 3, 4))
+        return y.reshape(segments, tokens, heads, head_dim)
 
     def score_bytes(self, tokens: int) -> int:
         """Bytes at the peak for tokens^2 scores: float32 scores and their softmax."""

@@ -18,9 +18,11 @@ class FlashAttention(EagerAttention):
     def __init__(self, heads: int, kv_heads: int, head_dim: int) -> None:
         super().__init__(heads, kv_heads, head_dim)
         self.vision_op = native.flash_vision()
-        self.prefill_op = native.flash_prefill()
         self.decode_op = native.flash_decode()
-        self.decoder_layer = native.decoder_step()
+        self.decoder_layer = native.decoder_layer()
+
+    def slot_tensor(self, x: Tensor) -> Tensor:
+        return x
 
     def vision_mask(self, patches: int, cu_seqlens: Tensor) -> Any:
         return cu_seqlens
@@ -28,17 +30,13 @@ class FlashAttention(EagerAttention):
     def vision(self, q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
         return self.vision_op(q, k, v, mask)
 
-    def prefill_mask(self, tokens: int, live: Tensor) -> Any:
-        return live
+    def extend_mask(
+        self, kv_shape: tuple[int, int, int, int], tokens: int, slots: Tensor, live: Tensor, count: Tensor
+    ) -> Any:
+        return slots, live, count
 
-    def prefill(self, q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
-        return self.prefill_op(q, k, v, mask)
-
-    def decode_mask(self, kv_shape: tuple[int, int, int, int], tokens: int, live: Tensor, count: Tensor) -> Any:
-        return live, count
-
-    def decode(self, q: Tensor, k: Tensor, v: Tensor, keys: Parameter, values: Parameter, mask: Any) -> Tensor:
-        return self.decode_op(q, k, v, keys, values, mask[0], mask[1])
+    def extend(self, q: Tensor, k: Tensor, v: Tensor, keys: Parameter, values: Parameter, mask: Any) -> Tensor:
+        return self.decode_op(q, k, v, keys, values, mask[0], mask[1], mask[2])
 
     def score_bytes(self, tokens: int) -> int:
         """Nothing worth counting: scores exist a tile at a time."""

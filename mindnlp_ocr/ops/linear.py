@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 _product = ops.BatchMatMul()
 _product_transposed = ops.BatchMatMul(transpose_b=True)
 _bias_add = ops.BiasAdd()
+halves = ops.Split(axis=-1, output_num=2)
 _batched, _single = ops.ExpandDims(), ops.Squeeze(0)  # compile 10 times faster than a reshape to computed sizes
 
 

@@ -1,12 +1,13 @@
 """Our own CPU operators (kernels/cpu), as MindSpore AOT custom ops. Without the built library all runs eager."""
 
 import ctypes
+import os
 import re
 import sysconfig
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mindspore import ops
 
@@ -30,6 +31,8 @@ FAULTS = {
 def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(LIBRARY))
     library.InstructionSet.restype = ctypes.c_char_p
+    # From Python's own copy of the environment: `import mindspore` sets the variable to 1 in the process.
+    library.UseThreads(int(os.environ.get("OMP_NUM_THREADS") or 0))
     return library
 
 
@@ -65,7 +68,7 @@ def instruction_sets() -> list[str]:
 
 
 def use_threads(count: int) -> None:
-    """Run on so many threads from now on; 0: as OpenMP says (OMP_NUM_THREADS, or the cores)."""
+    """Run on so many threads from now on; 0: on as many as this process may use cores."""
     _library().UseThreads(count)
 
 
@@ -77,21 +80,29 @@ def explain(error: BaseException) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def _custom(name: str, check: Callable[..., None] | None = None, in_place: bool = False) -> Any:
-    """An operator whose output is like its first input. ``check`` sees the shapes when a graph is compiled."""
+Shape = Sequence[int]
 
-    def shape(first: Sequence[int], *others: Sequence[int]) -> Sequence[int]:
-        if check is not None:
-            check(first, *others)
-        return first
 
+def _custom(name: str, shape: Callable[..., Shape], in_place: bool = False) -> Any:
+    """An operator whose output has the shape that ``shape`` makes of those of its inputs, and the dtype of the first."""
+    _library()  # sets the number of threads
     custom = ops.Custom(f"{LIBRARY}:{name}", shape, lambda first, *_: first, func_type="aot")
     if in_place:
         custom.add_prim_attr("side_effect_mem", True)
     return custom
 
 
-def _check_heads(name: str, q: Sequence[int], k: Sequence[int], v: Sequence[int]) -> None:
+def _as_first(check: Callable[..., None]) -> Callable[..., Shape]:
+    """The shape of the first input, if ``check`` has nothing against the shapes: it sees them when a graph is compiled."""
+
+    def shape(first: Shape, *others: Shape) -> Shape:
+        check(first, *others)
+        return first
+
+    return shape
+
+
+def _check_heads(name: str, q: Shape, k: Shape, v: Shape) -> None:
     """q [..., heads, head_dim], k and v [..., kv_heads, head_dim], else alike."""
     if len(q) != len(k) or list(k) != list(v) or list(q[:-2]) != list(k[:-2]) or q[-1] != k[-1]:
         raise ValueError(f"{name}: q {list(q)}, k {list(k)} and v {list(v)} do not fit together")
@@ -103,35 +114,23 @@ def _check_heads(name: str, q: Sequence[int], k: Sequence[int], v: Sequence[int]
         )
 
 
-def _check_vision(q: Sequence[int], k: Sequence[int], v: Sequence[int], cu_seqlens: Sequence[int]) -> None:
+def _check_vision(q: Shape, k: Shape, v: Shape, cu_seqlens: Shape) -> None:
     _check_heads("FlashVision", q, k, v)
     if len(cu_seqlens) != 1 or cu_seqlens[0] < 2:
         raise ValueError(f"FlashVision: cu_seqlens has shape {list(cu_seqlens)}: give [images + 1]")
 
 
-def _check_prefill(q: Sequence[int], k: Sequence[int], v: Sequence[int], live: Sequence[int]) -> None:
-    _check_heads("FlashPrefill", q, k, v)
-    if list(live) != [1]:
-        raise ValueError(f"FlashPrefill: live has shape {list(live)}: give [1]")
-
-
 def _check_decode(
-    q: Sequence[int],
-    k: Sequence[int],
-    v: Sequence[int],
-    keys: Sequence[int],
-    values: Sequence[int],
-    live: Sequence[int],
-    count: Sequence[int],
+    q: Shape, k: Shape, v: Shape, keys: Shape, values: Shape, slots: Shape, live: Shape, count: Shape
 ) -> None:
     _check_heads("FlashDecode", q, k, v)
-    if list(keys) != list(values) or keys[-1] != q[-1] or keys[0] % (q[0] * k[2]):
+    if list(keys) != list(values) or [keys[1], keys[3]] != [k[2], q[3]]:
         raise ValueError(
-            f"FlashDecode: key rows {list(keys)} and value rows {list(values)} do not hold {q[0]} slots of {k[2]} heads "
-            f"of {q[-1]}"
+            f"FlashDecode: keys {list(keys)} and values {list(values)} are no slots of {k[2]} heads of {q[3]}"
         )
-    if list(live) != [q[0]] or list(count) != [q[0]]:
-        raise ValueError(f"FlashDecode: live {list(live)} and count {list(count)} must be [{q[0]}], one a slot")
+    for name, shape in (("slots", slots), ("live", live), ("count", count)):
+        if list(shape) != [q[0]]:
+            raise ValueError(f"FlashDecode: {name} has shape {list(shape)}: give [{q[0]}], one a segment")
 
 
 def flash_vision() -> Any:
@@ -140,28 +139,52 @@ def flash_vision() -> Any:
     float32, float16 or bfloat16 alike. Shapes that do not fit raise a ValueError when the graph is compiled; lengths that do
     not, a RuntimeError with the code of :data:`FAULTS`, which :func:`explain` puts into words.
     """
-    return _custom("FlashVision", _check_vision)
-
-
-def flash_prefill() -> Any:
-    """q [tokens, heads, head_dim]; k, v [tokens, kv_heads, head_dim]; live int32 [1] -> as q. Errors as above."""
-    return _custom("FlashPrefill", _check_prefill)
+    return _custom("FlashVision", _as_first(_check_vision))
 
 
 def flash_decode() -> Any:
-    """q [slots, tokens, heads, head_dim]; k, v [slots, tokens, kv_heads, head_dim]; key and value rows [slots * kv_heads *
-    max_length, head_dim], written in place; live, count int32 [slots] -> as q. The rows may have a float dtype of their own.
+    """q [segments, tokens, heads, head_dim]; k, v [segments, tokens, kv_heads, head_dim]; keys and values [slots, kv_heads,
+    max_length, head_dim], written in place; slots, live, count int32 [segments] -> as q. Errors as above.
+
+    The keys and values may have a float dtype of their own.
     """
-    return _custom("FlashDecode", _check_decode, in_place=True)
+    return _custom("FlashDecode", _as_first(_check_decode), in_place=True)
 
 
-def decoder_step() -> Any:
-    """One decoder layer for one new token in every slot; writes the slots in place.
+def decoder_layer() -> Any:
+    """One decoder layer for new tokens of some slots, whose keys and values it writes in place.
 
-    Inputs, float32 unless said otherwise: x [slots, hidden]; RMSNorm weight [hidden]; packed q/k/v weight [1, hidden,
-    (heads + 2 kv_heads) * head_dim] and bias; packed output weight; RMSNorm weight; packed gate/up and down weights; cos
-    and sin [slots, any, head_dim / 2]; key and value rows [slots * kv_heads * max_length, head_dim]; live int32 [slots],
-    rows that each slot holds before this token; eps [1]. Output: x after the layer. A slot without room, or inputs that
-    do not fit together, raise a RuntimeError with the code of :data:`FAULTS`.
+    Inputs, float32 unless said otherwise: x [segments * tokens, hidden]; RMSNorm weight [hidden]; packed q/k/v weight and
+    its bias [(heads + 2 kv_heads) * head_dim]; packed output weight; RMSNorm weight; packed gate/up and down weights; cos
+    and sin [segments * tokens, head_dim / 2]; keys and values [slots, kv_heads, max_length, head_dim] of any float dtype;
+    slots, live, count int32 [segments]: where the tokens of a segment go, rows held there before, and how many are new;
+    eps [1]. Only the last segment that brings tokens may bring fewer than ``tokens``; those behind it bring none.
+    Output: x after the layer, zero for padding. What does not fit raises a RuntimeError with a code of :data:`FAULTS`.
     """
-    return _custom("DecoderStep", in_place=True)
+    return _custom("DecoderLayer", _as_first(lambda *_: None), in_place=True)
+
+
+Product = Literal["Linear", "LinearAdd", "LinearQuickGelu", "LinearGelu", "LinearSiluGate"]
+
+
+def linear(name: Product) -> Any:
+    """x [rows, in]; packed weight [panels, in, 32]; bias [out]; for LinearAdd a residual [rows, out]; then, if wanted, live
+    int32 [1] -> [rows, out], float32. Rows from ``live`` on are padding: they are not computed, and zero.
+    """
+    return _custom(name, lambda x, weight, bias, *_: [x[0], bias[0]])
+
+
+def rms_norm() -> Any:
+    """x [rows, n], weight [n], eps [1] -> as x, float32."""
+    return _custom("RmsNorm", _as_first(lambda *_: None))
+
+
+def layer_norm() -> Any:
+    """x [rows, n], weight and bias [n], eps [1] -> as x, float32."""
+    return _custom("LayerNorm", _as_first(lambda *_: None))
+
+
+def embed() -> Any:
+    """int32 ids [tokens]; packed table [panels, hidden, 32] -> [tokens, hidden], float32."""
+    custom = ops.Custom(f"{LIBRARY}:Embed", lambda ids, table: [ids[0], table[1]], lambda _, table: table, func_type="aot")
+    return custom

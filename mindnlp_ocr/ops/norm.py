@@ -2,13 +2,15 @@
 
 from mindspore import Tensor, ops
 
+LAYER_NORM_EPS = 1e-6
+
 _mean = ops.ReduceMean(keep_dims=True)
 _outer = ops.MatMul()
-_layer_norm = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=1e-6)
+_layer_norm = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=LAYER_NORM_EPS)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+def rms_norm(x: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight, eps [1] (Zhang and Sennrich 2019, arXiv:1910.07467)."""
     inverse = ops.rsqrt(_mean(x * x, -1) + eps)
     return x * _outer(inverse, weight.reshape(1, -1))  # an outer product, so that nothing broadcasts
 

@@ -12,6 +12,7 @@ from mindnlp_ocr.ops.device import Device
 if TYPE_CHECKING:
     from mindnlp_ocr.models.config import Qwen2VLConfig
     from mindnlp_ocr.ops.attention import EagerAttention
+    from mindnlp_ocr.ops.operators import Operators
 
 Attention = Literal["auto", "eager", "flash"]
 Implementation = Literal["eager", "flash"]
@@ -89,3 +90,11 @@ def attention_for(
     if implementation == "eager":
         return EagerAttention(heads, kv_heads, head_dim)
     return (AscendAttention if device.kind == "Ascend" else FlashAttention)(heads, kv_heads, head_dim)
+
+
+def operators_for(device: Device) -> "Operators":
+    """Our own products and norms on a CPU, where the library is there; else MindSpore's."""
+    from mindnlp_ocr.ops import native
+    from mindnlp_ocr.ops.operators import CpuOperators, Operators
+
+    return CpuOperators() if device.kind == "CPU" and native.available()[0] else Operators()

@@ -1,0 +1,46 @@
+#include "products.h"
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <new>
+
+float *Scratch(int64_t floats) {
+  thread_local std::unique_ptr<float[]> buffer;
+  thread_local int64_t size = 0;
+  if (size < floats) {
+    buffer.reset();
+    size = 0;
+    buffer.reset(new float[floats]);
+    size = floats;
+  }
+  return buffer.get();
+}
+
+void ReserveScratch(int64_t floats) {
+  std::atomic<bool> full{false};
+  Parallel([&](const Worker &) {
+    try {
+      Scratch(floats);
+    } catch (const std::bad_alloc &) {
+      full = true;
+    }
+  });
+  if (full) throw std::bad_alloc();
+}
+
+// A task is a group of rows and a range of panels. A thread keeps the rows that it has packed for its next task.
+void Multiply(const Worker &worker, const Product &product) {
+  const Kernels &kernels = Chosen();
+  const int64_t threads = worker.count, panels = Panels(product.out), groups = (product.rows + kQueryRows - 1) / kQueryRows;
+  const int64_t ranges = std::min(panels, groups == 1 ? threads : std::max(int64_t{1}, (4 * threads + groups - 1) / groups));
+  float *packed = Scratch(ProductScratch(product.in));
+  int64_t held = -1;
+  worker.Dynamic(groups * ranges, [&](int64_t task) {
+    const int64_t group = task / ranges, range = task % ranges;
+    const int64_t row = group * kQueryRows, rows = std::min(kQueryRows, product.rows - row);
+    if (held != group) kernels.pack_rows(product.x + row * product.in, product.in, rows, product.in, packed);
+    held = group;
+    kernels.product_panels(product, packed, row, rows, panels * range / ranges, panels * (range + 1) / ranges);
+  });
+}

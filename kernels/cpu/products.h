@@ -1,0 +1,19 @@
+// Matrix products over all threads.
+
+#pragma once
+
+#include "kernels.h"
+#include "threads.h"
+
+// Floats that stay with the thread and grow: fresh pages cost more than the work of a small call.
+float *Scratch(int64_t floats);
+
+// Lets Scratch of so many floats succeed on every thread of the team. Throws std::bad_alloc, which must not
+// happen at work.
+void ReserveScratch(int64_t floats);
+
+constexpr int64_t ProductScratch(int64_t in) { return kQueryRows * in; }
+constexpr int64_t Panels(int64_t out) { return (out + kPanel - 1) / kPanel; }
+
+// To be called by all threads of the team; the answer is complete when it returns.
+void Multiply(const Worker &worker, const Product &product);
