@@ -1,6 +1,7 @@
 """Preallocated key and value tensors of fixed shape."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import mindspore as ms
@@ -66,17 +67,21 @@ class KVSlots(nn.Cell):
         """Put what :meth:`read` gave, of whatever slots, at the beginning of a slot."""
         for held, arrays in ((self.keys, keys), (self.values, values)):
             for parameter, array in zip(held, arrays, strict=True):
-                self._change(parameter, lambda x, array=array: x[slot, :, : array.shape[1]].__setitem__(..., array))
+                with self._on_host(parameter) as rows:
+                    rows[slot, :, : array.shape[1]] = array
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         """Copy the first ``tokens`` keys and values of a slot to another."""
         for parameter in (*self.keys, *self.values):
-            self._change(parameter, lambda x: x[target, :, :tokens].__setitem__(..., x[source, :, :tokens]))
+            with self._on_host(parameter) as rows:
+                rows[target, :, :tokens] = rows[source, :, :tokens]
 
-    def _change(self, parameter: Parameter, change: Callable[[Array], object]) -> None:
+    @contextmanager
+    def _on_host(self, parameter: Parameter) -> Iterator[Array]:
+        """A tensor as an array of ``shape`` to be changed."""
         array = parameter.asnumpy()
         in_place = array.ctypes.data == parameter.data_ptr()  # on a CPU the array is the tensor's own memory
         array = array if in_place else array.copy()
-        change(array.reshape(self.shape))
+        yield array.reshape(self.shape)
         if not in_place:
             parameter.set_data(Tensor(array))

@@ -21,6 +21,7 @@ from mindnlp_ocr.modeling.vision import VisionTower
 from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.attention import EagerAttention
+from mindnlp_ocr.ops.operators import Operators
 from mindnlp_ocr.ops.select import Attentions
 from mindnlp_ocr.processing.images import Patches
 
@@ -30,10 +31,24 @@ MIN_TOKENS = 64
 
 
 class Step(NamedTuple):
-    """The next token by greedy choice, and the logits it was chosen from."""
+    """The next token by greedy choice, and the logits that it was chosen from."""
 
     token_id: int
-    logits: Tensor  # float32 [1, vocab], on the device until somebody asks
+    logits: Tensor  # float32 [segments, vocab], on the device until somebody asks
+    row: int
+
+    def numpy(self) -> NDArray[np.float32]:
+        """Logits [vocab] on the host."""
+        return np.asarray(self.logits.asnumpy()[self.row])
+
+
+class NewToken(NamedTuple):
+    """What a decode step runs in one slot."""
+
+    token_id: int
+    position: int
+    slot: int
+    live: int  # tokens that the slot holds before it
 
 
 class Vision(nn.Cell):
@@ -49,23 +64,7 @@ class Vision(nn.Cell):
 
 
 class Prefill(nn.Cell):
-    """A prompt into slot 0, or nowhere when there is no cache."""
-
-    def __init__(self, language: LanguageModel, attention: EagerAttention, kv: KVSlots | None) -> None:
-        super().__init__(auto_prefix=False)
-        self.language = language
-        self.attention = attention
-        self.kv = kv
-
-    def construct(
-        self, token_ids: Tensor, image_rows: Tensor, is_image: Tensor, position_ids: Tensor, live: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        logits = self.language.prefill(token_ids, image_rows, is_image, position_ids, live, self.attention, self.kv)
-        return ops.argmax(logits, -1), logits
-
-
-class Decode(nn.Cell):
-    """One token more in every slot."""
+    """A prompt, or the rest of one, into its slot."""
 
     def __init__(self, language: LanguageModel, attention: EagerAttention, kv: KVSlots) -> None:
         super().__init__(auto_prefix=False)
@@ -73,8 +72,35 @@ class Decode(nn.Cell):
         self.attention = attention
         self.kv = kv
 
-    def construct(self, token_ids: Tensor, position_ids: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.language.decode(token_ids, position_ids, live, self.attention, self.kv)
+    def construct(
+        self,
+        token_ids: Tensor,
+        image_rows: Tensor,
+        is_image: Tensor,
+        position_ids: Tensor,
+        slots: Tensor,
+        live: Tensor,
+        count: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        logits = self.language.prefill(
+            token_ids, image_rows, is_image, position_ids, slots, live, count, self.attention, self.kv
+        )
+        return ops.argmax(logits, -1), logits
+
+
+class Decode(nn.Cell):
+    """One token more in some slots."""
+
+    def __init__(self, language: LanguageModel, attention: EagerAttention, kv: KVSlots) -> None:
+        super().__init__(auto_prefix=False)
+        self.language = language
+        self.attention = attention
+        self.kv = kv
+
+    def construct(
+        self, token_ids: Tensor, position_ids: Tensor, slots: Tensor, live: Tensor, count: Tensor, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        logits = self.language.decode(token_ids, position_ids, slots, live, count, rows, self.attention, self.kv)
         return ops.argmax(logits, -1), logits
 
 
@@ -82,27 +108,34 @@ class Graphs:
     """Static-shape graphs over one set of weights. NumPy in, NumPy or a :class:`Step` out."""
 
     def __init__(
-        self, config: Qwen2VLConfig, weights: Weights, max_length: int, attention: Attentions, kv: KVSlots | None
+        self,
+        config: Qwen2VLConfig,
+        weights: Weights,
+        max_length: int,
+        operators: Operators,
+        attention: Attentions,
+        kv: KVSlots,
     ) -> None:
         self._config = config
         self._max_length = max_length
-        self._tower = VisionTower(config.vision, weights)
-        self._language = LanguageModel(config, weights, max_length)
-        self._compiled: set[tuple[str, int]] = set()
+        self._tower = VisionTower(config.vision, weights, operators)
+        self._language = LanguageModel(config, weights, max_length, operators)
+        self._compiled: set[tuple[str, int, int]] = set()
         self._first_calls: list[float] = []  # seconds
         self._attention = attention
         self._vision = ms.jit(Vision(self._tower, attention.vision))
         self.attach(attention, kv)
 
-    def attach(self, attention: Attentions, kv: KVSlots | None) -> None:
+    def attach(self, attention: Attentions, kv: KVSlots) -> None:
         """Run on this attention and these slots from now on; the graphs over others are dropped."""
         if attention is not self._attention:
             self._attention = attention
             self._vision = ms.jit(Vision(self._tower, attention.vision))
             self._compiled.clear()
-        self._compiled = {(graph, bucket) for graph, bucket in self._compiled if graph == "vision"}
+        self._compiled = {key for key in self._compiled if key[0] == "vision"}
+        self._slots = kv.shape[0]
         self._prefill = ms.jit(Prefill(self._language, attention.text, kv))
-        self._decode = ms.jit(Decode(self._language, attention.text, kv)) if kv is not None else None
+        self._decode = ms.jit(Decode(self._language, attention.text, kv))
 
     @property
     def compilations(self) -> int:
@@ -115,7 +148,7 @@ class Graphs:
         return sum(self._first_calls)
 
     @contextmanager
-    def _running(self, graph: str, bucket: int) -> Iterator[None]:
+    def _running(self, graph: str, bucket: int, parts: int = 1) -> Iterator[None]:
         """Counts a graph's first call, and makes a device that fails or is full the page's error."""
         start = time.perf_counter()
         try:
@@ -124,17 +157,23 @@ class Graphs:
             raise PageError(
                 f"MindSpore failed in {graph} ({native.explain(error)}): lower max_pixels or max_length"
             ) from error
-        if (graph, bucket) not in self._compiled:
-            self._compiled.add((graph, bucket))
+        if (graph, bucket, parts) not in self._compiled:
+            self._compiled.add((graph, bucket, parts))
             self._first_calls.append(time.perf_counter() - start)
 
-    def vision(self, image: Patches) -> NDArray[np.float32]:
-        """Features [patches / 4, hidden] of one image.
+    @property
+    def images_at_once(self) -> int:
+        """Images that :meth:`vision` takes in one call."""
+        return self._attention.vision.packed_images
+
+    def vision(self, images: Sequence[Patches]) -> list[NDArray[np.float32]]:
+        """Features [patches / 4, hidden] of each of up to ``images_at_once`` images, packed into one bucket.
 
         Raises:
             PageError: attention over so many patches would not fit in the memory that is free.
         """
-        live = len(image.pixels)
+        ends = np.cumsum([0, *(len(image.pixels) for image in images)])
+        live = int(ends[-1])
         bucket = bucket_for(live, MIN_PATCHES, MAX_PATCHES)
         vision = self._config.vision
         needed, free = self._attention.vision.score_bytes(bucket), psutil.virtual_memory().available
@@ -143,16 +182,24 @@ class Graphs:
                 f"an image of {live} patches needs {needed / 2**30:.1f} GiB for its attention, {free / 2**30:.1f} GiB "
                 "are free: lower --max-pixels, or use --attn flash"
             )
-        cos, sin = vision_table(image.grid_thw, vision.head_dim, vision.spatial_merge_size)
-        arrays = (_padded(image.pixels, bucket), _padded(cos, bucket), _padded(sin, bucket))
-        with self._running("vision", bucket):
-            features = self._vision(*map(Tensor, arrays), Tensor([0, live], ms.int32)).asnumpy()
-        return np.asarray(features[: live // vision.spatial_merge_size**2])
+        parts = 1 if len(images) == 1 else self.images_at_once  # of one image, or padded with empty ones
+        cu_seqlens = np.append(ends, np.full(parts - len(images), live)).astype(np.int32)
+        tables = [vision_table(image.grid_thw, vision.head_dim, vision.spatial_merge_size) for image in images]
+        rows = ([image.pixels for image in images], [cos for cos, _ in tables], [sin for _, sin in tables])
+        with self._running("vision", bucket, parts):
+            inputs = [Tensor(_padded(np.concatenate(arrays), bucket)) for arrays in rows]
+            features = self._vision(*inputs, Tensor(cu_seqlens)).asnumpy()
+        return np.split(features[: live // vision.spatial_merge_size**2], ends[1:-1] // vision.spatial_merge_size**2)
 
     def prefill(
-        self, token_ids: NDArray[np.int32], features: Sequence[NDArray[np.float32]], position_ids: NDArray[np.int32]
+        self,
+        token_ids: NDArray[np.int32],
+        features: Sequence[NDArray[np.float32]],
+        position_ids: NDArray[np.int32],
+        slot: int = 0,
+        live: int = 0,
     ) -> Step:
-        """Run a whole prompt of at most ``max_length`` tokens; its image tokens take the features in order."""
+        """Run new tokens of a prompt, of which ``slot`` holds the first ``live``; image tokens take the features in order."""
         bucket = bucket_for(len(token_ids), MIN_TOKENS, self._max_length)
         is_image = token_ids == self._config.image_token_id
         image_rows = np.zeros((bucket, self._config.hidden_size), np.float32)
@@ -164,30 +211,41 @@ class Graphs:
                 Tensor(image_rows),
                 Tensor(_padded(is_image[:, None].astype(np.float32), bucket)),
                 Tensor(np.ascontiguousarray(_padded(position_ids.T, bucket).T)),
-                Tensor([len(token_ids)], ms.int32),
+                *_integers([slot], [live], [len(token_ids)]),
             )
-            return Step(int(token.asnumpy()[0]), logits)
+            return Step(int(token.asnumpy()[0]), logits, 0)
 
-    def decode(self, token_id: int, position: int, live: int) -> Step:
-        """One token more in slot 0, which holds ``live`` tokens already."""
-        if self._decode is None:
-            raise RuntimeError("decode without KV slots: attach some first")
-        with self._running("decode", 1):
-            token, logits = self._decode(
-                Tensor([token_id], ms.int32), Tensor([[position]] * 3, ms.int32), Tensor([live], ms.int32)
+    def decode(self, new: Sequence[NewToken]) -> list[Step]:
+        """One token more in each of some slots, all in one call."""
+        bucket = self._decode_bucket(len(new))
+        rows = [token.slot for token in new] if self._attention.text.rows_are_slots else list(range(len(new)))
+        table = np.zeros((5, bucket), np.int32)  # token, position, slot, live, count
+        table[2] = np.arange(bucket) if self._attention.text.rows_are_slots else 0
+        table[:, rows] = np.array([(*token, 1) for token in new], np.int32).T
+        with self._running("decode", bucket):
+            tokens, logits = self._decode(
+                Tensor(table[0]), Tensor(np.tile(table[1], (3, 1))), *_integers(*table[2:], [len(new)])
             )
-            return Step(int(token.asnumpy()[0]), logits)
+            chosen = tokens.asnumpy()
+        return [Step(int(chosen[row]), logits, row) for row in rows]
 
-    def warm_up(self, patches: int, tokens: int) -> None:
-        """Compile every graph for images of up to ``patches`` and prompts of up to ``tokens``; slot 0 must be free."""
+    def _decode_bucket(self, segments: int) -> int:
+        """Powers of two; all slots where the attention wants them so."""
+        if self._attention.text.rows_are_slots:
+            return self._slots
+        return min(1 << (segments - 1).bit_length(), self._slots)
+
+    def warm_up(self, patches: int, tokens: int, segments: int) -> None:
+        """Compile every graph for images of up to ``patches``, prompts of up to ``tokens`` and decode steps of up to
+        ``segments``; slot 0 must be free."""
         vision = self._config.vision
         for bucket in _until(patches, bucket_sizes(MIN_PATCHES, MAX_PATCHES)):
             grid = (1, vision.spatial_merge_size, bucket // vision.spatial_merge_size)
-            self.vision(Patches(np.zeros((bucket, vision.patch_dim), np.float32), grid))
+            self.vision([Patches(np.zeros((bucket, vision.patch_dim), np.float32), grid)])
         for bucket in _until(tokens, bucket_sizes(MIN_TOKENS, self._max_length)):
             self.prefill(np.zeros(bucket, np.int32), [], np.zeros((3, bucket), np.int32))
-        if self._decode is not None:
-            self.decode(0, 0, 0)
+        for count in sorted({self._decode_bucket(count) for count in range(1, segments + 1)}):
+            self.decode([NewToken(0, 0, slot, 0) for slot in range(count)])
 
 
 def _until(size: int, buckets: Iterator[int]) -> Iterator[int]:
@@ -202,3 +260,7 @@ def _padded(array: NDArray[np.generic], rows: int) -> NDArray[np.generic]:
     padded = np.zeros((rows, *array.shape[1:]), array.dtype)
     padded[: len(array)] = array
     return padded
+
+
+def _integers(*values: Sequence[int] | NDArray[np.int32]) -> list[Tensor]:
+    return [Tensor(np.asarray(value, np.int32)) for value in values]

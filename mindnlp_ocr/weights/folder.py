@@ -74,6 +74,9 @@ class FolderWeights(Mapping[str, NDArray[np.float32]]):
         array: NDArray[np.float32] = file.get_tensor(stored).astype(np.float32, copy=False)
         return array
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._home
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._home)
 
