@@ -25,7 +25,7 @@ def image_digest(pixels: NDArray[np.float32], grid_thw: Sequence[int]) -> bytes:
     """SHA-256 of all that the vision tower sees of an image: every byte of its patches, their shape, dtype and grid."""
     grid = tuple(int(side) for side in grid_thw)
     digest = hashlib.sha256(f"{grid} {pixels.shape} {pixels.dtype.str} ".encode())
-    digest.update(np.ascontiguousarray(pixels).reshape(-1).view(np.uint8))
+    digest.update(np.ascontiguousarray(pixels).data.cast("B"))
     return digest.digest()
 
 
@@ -57,8 +57,8 @@ class PrefixKey:
         for image in self.images:
             if image.start < end or image.tokens < 1 or image.end > len(token_ids):
                 raise ValueError(
-                    f"an image of {image.tokens} tokens from {image.start} does not fit a sequence of {len(token_ids)} tokens "
-                    f"with images up to {end}: give each image its own tokens, in order"
+                    f"an image of {image.tokens} tokens from {image.start} does not fit a sequence of {len(token_ids)} with "
+                    f"images up to {end}: give each image its own tokens, in order"
                 )
             end = image.end
 
@@ -105,7 +105,7 @@ class PrefixKey:
         """SHA-256 of the base, the token ids and the images: a name that no other sequence has."""
         digest = hashlib.sha256(f"{len(self.base.encode())} {len(self)} {len(self.images)} ".encode())
         digest.update(self.base.encode())
-        digest.update(self.token_ids.astype("<i4"))
+        digest.update(self.token_ids.astype("<i4").tobytes())
         for image in self.images:
             digest.update(f" {image.start} {image.tokens} {image.digest.hex()}".encode())
         return digest.digest()

@@ -175,7 +175,9 @@ def test_a_prefix_that_is_none_is_refused(length: int, message: str) -> None:
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize("images", [[span(5, 3)], [span(2, 0)], [span(-1, 2)], [span(2, 3), span(4, 2)], [span(4, 2), span(1, 2)]])
+@pytest.mark.parametrize(
+    "images", [[span(5, 3)], [span(2, 0)], [span(-1, 2)], [span(2, 3), span(4, 2)], [span(4, 2), span(1, 2)]]
+)
 def test_spans_that_do_not_fit_the_sequence_are_refused(images: list[ImageSpan]) -> None:
     with pytest.raises(ValueError, match="give each image its own tokens, in order"):
         key(TEXT, *images)
