@@ -1,0 +1,111 @@
+"""What the keys and values of a sequence depend on, and how far two sequences agree."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class ImageSpan(NamedTuple):
+    """The tokens of a sequence that one image fills."""
+
+    start: int  # index of its first token
+    tokens: int
+    digest: bytes  # see image_digest
+
+    @property
+    def end(self) -> int:
+        return self.start + self.tokens
+
+
+def image_digest(pixels: NDArray[np.float32], grid_thw: Sequence[int]) -> bytes:
+    """SHA-256 of all that the vision tower sees of an image: every byte of its patches, their shape, dtype and grid."""
+    grid = tuple(int(side) for side in grid_thw)
+    digest = hashlib.sha256(f"{grid} {pixels.shape} {pixels.dtype.str} ".encode())
+    digest.update(np.ascontiguousarray(pixels).data.cast("B"))
+    return digest.digest()
+
+
+@dataclass(frozen=True, eq=False)
+class PrefixKey:
+    """A sequence of tokens and images whose keys and values a slot may hold. Falsy where it has no token.
+
+    Attributes:
+        base: what all keys and values of a model depend on: the checkpoint's fingerprint, the dtype, the adapter.
+        token_ids: int32 [tokens], a read-only copy of what is given.
+        images: the spans that images fill, in order. Token ids cannot tell two images apart, their digests do.
+
+    Raises:
+        ValueError: token ids that are no vector; spans out of order, empty, or past the end of the sequence.
+    """
+
+    base: str
+    token_ids: NDArray[np.int32]
+    images: tuple[ImageSpan, ...] = ()
+
+    def __post_init__(self) -> None:
+        token_ids = np.array(self.token_ids, np.int32)
+        if token_ids.ndim != 1:
+            raise ValueError(f"token_ids has the shape {token_ids.shape}: give one sequence [tokens]")
+        token_ids.flags.writeable = False
+        object.__setattr__(self, "token_ids", token_ids)
+        object.__setattr__(self, "images", tuple(self.images))
+        end = 0
+        for image in self.images:
+            if image.start < end or image.tokens < 1 or image.end > len(token_ids):
+                raise ValueError(
+                    f"an image of {image.tokens} tokens from {image.start} does not fit a sequence of {len(token_ids)} with "
+                    f"images up to {end}: give each image its own tokens, in order"
+                )
+            end = image.end
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    def common(self, other: "PrefixKey") -> int:
+        """Length of the longest common prefix, in tokens. An image is shared whole or not at all; 0 where bases differ."""
+        if self.base != other.base:
+            return 0
+        length = min(len(self), len(other))
+        differing = np.flatnonzero(self.token_ids[:length] != other.token_ids[:length])
+        if differing.size:
+            length = int(differing[0])
+        for image in set(self.images) ^ set(other.images):
+            length = min(length, image.start)
+        return self.uncut(max(0, length))
+
+    def uncut(self, length: int) -> int:
+        """The largest length up to ``length`` that cuts no image."""
+        for image in self.images:
+            if image.start < length < image.end:
+                return image.start
+        return length
+
+    def prefix(self, length: int) -> "PrefixKey":
+        """The first ``length`` tokens and their images.
+
+        Raises:
+            ValueError: a length that is not within the sequence, or cuts an image.
+        """
+        if not 0 <= length <= len(self):
+            raise ValueError(f"a prefix of {length} tokens is asked for: give 0 to {len(self)}")
+        if (whole := self.uncut(length)) != length:
+            raise ValueError(f"a prefix of {length} tokens cuts an image that starts at {whole}: give uncut({length})")
+        images = tuple(image for image in self.images if image.end <= length)
+        return PrefixKey(self.base, self.token_ids[:length], images)
+
+    def extended(self, token_ids: Sequence[int] | NDArray[Any]) -> "PrefixKey":
+        """This sequence and the tokens of its answer, which holds no image."""
+        return PrefixKey(self.base, np.append(self.token_ids, np.asarray(token_ids, np.int32)), self.images)
+
+    def digest(self) -> bytes:
+        """SHA-256 of the base, the token ids and the images: a name that no other sequence has."""
+        digest = hashlib.sha256(f"{len(self.base.encode())} {len(self)} {len(self.images)} ".encode())
+        digest.update(self.base.encode())
+        digest.update(self.token_ids.astype("<i4").tobytes())
+        for image in self.images:
+            digest.update(f" {image.start} {image.tokens} {image.digest.hex()}".encode())
+        return digest.digest()

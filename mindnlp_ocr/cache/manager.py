@@ -1,0 +1,367 @@
+"""Which KV slot holds what: prefixes kept between requests, shared, copied, evicted. Numbers and bytes only, no tensor."""
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from numpy.typing import NDArray
+
+from mindnlp_ocr.cache.features import FeatureTier
+from mindnlp_ocr.cache.keys import PrefixKey
+from mindnlp_ocr.cache.lease import Entry, Lease, slot_faults
+from mindnlp_ocr.cache.stats import CacheStats, Cause
+from mindnlp_ocr.errors import SetupError
+
+MIN_SHARED_TOKENS = 64  # every prompt shares the preamble of the chat template: that alone is no hit
+
+
+class CacheManager:
+    """Every slot is free, live (leased) or cached (it holds an entry: prompt and answer of a request that ended).
+
+    A slot that others still copy from is pinned: nobody is given it, even if its own request ends, or its entry is cleared.
+    Methods may be called from any thread.
+
+    Args:
+        slots: preallocated slots.
+        slot_bytes: bytes of one.
+        max_bytes: bound on the slots and the vision features together; features have what the slots leave.
+        lru: evict the least recently used entry when full. Off, what does not fit is not kept.
+        ttl_seconds: entries and features unused for so long expire, when the cache is used next.
+        workers: requests that run at once: that many slots are left for them when ``lru`` is off, and by ``adopt``.
+        clock: seconds that only grow.
+
+    Raises:
+        SetupError: the slots do not fit ``max_bytes`` or are fewer than the workers; a number that is not positive.
+    """
+
+    def __init__(
+        self,
+        slots: int,
+        slot_bytes: int,
+        max_bytes: int,
+        *,
+        lru: bool = True,
+        ttl_seconds: float = 300.0,
+        workers: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        _check(slots, slot_bytes, max_bytes, ttl_seconds, workers)
+        self._slots, self._slot_bytes, self._max_bytes = slots, slot_bytes, max_bytes
+        self._lru, self._ttl_seconds, self._workers = lru, ttl_seconds, workers
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._stats = CacheStats()
+        self._live: dict[int, Lease] = {}
+        self._cached: dict[int, Entry] = {}  # from the least to the most recently used
+        self._features = FeatureTier()
+
+    # Requests
+
+    def acquire(self, key: PrefixKey) -> Lease | None:
+        """A slot for a prompt, with the longest prefix of it that is worth reusing.
+
+        An entry that the prompt continues is taken over in place; any other prefix is to be copied from ``source``.
+
+        Returns:
+            None when every slot is live or pinned: try again when a request has ended. Nothing is counted then.
+
+        Raises:
+            ValueError: the key has no token.
+        """
+        if not key:
+            raise ValueError("the key has no token: give one at least")
+        with self._lock:
+            self._expire()
+            reused, continued, source = self._longest(key)
+            slot = source if continued else self._vacant_slot(source)
+            if slot is None:
+                return None
+            if source in self._cached:
+                self._cached[source] = self._cached.pop(source)._replace(used=self._clock())
+            if source == slot:
+                self._cached.pop(slot, None)
+                source = None
+            lease = Lease(slot, reused, source, key, valid=reused if source is None else 0)
+            self._live[slot] = lease
+            self._stats.hits += reused > 0
+            self._stats.misses += reused == 0
+            self._stats.tokens_reused += reused
+            self._stats.tokens_computed += len(key) - reused
+            return lease
+
+    def copied(self, lease: Lease) -> None:
+        """The first ``reused`` rows are in the lease's own slot: its source is no longer pinned."""
+        with self._lock:
+            if lease.source is not None:
+                lease.source, lease.valid = None, max(lease.valid, lease.reused)
+
+    def progress(self, lease: Lease, tokens: int) -> None:
+        """The rows of the first ``tokens`` tokens of the lease's key are in its slot: others may copy them from now on.
+
+        Raises:
+            ValueError: more tokens than the key has, or ``source`` was not copied.
+        """
+        with self._lock:
+            if not 0 <= tokens <= len(lease.key):
+                raise ValueError(f"progress is {tokens} tokens, the prompt has {len(lease.key)}: give 0 to all of them")
+            lease.check_copied()
+            lease.valid = max(lease.valid, tokens)
+
+    def release(self, lease: Lease, key: PrefixKey | None) -> None:
+        """The request ended. A second release of the same lease does nothing.
+
+        Args:
+            lease: what ``acquire`` or ``adopt`` gave.
+            key: what the slot now holds, exactly; it is kept as the most recently used entry, and entries that are a prefix
+                of it are dropped. None: it holds nothing of use, the slot is free.
+
+        Raises:
+            ValueError: a key although ``source`` was not copied.
+        """
+        with self._lock:
+            if self._live.get(lease.slot) is not lease:
+                return
+            if key:
+                lease.check_copied()
+            del self._live[lease.slot]
+            lease.source = None
+            self._expire()
+            if key:
+                self._keep(lease.slot, key)
+
+    def adopt(self, key: PrefixKey) -> Lease | None:
+        """A free slot for an entry from disk: write its rows, then ``release(lease, key)``. Neither a hit nor a miss.
+
+        Returns:
+            None when the cache holds the entry or a longer one, or when fewer than ``workers`` free slots would be left.
+
+        Raises:
+            ValueError: the key has no token.
+        """
+        if not key:
+            raise ValueError("the key has no token: give one at least")
+        with self._lock:
+            self._expire()
+            free = self._free()
+            known = any(len(key) == key.common(entry.key) for entry in self._cached.values())
+            if known or len(free) <= self._workers:
+                return None
+            self._live[free[0]] = Lease(free[0], 0, None, key, valid=0)
+            return self._live[free[0]]
+
+    # Vision features
+
+    def get_features(self, digest: bytes) -> NDArray[Any] | None:
+        """Features of the image with this digest, read-only; None where they are not there."""
+        with self._lock:
+            self._expire()
+            array = self._features.get(digest, self._clock())
+            self._stats.feature_hits += array is not None
+            return array
+
+    def put_features(self, digest: bytes, array: NDArray[Any]) -> bool:
+        """Keep a copy of an image's features. False where they do not fit: at all, or at the moment if LRU is off."""
+        with self._lock:
+            self._expire()
+            self._features.drop(digest)
+            room = self._feature_room() - array.nbytes
+            if room < (0 if self._lru else self._features.nbytes):
+                return False
+            self._stats.evictions_by_cause["lru"] += self._features.shrink(room)
+            self._features.put(digest, array, self._clock())
+            return True
+
+    # The whole cache
+
+    def clear(self) -> None:
+        """Forget every entry and all features. Live requests go on."""
+        with self._lock:
+            self._cached.clear()
+            self._features.clear()
+
+    def entries(self) -> list[tuple[int, PrefixKey]]:
+        """Slot and key of every entry, the least recently used first."""
+        with self._lock:
+            self._expire()
+            return [(slot, entry.key) for slot, entry in self._cached.items()]
+
+    def configure(self, *, lru: bool | None = None, ttl_seconds: float | None = None, workers: int | None = None) -> None:
+        """Change what is not None. Entries that exceed what is kept without LRU go when their slots are needed.
+
+        Raises:
+            SetupError: as the constructor; nothing changes then.
+        """
+        with self._lock:
+            ttl_seconds = self._ttl_seconds if ttl_seconds is None else ttl_seconds
+            workers = self._workers if workers is None else workers
+            _check(self._slots, self._slot_bytes, self._max_bytes, ttl_seconds, workers)
+            self._lru = self._lru if lru is None else lru
+            self._ttl_seconds, self._workers = ttl_seconds, workers
+
+    def resize(self, slots: int, max_bytes: int) -> dict[int, int]:
+        """Change the number of slots, while no request runs a step: the slots of live leases are renumbered.
+
+        Returns:
+            The old and the new number of every slot whose rows are kept: all that are live or pinned and the most recently
+            used entries that fit. A number stays the same where it can; whatever is not named holds nothing of use.
+
+        Raises:
+            SetupError: as the constructor, or more slots are live or pinned than asked for; nothing changes then.
+        """
+        with self._lock:
+            _check(slots, self._slot_bytes, max_bytes, self._ttl_seconds, self._workers)
+            pinned = self._pinned()
+            busy = self._live.keys() | pinned
+            if len(busy) > slots:
+                raise SetupError(f"slots is {slots}, requests use {len(busy)} now: give {len(busy)}, or wait until they end")
+            self._expire()
+            idle = [slot for slot in self._cached if slot not in pinned]
+            for slot in idle[: max(0, len(busy) + len(idle) - slots)]:
+                self._evict(slot, "resize")
+            kept = sorted(busy | self._cached.keys())
+            vacant = (slot for slot in range(slots) if slot not in kept)
+            moves = {slot: slot if slot < slots else next(vacant) for slot in kept}
+            self._slots, self._max_bytes = slots, max_bytes
+            self._cached = {moves[slot]: entry for slot, entry in self._cached.items()}
+            for lease in self._live.values():
+                lease.slot = moves[lease.slot]
+                lease.source = None if lease.source is None else moves[lease.source]
+            self._live = {lease.slot: lease for lease in self._live.values()}
+            self._stats.evictions_by_cause["resize"] += self._features.shrink(self._feature_room())
+            return moves
+
+    def stats(self) -> dict[str, int | str | dict[str, int]]:
+        """The keys that ``get_cache_stats`` promises, and more: counters since ``reset_stats``, and what is held now."""
+        with self._lock:
+            self._expire()
+            kv_bytes, feature_bytes = self._slots * self._slot_bytes, self._features.nbytes
+            free, cached = len(self._free()), len(self._cached)
+            counted = self._stats
+            return {
+                **counted.as_dict(kv_bytes + feature_bytes, cached),
+                "tokens_reused": counted.tokens_reused,
+                "tokens_computed": counted.tokens_computed,
+                "kv_bytes": kv_bytes,
+                "feature_bytes": feature_bytes,
+                "feature_items": len(self._features),
+                "feature_hits": counted.feature_hits,
+                "evictions_by_cause": {str(cause): count for cause, count in counted.evictions_by_cause.items()},
+                "superseded": counted.superseded,
+                "refused": counted.refused,
+                "slots": {"free": free, "live": self._slots - free - cached, "cached": cached},
+            }
+
+    def reset_stats(self) -> None:
+        """Count from zero."""
+        with self._lock:
+            self._stats = CacheStats()
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError, with all that is wrong, where the cache contradicts itself. For tests."""
+        with self._lock:
+            faults = [*slot_faults(self._slots, self._live, self._cached), *self._count_faults()]
+            if faults:
+                raise AssertionError("; ".join(faults))
+
+    # What every method stands on; the caller holds the lock
+
+    def _pinned(self) -> set[int]:
+        return {lease.source for lease in self._live.values() if lease.source is not None}
+
+    def _free(self) -> list[int]:
+        taken = self._live.keys() | self._cached.keys() | self._pinned()
+        return [slot for slot in range(self._slots) if slot not in taken]
+
+    def _longest(self, key: PrefixKey) -> tuple[int, bool, int | None]:
+        """Tokens worth reusing, whether their entry can be taken over without loss, and the slot that has them."""
+        pinned = self._pinned()
+        known = [(slot, entry.key, len(entry.key)) for slot, entry in self._cached.items()]
+        known += [(slot, lease.key, lease.valid) for slot, lease in self._live.items()]
+        reused, continued, source = 0, False, -1
+        for slot, other, valid in known:
+            common = key.common(other)
+            found = key.uncut(min(common, valid, len(key) - 1))  # the last token is run: its logits begin the answer
+            whole = common == len(other) and slot in self._cached and slot not in pinned
+            reused, continued, source = max((reused, continued, source), (found, whole, slot))
+        return (reused, continued, source) if _worth_reusing(key, reused) else (0, False, None)
+
+    def _vacant_slot(self, source: int | None) -> int | None:
+        """A free slot, or that of the least recently used entry, of ``source`` only if no other is left."""
+        if free := self._free():
+            return free[0]
+        # Settings may have changed: without LRU too, entries must leave the workers their slots.
+        if not self._lru and len(self._cached) <= self._slots - self._workers:
+            return None
+        pinned = self._pinned()
+        idle = [slot for slot in self._cached if slot not in pinned]
+        idle.sort(key=lambda slot: slot == source)
+        if not idle:
+            return None
+        self._evict(idle[0], "lru" if self._lru else "resize")
+        return idle[0]
+
+    def _keep(self, slot: int, key: PrefixKey) -> None:
+        pinned = self._pinned()
+        superseded = [
+            old for old, entry in self._cached.items() if old not in pinned and key.common(entry.key) == len(entry.key)
+        ]
+        if not self._lru and len(self._cached) - len(superseded) + 1 > self._slots - self._workers:
+            self._stats.refused += 1
+            return
+        for old in superseded:
+            del self._cached[old]
+        self._stats.superseded += len(superseded)
+        self._cached[slot] = Entry(key, self._clock())
+
+    def _expire(self) -> None:
+        now, pinned = self._clock(), self._pinned()
+        for slot, entry in list(self._cached.items()):
+            if now - entry.used >= self._ttl_seconds and slot not in pinned:
+                self._evict(slot, "ttl")
+        self._stats.evictions_by_cause["ttl"] += self._features.expire(now, self._ttl_seconds)
+
+    def _evict(self, slot: int, cause: Cause) -> None:
+        del self._cached[slot]
+        self._stats.evictions_by_cause[cause] += 1
+
+    def _feature_room(self) -> int:
+        return self._max_bytes - self._slots * self._slot_bytes
+
+    def _count_faults(self) -> list[str]:
+        faults = []
+        now = self._clock()
+        for name, used in (("entries", [e.used for e in self._cached.values()]), ("features", self._features.uses)):
+            if used != sorted(used) or any(moment > now for moment in used):
+                faults.append(f"{name} are not in the order of their last use: {used} at {now}")
+        if (held := self._slots * self._slot_bytes + self._features.nbytes) > self._max_bytes:
+            faults.append(f"{held} bytes are held, max_bytes is {self._max_bytes}")
+        counted = self._stats
+        if counted.tokens_reused < counted.hits or counted.tokens_computed < counted.hits + counted.misses:
+            faults.append(f"the statistics do not add up: {counted}")
+        if any(count < 0 for count in (counted.hits, counted.misses, *counted.evictions_by_cause.values())):
+            faults.append(f"a counter is below 0: {counted}")
+        return faults
+
+
+def _worth_reusing(key: PrefixKey, tokens: int) -> bool:
+    """An image, ``MIN_SHARED_TOKENS`` tokens, or half of a prompt without images."""
+    if key.images:
+        return tokens >= min(MIN_SHARED_TOKENS, key.images[0].end)
+    return tokens >= min(MIN_SHARED_TOKENS, (len(key) + 1) // 2)
+
+
+def _check(slots: int, slot_bytes: int, max_bytes: int, ttl_seconds: float, workers: int) -> None:
+    for name, value in (("slots", slots), ("slot_bytes", slot_bytes), ("workers", workers)):
+        if value < 1:
+            raise SetupError(f"{name} is {value}: give 1 or more")
+    if not ttl_seconds > 0:
+        raise SetupError(f"ttl_seconds is {ttl_seconds!r}: give a number above 0")
+    if workers > slots:
+        raise SetupError(f"workers is {workers}, there are {slots} slots: give {workers} slots, or at most {slots} workers")
+    if (needed := slots * slot_bytes) > max_bytes:
+        raise SetupError(
+            f"{slots} KV slots of {slot_bytes} bytes need {needed} bytes ({math.ceil(needed / 2**20)} MB), max_bytes is "
+            f"{max_bytes}: give at least {needed}, or fewer slots ({workers * slot_bytes} bytes for {workers})"
+        )
