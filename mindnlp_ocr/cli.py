@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -15,6 +15,7 @@ from tqdm import tqdm
 from mindnlp_ocr import __version__
 from mindnlp_ocr.errors import PageError, SetupError
 
+KV_DTYPES = ("fp32", "fp16", "bf16")
 DEFAULT_PROMPT = "Extract all text from this image."
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
 
@@ -22,6 +23,7 @@ EPILOG = """\
 examples:
   %(prog)s page.png                                 print the text of a page as it is read
   %(prog)s scans/ 'more/*.jpg' --output pages.txt    a folder and a pattern, into a file
+  %(prog)s scans/ --batch-size 8 --stats             several pages at a time, and what the cache did
   %(prog)s page.png --format json | jq .results      tokens, timings and statistics
 
 exit status: 0 every page was read; 1 some were not (the others are); 2 wrong usage, or a model or device that
@@ -74,6 +76,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-pixels", type=int, metavar="N", help="shrink larger images to this area")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="what to print (default: text)")
     parser.add_argument("--output", metavar="FILE", help="write there instead of to standard output")
+    parser.add_argument(
+        "--batch-size", type=int, default=1, metavar="N", help="read N pages at a time, with the same text (default: 1)"
+    )
+    parser.add_argument("--stats", action="store_true", help="print the cache's statistics to standard error at the end")
+    parser.add_argument("--cache-dir", metavar="DIR", help="keep what the cache holds there, for the next run")
+    parser.add_argument(
+        "--cache-size-mb", type=float, metavar="N", help="bound on the KV cache and image features (default: by device)"
+    )
+    parser.add_argument(
+        "--kv-dtype", choices=KV_DTYPES, default="fp32", help="what keys and values are held in (default: fp32)"
+    )
     parser.add_argument("--no-kv-cache", action="store_true", help="run the whole prompt again for every token (slow)")
     parser.add_argument(
         "--attn",
@@ -92,23 +105,31 @@ def _run(arguments: argparse.Namespace) -> int:
         raise SetupError("no image is named: give files, folders or patterns (see --help)")
     if arguments.max_new_tokens is not None and arguments.max_new_tokens < 1:
         raise SetupError(f"--max-new-tokens is {arguments.max_new_tokens}: give 1 or more")
+    if arguments.batch_size < 1:
+        raise SetupError(f"--batch-size is {arguments.batch_size}: give 1 or more")
     paths = [path for name in names for path in expand(name)]
     with _output(arguments.output) as output:
         model = _load_model(arguments)
+        if arguments.cache_dir:
+            model.load_cache(arguments.cache_dir)
         as_json = arguments.format == "json"
         results = []
         # A bar on the terminal only where no text streams to it.
         quiet = len(paths) == 1 or not sys.stderr.isatty() or (sys.stdout.isatty() and output is sys.stdout and not as_json)
-        for number, path in enumerate(tqdm(paths, unit="page", file=sys.stderr, disable=quiet)):
-            if not as_json and len(paths) > 1:
-                print(f"{'' if number == 0 else os.linesep}==> {path} <==", file=output, flush=True)
-            results.append(_read(model, path, arguments.prompt, None if as_json else _writer(output)))
-            if not as_json:
-                print(file=output, flush=True)
+        printer = None if as_json else _Printer(output, heads=len(paths) > 1)
+        try:
+            pages = _pages(model, paths, arguments, printer)
+            for result in tqdm(pages, total=len(paths), unit="page", file=sys.stderr, disable=quiet):
+                results.append(result)
+        finally:
+            if arguments.cache_dir:
+                model.save_cache(arguments.cache_dir)
         if as_json:
             report = {"results": results, "model": model.get_model_info(), "cache": model.get_cache_stats()}
             json.dump(report, output, ensure_ascii=False, indent=2)
             print(file=output, flush=True)
+        if arguments.stats:
+            print(json.dumps(model.get_cache_stats(), indent=2), file=sys.stderr)
     return 1 if any(result["error"] for result in results) else 0
 
 
@@ -124,7 +145,7 @@ def expand(name: str) -> list[str]:
 
 
 def _load_model(arguments: argparse.Namespace) -> Any:
-    from mindnlp_ocr.cache.config import CacheConfig, get_optimal_cache_config
+    from mindnlp_ocr.cache.config import DEFAULT_SLOTS, CacheConfig, get_optimal_cache_config
     from mindnlp_ocr.ops.device import Device
 
     Device.parse(arguments.device).check()  # before MindSpore is imported: it takes seconds
@@ -132,7 +153,9 @@ def _load_model(arguments: argparse.Namespace) -> Any:
 
     config = CacheConfig(
         enable_kv_cache=not arguments.no_kv_cache,
-        max_cache_size_mb=get_optimal_cache_config(arguments.device).max_cache_size_mb,
+        max_cache_size_mb=arguments.cache_size_mb or get_optimal_cache_config(arguments.device).max_cache_size_mb,
+        kv_dtype=arguments.kv_dtype,
+        slots=arguments.batch_size if arguments.batch_size > DEFAULT_SLOTS else None,
     )
     return Qwen2VLModel(
         arguments.model or EMBEDDED,
@@ -146,40 +169,85 @@ def _load_model(arguments: argparse.Namespace) -> Any:
     )
 
 
-def _read(model: Any, path: str, prompt: str, on_text: Callable[[str], None] | None) -> dict[str, Any]:
-    """One page as the JSON report has it; an error that is this page's own is reported, not raised."""
-    content = [{"type": "image", "image": path}, {"type": "text", "text": prompt}]
-    empty: dict[str, Any] = {
-        "text": None,
-        "prompt_tokens": 0,
-        "new_tokens": 0,
-        "token_ids": [],
-        "finish_reason": None,
-        "timings_ms": {},
-    }
-    try:
-        reading = model.generate([{"role": "user", "content": content}], on_text=on_text)
-    except PageError as error:
-        tqdm.write(f"error: {path}: {error}", file=sys.stderr)
-        return {"image": path, **empty, "error": str(error)}
+def _pages(
+    model: Any, paths: Sequence[str], arguments: argparse.Namespace, printer: "_Printer | None"
+) -> Iterator[dict[str, Any]]:
+    """Every page as the JSON report has it, in order; an error that is a page's own is reported, not raised."""
+
+    def messages(path: str) -> list[dict[str, Any]]:
+        content = [{"type": "image", "image": path}, {"type": "text", "text": arguments.prompt}]
+        return [{"role": "user", "content": content}]
+
+    if arguments.batch_size == 1:
+        for path in paths:
+            if printer is not None:
+                printer.begin(path)
+            try:
+                outcome = model.generate(messages(path), on_text=printer.write if printer is not None else None)
+            except PageError as error:
+                outcome = error
+            if printer is not None:
+                printer.end()
+            yield _result(path, outcome)
+        return
+    ended: dict[int, Any] = {}
+    shown = 0
+    for number, outcome in model.generate_batch(map(messages, paths), batch_size=arguments.batch_size):
+        ended[number] = outcome
+        while shown in ended:
+            path, outcome = paths[shown], ended.pop(shown)
+            if printer is not None:
+                printer.begin(path)
+                printer.write("" if isinstance(outcome, PageError) else outcome.text)
+                printer.end()
+            yield _result(path, outcome)
+            shown += 1
+
+
+def _result(path: str, outcome: Any) -> dict[str, Any]:
+    if isinstance(outcome, PageError):
+        tqdm.write(f"error: {path}: {outcome}", file=sys.stderr)
+        reading = dict.fromkeys(("prompt_tokens", "reused_tokens", "new_tokens"), 0)
+        return {
+            "image": path,
+            "text": None,
+            "error": str(outcome),
+            **reading,
+            "token_ids": [],
+            "finish_reason": None,
+            "timings_ms": {},
+        }
     return {
         "image": path,
-        "text": reading.text,
+        "text": outcome.text,
         "error": None,
-        "prompt_tokens": reading.prompt_tokens,
-        "new_tokens": reading.new_tokens,
-        "token_ids": reading.token_ids,
-        "finish_reason": reading.finish_reason,
-        "timings_ms": reading.timings_ms,
+        "prompt_tokens": outcome.prompt_tokens,
+        "reused_tokens": outcome.reused_tokens,
+        "new_tokens": outcome.new_tokens,
+        "token_ids": outcome.token_ids,
+        "finish_reason": outcome.finish_reason,
+        "timings_ms": outcome.timings_ms,
     }
 
 
-def _writer(output: TextIO) -> Callable[[str], None]:
-    def write(piece: str) -> None:
-        output.write(piece)
-        output.flush()
+class _Printer:
+    """Texts one after another, under their names where there are several."""
 
-    return write
+    def __init__(self, output: TextIO, heads: bool) -> None:
+        self._output, self._heads = output, heads
+        self._first = True
+
+    def begin(self, path: str) -> None:
+        if self._heads:
+            print(f"{'' if self._first else os.linesep}==> {path} <==", file=self._output, flush=True)
+        self._first = False
+
+    def write(self, piece: str) -> None:
+        self._output.write(piece)
+        self._output.flush()
+
+    def end(self) -> None:
+        print(file=self._output, flush=True)
 
 
 class _output:

@@ -91,6 +91,12 @@ class CacheManager:
             self._stats.tokens_computed += len(key) - reused
             return lease
 
+    def lookup(self, key: PrefixKey) -> int:
+        """The tokens that :meth:`acquire` would reuse now. Nothing is counted."""
+        with self._lock:
+            self._expire()
+            return self._longest(key)[0]
+
     def copied(self, lease: Lease) -> None:
         """The first ``reused`` rows are in the lease's own slot: its source is no longer pinned."""
         with self._lock:

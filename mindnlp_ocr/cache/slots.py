@@ -51,6 +51,15 @@ class KVSlots(nn.Cell):
         self.keys, self.values = tensors("keys"), tensors("values")
 
     @staticmethod
+    def item_bytes(dtype: str) -> int:
+        """Bytes of a number in "fp32", "fp16" or "bf16"."""
+        return 4 if dtype == "fp32" else 2
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.keys[0].asnumpy().dtype)
+
+    @staticmethod
     def bytes_needed(config: Qwen2VLConfig, slots: int, max_length: int, item_bytes: int) -> int:
         """Bytes of all keys and values, of ``item_bytes`` a number."""
         numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim

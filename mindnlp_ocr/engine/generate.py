@@ -1,15 +1,15 @@
-"""The loop from a prompt to its text, greedy."""
+"""One request under way, and what was read."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from mindspore import Tensor
 from numpy.typing import NDArray
 
-from mindnlp_ocr.engine.graphs import Graphs, Step
+from mindnlp_ocr.cache.keys import ImageSpan, PrefixKey
+from mindnlp_ocr.cache.lease import Lease
+from mindnlp_ocr.engine.graphs import NewToken, Step
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.modeling.rope import mrope_positions
 from mindnlp_ocr.models.config import Qwen2VLConfig
@@ -27,13 +27,16 @@ class Reading:
         token_ids: the new tokens; the last is the end token when ``finish_reason`` is "stop".
         finish_reason: "stop": the model ended the text; "length": ``max_new_tokens``, or the slot or the positions ran out.
         prompt_tokens: tokens of the prompt, those of its images included.
-        timings_ms: preprocess, vision, prefill, decode and total, in milliseconds.
+        reused_tokens: of those, the ones whose keys and values were in the cache.
+        timings_ms: preprocess, vision, prefill, decode and total, in milliseconds. Of pages that are read together, decode
+            and total include the steps of the others.
     """
 
     text: str
     token_ids: list[int]
     finish_reason: FinishReason
     prompt_tokens: int
+    reused_tokens: int
     timings_ms: dict[str, float]
 
     @property
@@ -41,76 +44,93 @@ class Reading:
         return len(self.token_ids)
 
 
-@dataclass
+@dataclass(eq=False)
 class Generation:
-    """One request under way. Iterating gives its tokens as they come; then ``finish_reason`` and timings are set.
+    """A prompt on its way to its text. The engine moves it on; positions and the live length belong to it alone.
 
     Raises:
-        PageError: the prompt leaves no room in the slot for one new token.
+        PageError: the prompt leaves no room in the slot for one new token, or reaches positions that the checkpoint does
+            not know.
     """
 
-    graphs: Graphs
     config: Qwen2VLConfig
     prompt: Prompt
     max_new_tokens: int
     max_length: int
-    use_cache: bool
+    base: str = ""  # of the prompt's key
     token_ids: list[int] = field(default_factory=list)
-    finish_reason: FinishReason = "length"
-    rope_delta: int = 0  # position of a new token minus its index; belongs to this request alone
+    finish_reason: FinishReason | None = None
+    reused: int = 0
+    lease: Lease | None = None
+    features: dict[bytes, NDArray[np.float32]] = field(default_factory=dict)  # by the digests of images
+    started: float = field(default_factory=time.perf_counter)
     timings_ms: dict[str, float] = field(default_factory=dict)
-    logits: list[Tensor] | None = None  # set to [] to keep the logits of every step
+    steps: list[Step] | None = None  # set to [] to keep every step with its logits
 
     def __post_init__(self) -> None:
-        if len(self.prompt.token_ids) >= self.max_length:
+        tokens = len(self.prompt.token_ids)
+        if tokens >= self.max_length:
             raise PageError(
-                f"the prompt has {len(self.prompt.token_ids)} tokens, a slot holds {self.max_length} with the answer: "
+                f"the prompt has {tokens} tokens, a slot holds {self.max_length} with the answer: "
                 "raise --max-length or lower --max-pixels"
             )
-
-    def __iter__(self) -> Iterator[int]:
-        clock = time.perf_counter()
-        features = [self.graphs.vision(image) for image in self.prompt.images]
-        self.timings_ms["vision"], clock = _since(clock)
-        step = self._run_whole(features)
-        self.timings_ms["prefill"], clock = _since(clock)
-        while True:
-            self.token_ids.append(step.token_id)
-            if self.logits is not None:
-                self.logits.append(step.logits)
-            self.timings_ms["decode"], _ = _since(clock)
-            if step.token_id in self.config.eos_token_ids:
-                self.finish_reason = "stop"
-            yield step.token_id
-            if self.finish_reason == "stop" or len(self.token_ids) == self.max_new_tokens or self._no_room():
-                return
-            step = self._run_newest() if self.use_cache else self._run_whole(features)
-
-    def _no_room(self) -> bool:
-        """The newest token has no row left to put its keys and values in, or no position that the checkpoint knows."""
-        tokens = len(self.prompt.token_ids) + len(self.token_ids)
-        return tokens > self.max_length or tokens + self.rope_delta > self.config.max_position_embeddings
-
-    def _run_whole(self, features: list[NDArray[np.float32]]) -> Step:
-        """Prompt and new tokens from the start: the first step, and every step without a cache."""
-        sequence = np.append(self.prompt.token_ids, np.asarray(self.token_ids, np.int32))
         grids = [image.grid_thw for image in self.prompt.images]
         merge = self.config.vision.spatial_merge_size
-        positions = mrope_positions(sequence, grids, self.config.image_token_id, merge)
-        if (last := int(positions.ids.max())) >= self.config.max_position_embeddings:
+        self.positions = mrope_positions(self.prompt.token_ids, grids, self.config.image_token_id, merge)
+        if (last := int(self.positions.ids.max())) >= self.config.max_position_embeddings:
             raise PageError(
                 f"the prompt reaches position {last}, the checkpoint knows {self.config.max_position_embeddings}: shorten it"
             )
-        self.rope_delta = positions.delta
-        return self.graphs.prefill(sequence, features, positions.ids)
+        self.key = PrefixKey(self.base, self.prompt.token_ids, tuple(self._spans()))
 
-    def _run_newest(self) -> Step:
-        """The newest token alone, over the keys and values in the slot."""
-        live = len(self.prompt.token_ids) + len(self.token_ids) - 1
-        return self.graphs.decode(self.token_ids[-1], live + self.rope_delta, live)
+    def _spans(self) -> list[ImageSpan]:
+        spans, end = [], 0
+        is_image = self.prompt.token_ids == self.config.image_token_id
+        for image in self.prompt.images:
+            start = end + int(np.argmax(is_image[end:]))
+            end = start + int(np.prod(image.grid_thw)) // self.config.vision.spatial_merge_size**2
+            spans.append(ImageSpan(start, end - start, image.digest))
+        return spans
 
+    @property
+    def live(self) -> int:
+        """Tokens whose keys and values the slot holds: all but the newest."""
+        return len(self.prompt.token_ids) + len(self.token_ids) - 1
 
-def _since(clock: float) -> tuple[float, float]:
-    """Milliseconds since ``clock``, and the clock now."""
-    now = time.perf_counter()
-    return (now - clock) * 1e3, now
+    @property
+    def held(self) -> PrefixKey:
+        """What the slot holds."""
+        return self.key.extended(self.token_ids[:-1])
+
+    def missing(self, reused: int) -> list[int]:
+        """The images, by number, that a prefill behind so many tokens needs."""
+        return [number for number, span in enumerate(self.key.images) if span.start >= reused]
+
+    def take(self, step: Step) -> None:
+        """The next token; ends the text where it has to end."""
+        self.token_ids.append(step.token_id)
+        if self.steps is not None:
+            self.steps.append(step)
+        tokens = len(self.prompt.token_ids) + len(self.token_ids)
+        if step.token_id in self.config.eos_token_ids:
+            self.finish_reason = "stop"
+        elif (
+            len(self.token_ids) == self.max_new_tokens
+            or tokens > self.max_length  # no row left for the keys and values of this token
+            or tokens + self.positions.delta > self.config.max_position_embeddings
+        ):
+            self.finish_reason = "length"
+
+    def newest(self) -> NewToken:
+        """What the next decode step runs: the newest token, behind all others."""
+        assert self.lease is not None
+        return NewToken(self.token_ids[-1], self.live + self.positions.delta, self.lease.slot, self.live)
+
+    def whole(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Prompt and new tokens, and their positions [3, tokens]."""
+        count = len(self.token_ids)
+        new = len(self.prompt.token_ids) + self.positions.delta + np.arange(count, dtype=np.int32)
+        return (
+            np.append(self.prompt.token_ids, np.asarray(self.token_ids, np.int32)),
+            np.concatenate([self.positions.ids, np.tile(new, (3, 1))], 1),
+        )

@@ -122,14 +122,14 @@ class Graphs:
         self._language = LanguageModel(config, weights, max_length, operators)
         self._compiled: set[tuple[str, int, int]] = set()
         self._first_calls: list[float] = []  # seconds
-        self._attention = attention
+        self.attentions = attention
         self._vision = ms.jit(Vision(self._tower, attention.vision))
         self.attach(attention, kv)
 
     def attach(self, attention: Attentions, kv: KVSlots) -> None:
         """Run on this attention and these slots from now on; the graphs over others are dropped."""
-        if attention is not self._attention:
-            self._attention = attention
+        if attention is not self.attentions:
+            self.attentions = attention
             self._vision = ms.jit(Vision(self._tower, attention.vision))
             self._compiled.clear()
         self._compiled = {key for key in self._compiled if key[0] == "vision"}
@@ -164,7 +164,7 @@ class Graphs:
     @property
     def images_at_once(self) -> int:
         """Images that :meth:`vision` takes in one call."""
-        return self._attention.vision.packed_images
+        return self.attentions.vision.packed_images
 
     def vision(self, images: Sequence[Patches]) -> list[NDArray[np.float32]]:
         """Features [patches / 4, hidden] of each of up to ``images_at_once`` images, packed into one bucket.
@@ -176,7 +176,7 @@ class Graphs:
         live = int(ends[-1])
         bucket = bucket_for(live, MIN_PATCHES, MAX_PATCHES)
         vision = self._config.vision
-        needed, free = self._attention.vision.score_bytes(bucket), psutil.virtual_memory().available
+        needed, free = self.attentions.vision.score_bytes(bucket), psutil.virtual_memory().available
         if needed > free:
             raise PageError(
                 f"an image of {live} patches needs {needed / 2**30:.1f} GiB for its attention, {free / 2**30:.1f} GiB "
@@ -189,7 +189,8 @@ class Graphs:
         with self._running("vision", bucket, parts):
             inputs = [Tensor(_padded(np.concatenate(arrays), bucket)) for arrays in rows]
             features = self._vision(*inputs, Tensor(cu_seqlens)).asnumpy()
-        return np.split(features[: live // vision.spatial_merge_size**2], ends[1:-1] // vision.spatial_merge_size**2)
+        merged = vision.spatial_merge_size**2
+        return np.split(features[: live // merged], ends[1:-1] // merged)
 
     def prefill(
         self,
@@ -199,7 +200,7 @@ class Graphs:
         slot: int = 0,
         live: int = 0,
     ) -> Step:
-        """Run new tokens of a prompt, of which ``slot`` holds the first ``live``; image tokens take the features in order."""
+        """Run the tokens of a prompt behind the first ``live``, which ``slot`` holds; image tokens take features in order."""
         bucket = bucket_for(len(token_ids), MIN_TOKENS, self._max_length)
         is_image = token_ids == self._config.image_token_id
         image_rows = np.zeros((bucket, self._config.hidden_size), np.float32)
@@ -218,9 +219,9 @@ class Graphs:
     def decode(self, new: Sequence[NewToken]) -> list[Step]:
         """One token more in each of some slots, all in one call."""
         bucket = self._decode_bucket(len(new))
-        rows = [token.slot for token in new] if self._attention.text.rows_are_slots else list(range(len(new)))
+        rows = [token.slot for token in new] if self.attentions.text.rows_are_slots else list(range(len(new)))
         table = np.zeros((5, bucket), np.int32)  # token, position, slot, live, count
-        table[2] = np.arange(bucket) if self._attention.text.rows_are_slots else 0
+        table[2] = np.arange(bucket) if self.attentions.text.rows_are_slots else 0
         table[:, rows] = np.array([(*token, 1) for token in new], np.int32).T
         with self._running("decode", bucket):
             tokens, logits = self._decode(
@@ -231,7 +232,7 @@ class Graphs:
 
     def _decode_bucket(self, segments: int) -> int:
         """Powers of two; all slots where the attention wants them so."""
-        if self._attention.text.rows_are_slots:
+        if self.attentions.text.rows_are_slots:
             return self._slots
         return min(1 << (segments - 1).bit_length(), self._slots)
 

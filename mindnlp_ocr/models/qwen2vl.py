@@ -1,44 +1,53 @@
 """Qwen2VLModel: what a user holds."""
 
+import dataclasses
+import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mindnlp_ocr import __version__
 from mindnlp_ocr.cache.config import CacheConfig
+from mindnlp_ocr.cache.manager import CacheManager
 from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.cache.stats import CacheStats
+from mindnlp_ocr.cache.store import StoredPrefix, load_prefixes, save_prefix
+from mindnlp_ocr.engine.engine import Engine
+from mindnlp_ocr.engine.forecast import Forecast, forecast
 from mindnlp_ocr.engine.generate import Generation, Reading
-from mindnlp_ocr.engine.graphs import MIN_TOKENS, Graphs
-from mindnlp_ocr.errors import PageError, SetupError
-from mindnlp_ocr.models.config import Qwen2VLConfig, read_json
+from mindnlp_ocr.engine.graphs import Graphs
+from mindnlp_ocr.errors import BatchError, PageError, SetupError
+from mindnlp_ocr.models.config import Qwen2VLConfig
+from mindnlp_ocr.models.limits import TEXT_TOKENS, limited, longest_answer, slot_length
+from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.select import Attention, AttentionChoice, Attentions, attentions_for, choose_attention, kv_item_bytes
+from mindnlp_ocr.ops.select import Attention, AttentionChoice, attentions_for, choose_attention, kv_dtype_for, operators_for
 from mindnlp_ocr.processing.chat import ChatProcessor, Messages
 from mindnlp_ocr.processing.images import ImageProcessor
+from mindnlp_ocr.weights.fingerprint import fingerprint
 from mindnlp_ocr.weights.folder import FolderWeights
 
 EMBEDDED = Path(__file__).parent.parent / "assets" / "qwen2vl-ocr-tiny"
-LONGEST_BY_DEFAULT = 4096
-MAX_LENGTH = 1 << 18  # an image takes fewer positions than tokens, so max_position_embeddings does not bound a slot
-TEXT_TOKENS = 256  # room for the question beside one image
-DEFAULT_MAX_NEW_TOKENS = 1024
+DEFAULT_BATCH_SIZE = 8
 
 
 class Qwen2VLModel:
-    """A Qwen2-VL that reads documents on MindSpore.
+    """A Qwen2-VL that reads documents on MindSpore. Its methods may be called from several threads.
 
     Args:
         model_name: a Hugging Face folder of Qwen2-VL; by default the small checkpoint that ships with this package.
         device: "cpu", "npu:0" (or "Ascend") or "cuda".
         lora_weights_path: an adapter; this release refuses it.
         cache_config: settings of the KV cache and of flash attention.
-        max_length: tokens that one request may take, prompt and answer together: the length of the KV slot. By default
+        max_length: tokens that one request may take, prompt and answer together: the length of a KV slot. By default
             as many as the largest image and an answer of ``max_new_tokens`` take, at most 4096.
         max_new_tokens: longest answer where a call names none; by default the checkpoint's own, or 1024.
         min_pixels, max_pixels: limits of an image after resizing; by default the checkpoint's own, the upper one lowered
             where one image would not leave room in ``max_length``.
-        attn: "auto" (as ``cache_config`` says), "eager" (MindSpore's own operators alone) or "flash".
+        attn: "auto" (as ``cache_config`` says), "eager" (MindSpore's own attention) or "flash".
 
     Raises:
         SetupError: the checkpoint, the device or a setting cannot be used; the message says what to do.
@@ -72,17 +81,18 @@ class Qwen2VLModel:
         self.config = Qwen2VLConfig.from_folder(self._folder)
         self._attention = self._choose_attention(self._cache_config)
         images = ImageProcessor.from_folder(self._folder)
-        self._max_new_tokens = _longest_answer(self._folder, max_new_tokens)
-        self._max_length = _slot_length(self.config, images, max_length, self._max_new_tokens, max_pixels)
-        images = _limited(images, self._max_length, min_pixels, max_pixels)
+        self._max_new_tokens = longest_answer(self._folder, max_new_tokens)
+        self._max_length = slot_length(self.config, images, max_length, self._max_new_tokens, max_pixels)
+        images = limited(images, self._max_length, min_pixels, max_pixels)
         self._processor = ChatProcessor(self._folder, self.config, images)
-        self._stats = CacheStats()
-        self._check_budget(self._cache_config, self._attention)
+        slots = self._slots(self._cache_config, self._attention)
         self._device.activate()
-        self._attentions = self._new_attentions()
-        self._kv = self._new_slots()
+        self._attentions = attentions_for(self._device, self._attention.implementation, self.config)
+        kv = self._new_kv(self._cache_config, slots)
         with FolderWeights(self._folder, self.config) as weights:
-            self._graphs = Graphs(self.config, weights, self._max_length, self._attentions, self._kv)
+            operators = operators_for(self._device)
+            graphs = Graphs(self.config, weights, self._max_length, operators, self._attentions, kv)
+        self._engine = Engine(graphs, kv, self._new_manager(self._cache_config, slots))
 
     # Reading
 
@@ -93,7 +103,7 @@ class Qwen2VLModel:
     def generate(
         self, messages: Messages, max_new_tokens: int | None = None, on_text: Callable[[str], None] | None = None
     ) -> Reading:
-        """Read, greedily: the same messages give the same tokens every time.
+        """Read, greedily: the same messages give the same tokens every time, whatever the cache holds.
 
         Args:
             messages: [{"role": "user", "content": [{"type": "image", "image": ...}, {"type": "text", "text": ...}]}, ...];
@@ -104,71 +114,163 @@ class Qwen2VLModel:
         Raises:
             PageError: these messages or images cannot be read; others can.
         """
-        limit = self._max_new_tokens if max_new_tokens is None else max_new_tokens
-        if limit < 1:
-            raise PageError(f"max_new_tokens is {limit}: give 1 or more")
-        start = time.perf_counter()
-        prompt = self._processor.prompt(messages)
-        preprocess = time.perf_counter() - start
-        generation = Generation(self._graphs, self.config, prompt, limit, self._max_length, self._kv is not None)
-        if self._kv is not None:
-            self._stats.misses += 1  # nothing is kept between requests yet
-        pieces = self._processor.stream()
-        for token in generation:
-            if on_text is not None and (piece := pieces.feed(token)):
+        generation = self._generation(messages, max_new_tokens)
+        for piece in self._pieces(generation):
+            if on_text is not None:
                 on_text(piece)
-        if on_text is not None and (piece := pieces.end()):
-            on_text(piece)
-        timings = {"preprocess": preprocess * 1e3, **generation.timings_ms, "total": (time.perf_counter() - start) * 1e3}
-        return Reading(
-            text=self._processor.decode(generation.token_ids),
-            token_ids=generation.token_ids,
-            finish_reason=generation.finish_reason,
-            prompt_tokens=len(prompt.token_ids),
-            timings_ms={name: round(value, 3) for name, value in timings.items()},
-        )
+        return self._reading(generation)
 
-    def warm_up(self) -> None:
-        """Compile every graph that a prompt of one image can need, so that nothing compiles while pages are read."""
+    def stream(self, messages: Messages, max_new_tokens: int | None = None) -> Iterator[str]:
+        """The answer piece by piece. Closing the iterator ends the request and frees its slot. See :meth:`generate`."""
+        return self._pieces(self._generation(messages, max_new_tokens))
+
+    def infer_batch(
+        self, list_of_messages: Iterable[Messages], max_new_tokens: int | None = None, batch_size: int | None = None
+    ) -> list[str]:
+        """The answers to many chat messages, in their order. See :meth:`generate_batch`.
+
+        Raises:
+            BatchError: some could not be read. It comes when all others have been, and holds them.
+        """
+        results: dict[int, Reading | PageError] = dict(self.generate_batch(list_of_messages, max_new_tokens, batch_size))
+        ordered = [results[number] for number in sorted(results)]
+        if any(isinstance(result, PageError) for result in ordered):
+            raise BatchError(ordered)
+        return [result.text for result in ordered if isinstance(result, Reading)]
+
+    def generate_batch(
+        self, list_of_messages: Iterable[Messages], max_new_tokens: int | None = None, batch_size: int | None = None
+    ) -> Iterator[tuple[int, Reading | PageError]]:
+        """Read many, several at a time; a text that ends makes room for the next. The tokens are those of :meth:`generate`.
+
+        Args:
+            list_of_messages: taken one by one, as there is room for them.
+            batch_size: how many at a time; by default 8, or as many as there are slots.
+
+        Yields:
+            The number of messages in the list, and what was read or why it could not be, in the order in which they end.
+
+        Raises:
+            SetupError: the budget holds fewer slots than ``batch_size``.
+        """
+        slots = self._engine.kv.shape[0]
+        if batch_size is None:
+            batch_size = min(DEFAULT_BATCH_SIZE, slots)
+        if batch_size < 1:
+            raise SetupError(f"batch_size is {batch_size}: give 1 or more")
+        if batch_size > slots:
+            needed = batch_size * self._slot_bytes(self._cache_config, self._attention)
+            raise SetupError(
+                f"batch_size is {batch_size}, there are {slots} KV slots: give at most {slots}, or "
+                f"CacheConfig(slots={batch_size}) and a max_cache_size_mb of at least {math.ceil(needed / 2**20)}"
+            )
+        if self._engine.manager is not None:
+            self._engine.manager.configure(workers=batch_size)
+        return self._run_batch(list_of_messages, max_new_tokens, batch_size)
+
+    def forecast(self, messages: Messages, max_new_tokens: int | None = None) -> Forecast:
+        """The memory that messages will need, before they run. Errors as :meth:`generate`."""
+        item_bytes = KVSlots.item_bytes(self._kv_dtype(self._cache_config, self._attention))
+        return forecast(self._generation(messages, max_new_tokens), self._attentions, item_bytes)
+
+    def warm_up(self, batch_size: int = 1) -> None:
+        """Compile every graph that prompts of one image can need, so that nothing compiles while pages are read.
+
+        Graphs for several small images at once, which a batch may use, are compiled when they are first needed.
+        """
         images = self._processor.images
-        self._graphs.warm_up(
-            patches=images.max_pixels // images.patch_size**2,
-            tokens=min(self._max_length, images.max_pixels // images.pixels_per_token + TEXT_TOKENS),
-        )
+        with self._engine.idle("warm_up"):
+            self._engine.graphs.warm_up(
+                patches=images.max_pixels // images.patch_size**2,
+                tokens=min(self._max_length, images.max_pixels // images.pixels_per_token + TEXT_TOKENS),
+                segments=min(batch_size, self._engine.kv.shape[0]) if self._engine.manager is not None else 0,
+            )
+            self.clear_cache()
 
     # The cache
 
-    def get_cache_stats(self) -> dict[str, int | str]:
-        """Hits, misses, hit rate, memory, evictions and items. This release keeps nothing between requests: no hit."""
-        return self._stats.as_dict(memory_bytes=self._slot_bytes(self._attention) if self._kv is not None else 0, items=0)
+    def get_cache_stats(self) -> dict[str, Any]:
+        """The document's keys (total_requests, cache_hits, cache_misses, hit_rate, total_memory_mb, evictions, cache_items),
+        then those of :meth:`CacheManager.stats`. Without a cache all is zero."""
+        manager = self._engine.manager
+        return manager.stats() if manager is not None else dict(CacheStats().as_dict(0, 0))
 
     def reset_cache_stats(self) -> None:
         """Count from zero."""
-        self._stats = CacheStats()
+        if self._engine.manager is not None:
+            self._engine.manager.reset_stats()
 
     def clear_cache(self) -> None:
-        """Forget every cached entry. The preallocated slot stays; between requests it holds nothing to forget."""
+        """Forget every cached prefix and all image features. The slots stay allocated, running requests go on."""
+        if self._engine.manager is not None:
+            self._engine.manager.clear()
 
     def update_cache_config(self, config: CacheConfig) -> None:
-        """Use other settings from now on; slots are allocated or freed as they say.
+        """Use other settings from now on.
+
+        Fewer slots evict the least recently used entries; running requests go on. Another dtype or attention, or the cache
+        switched on or off, forgets all entries, and has to wait until no request runs.
 
         Raises:
-            SetupError: the slot does not fit the new budget, or flash attention is demanded and not supported. The old
-                settings stay.
+            SetupError: the settings cannot be met, or requests are in the way. The old settings stay.
         """
         attention = self._choose_attention(config)
-        self._check_budget(config, attention)
-        switched = config.enable_kv_cache != self._cache_config.enable_kv_cache
-        other = attention.implementation != self._attention.implementation
-        self._cache_config, self._attention = config, attention
-        if other:
-            self._attentions = self._new_attentions()
-        if switched or other:
-            self._kv = self._new_slots()
-            self._graphs.attach(self._attentions, self._kv)
+        slots = self._slots(config, attention)
+        old, engine = self._cache_config, self._engine
+        other_attention = attention.implementation != self._attention.implementation
+        dtypes = self._kv_dtype(config, attention), self._kv_dtype(old, self._attention)
+        with engine.lock:
+            if other_attention or config.enable_kv_cache != old.enable_kv_cache or dtypes[0] != dtypes[1]:
+                with engine.idle("update_cache_config"):
+                    self._cache_config, self._attention = config, attention
+                    if other_attention:
+                        self._attentions = attentions_for(self._device, attention.implementation, self.config)
+                    engine.replace(self._attentions, self._new_kv(config, slots), self._new_manager(config, slots))
+                return
+            if engine.manager is not None:
+                engine.resize(slots, config.max_bytes, lambda: self._new_kv(config, slots))
+                engine.manager.configure(lru=config.enable_lru, ttl_seconds=config.cache_ttl_seconds)
+            self._cache_config, self._attention = config, attention
+
+    def save_cache(self, path: str | os.PathLike[str]) -> int:
+        """Write every cached prefix to a folder, one safetensors file each. Returns how many.
+
+        Raises:
+            SetupError: the folder cannot be written.
+        """
+        engine = self._engine
+        if engine.manager is None:
+            return 0
+        with engine.lock:
+            entries = engine.manager.entries()
+            for slot, key in entries:
+                stored = dataclasses.replace(key, base=self._stored_base)
+                save_prefix(Path(path), StoredPrefix(stored, *engine.kv.read(slot, len(key))))
+        return len(entries)
+
+    def load_cache(self, path: str | os.PathLike[str]) -> int:
+        """Read the prefixes of a folder into free slots. Returns how many.
+
+        A file of another checkpoint, dtype or version, or a damaged one, is ignored with a warning that says why.
+        """
+        engine, loaded = self._engine, 0
+        if engine.manager is None:
+            return 0
+        _, kv_heads, length, head_dim = engine.kv.shape
+        shape, dtype = (self.config.num_hidden_layers, kv_heads, length, head_dim), engine.kv.numpy_dtype
+        for entry in load_prefixes(Path(path), self._stored_base, shape, dtype):
+            key = dataclasses.replace(entry.key, base=self._base)
+            with engine.lock:
+                lease = engine.manager.adopt(key)
+                if lease is not None:
+                    engine.kv.write(lease.slot, entry.keys, entry.values)
+                    engine.manager.release(lease, key)
+                    loaded += 1
+        return loaded
 
     def get_model_info(self) -> dict[str, Any]:
         """What runs, where and how; ``compilations`` stays put once the graphs in use are warm."""
+        engine = self._engine
         return {
             "model_name": self._folder.name,
             "device": str(self._device),
@@ -178,35 +280,108 @@ class Qwen2VLModel:
             "flash_attention_reason": self._attention.reason,
             "attn_implementation": self._attention.implementation,
             "dtype": "float32",
+            "kv_dtype": self._kv_dtype(self._cache_config, self._attention),
+            "kv_slots": engine.kv.shape[0] if engine.manager is not None else 0,
             "max_length": self._max_length,
             "max_pixels": self._processor.images.max_pixels,
-            "compilations": self._graphs.compilations,
-            "compile_seconds": round(self._graphs.compile_seconds, 3),
+            "compilations": engine.graphs.compilations,
+            "compile_seconds": round(engine.graphs.compile_seconds, 3),
         }
+
+    # Requests
+
+    def _generation(self, messages: Messages, max_new_tokens: int | None) -> Generation:
+        limit = self._max_new_tokens if max_new_tokens is None else max_new_tokens
+        if limit < 1:
+            raise PageError(f"max_new_tokens is {limit}: give 1 or more")
+        start = time.perf_counter()
+        prompt = self._processor.prompt(messages)
+        preprocess = (time.perf_counter() - start) * 1e3
+        return Generation(
+            self.config,
+            prompt,
+            limit,
+            self._max_length,
+            self._base,
+            started=start,
+            timings_ms={"preprocess": preprocess, "vision": 0.0, "prefill": 0.0, "decode": 0.0},
+        )
+
+    def _pieces(self, generation: Generation) -> Iterator[str]:
+        pieces = self._processor.stream()
+        for token in self._engine.run(generation):
+            if piece := pieces.feed(token):
+                yield piece
+        if piece := pieces.end():
+            yield piece
+
+    def _run_batch(
+        self, list_of_messages: Iterable[Messages], max_new_tokens: int | None, batch_size: int
+    ) -> Iterator[tuple[int, Reading | PageError]]:
+        def generations() -> Iterator[tuple[int, Generation | PageError]]:
+            for number, messages in enumerate(list_of_messages):
+                try:
+                    yield number, self._generation(messages, max_new_tokens)
+                except PageError as error:
+                    yield number, error
+
+        for number, result in self._engine.run_batch(generations(), batch_size):
+            yield number, self._reading(result) if isinstance(result, Generation) else result
+
+    def _reading(self, generation: Generation) -> Reading:
+        timings = {**generation.timings_ms, "total": (time.perf_counter() - generation.started) * 1e3}
+        return Reading(
+            text=self._processor.decode(generation.token_ids),
+            token_ids=generation.token_ids,
+            finish_reason=generation.finish_reason or "length",
+            prompt_tokens=len(generation.key),
+            reused_tokens=generation.reused,
+            timings_ms={name: round(value, 3) for name, value in timings.items()},
+        )
+
+    # What the settings come to
 
     def _choose_attention(self, config: CacheConfig) -> AttentionChoice:
         dims = (self.config.head_dim, self.config.vision.head_dim)
         return choose_attention(self._device, self._asked_attention, config, dims)
 
-    def _slot_bytes(self, attention: AttentionChoice) -> int:
-        item_bytes = kv_item_bytes(self._device, attention.implementation)
+    def _kv_dtype(self, config: CacheConfig, attention: AttentionChoice) -> str:
+        return kv_dtype_for(self._device, attention.implementation, config.kv_dtype)
+
+    def _slot_bytes(self, config: CacheConfig, attention: AttentionChoice) -> int:
+        item_bytes = KVSlots.item_bytes(self._kv_dtype(config, attention))
         return KVSlots.bytes_needed(self.config, 1, self._max_length, item_bytes)
 
-    def _check_budget(self, config: CacheConfig, attention: AttentionChoice) -> None:
-        needed = self._slot_bytes(attention) / 2**20
-        if config.enable_kv_cache and needed > config.max_cache_size_mb:
-            raise SetupError(
-                f"one KV slot of {self._max_length} tokens needs {needed:.1f} MB, max_cache_size_mb is "
-                f"{config.max_cache_size_mb:g}: give at least {needed:.1f}, or lower max_length"
-            )
+    def _slots(self, config: CacheConfig, attention: AttentionChoice) -> int:
+        if not config.enable_kv_cache:
+            return 1
+        return config.slots_of(self._slot_bytes(config, attention), self._max_length)
 
-    def _new_attentions(self) -> Attentions:
-        return attentions_for(self._device, self._attention.implementation, self.config)
+    def _new_kv(self, config: CacheConfig, slots: int) -> KVSlots:
+        dtype = self._kv_dtype(config, self._attention)
+        shared = not config.enable_kv_cache
+        return KVSlots(self.config, slots, self._max_length, self._attentions.text, dtype, shared)
 
-    def _new_slots(self) -> KVSlots | None:
-        if not self._cache_config.enable_kv_cache:
+    def _new_manager(self, config: CacheConfig, slots: int) -> CacheManager | None:
+        if not config.enable_kv_cache:
             return None
-        return KVSlots(self.config, 1, self._max_length, self._attentions.text)
+        slot_bytes = self._slot_bytes(config, self._attention)
+        return CacheManager(slots, slot_bytes, config.max_bytes, lru=config.enable_lru, ttl_seconds=config.cache_ttl_seconds)
+
+    @property
+    def _base(self) -> str:
+        """What all keys and values of this process depend on beside their tokens and images: the checkpoint is one."""
+        return f"{self._kv_dtype(self._cache_config, self._attention)} {self._attention.implementation}"
+
+    @property
+    def _stored_base(self) -> str:
+        """The same for a file, which may come from anywhere: bits differ between instruction sets and releases too."""
+        code = native.instruction_set() if str(self._device) == "cpu" and native.available()[0] else str(self._device)
+        return f"{self._fingerprint} {self._base} {code} mindnlp_ocr {__version__}"
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return fingerprint(self._folder)
 
 
 def _checked_folder(name: str | Path) -> Path:
@@ -217,41 +392,3 @@ def _checked_folder(name: str | Path) -> Path:
         raise SetupError(f"model {folder}: merged .npz files are not read by this release: give a Hugging Face folder")
     kind = "is a file" if folder.exists() else "does not exist (nothing is downloaded)"
     raise SetupError(f"model {folder} {kind}: give a Qwen2-VL folder with config.json and safetensors")
-
-
-def _longest_answer(folder: Path, asked: int | None) -> int:
-    """Tokens as asked, as ``generation_config.json`` says, or 1024."""
-    path = folder / "generation_config.json"
-    if asked is None and path.exists():
-        asked = read_json(path).get("max_new_tokens")
-    limit = DEFAULT_MAX_NEW_TOKENS if asked is None else asked
-    if not isinstance(limit, int) or limit < 1:
-        raise SetupError(f"max_new_tokens is {limit!r}: give 1 or more")
-    return limit
-
-
-def _slot_length(
-    config: Qwen2VLConfig, images: ImageProcessor, asked: int | None, max_new_tokens: int, max_pixels: int | None
-) -> int:
-    """Tokens of the KV slot: as asked, or the power of two that holds one image, a question and an answer."""
-    longest = config.max_position_embeddings
-    if asked is not None:
-        if not MIN_TOKENS <= asked <= MAX_LENGTH:
-            raise SetupError(f"max_length is {asked}: give {MIN_TOKENS} to {MAX_LENGTH}")
-        return asked
-    wanted = (max_pixels or images.max_pixels) // images.pixels_per_token + TEXT_TOKENS + max_new_tokens
-    if max_pixels is None:
-        wanted = min(wanted, max(LONGEST_BY_DEFAULT, TEXT_TOKENS + 2 * max_new_tokens))
-    return min(longest, 1 << max(0, wanted - 1).bit_length())
-
-
-def _limited(images: ImageProcessor, max_length: int, min_pixels: int | None, max_pixels: int | None) -> ImageProcessor:
-    """The checkpoint's image limits, or the user's; by default one image fills at most the slot less a question."""
-    room = max(1, max_length - TEXT_TOKENS) * images.pixels_per_token
-    high = min(images.max_pixels, room) if max_pixels is None else max_pixels
-    low = min(images.min_pixels, high) if min_pixels is None else min_pixels
-    if not images.pixels_per_token <= low <= high:
-        raise SetupError(
-            f"min_pixels {low} and max_pixels {high} do not fit: give {images.pixels_per_token} <= min_pixels <= max_pixels"
-        )
-    return images.model_copy(update={"min_pixels": low, "max_pixels": high})

@@ -41,9 +41,15 @@ def available() -> tuple[bool, str]:
     if not LIBRARY.exists():
         return False, f"{LIBRARY.name} is not built: install with a C++ compiler to get it"
     try:
-        return True, f"{LIBRARY.name} runs {_library().InstructionSet().decode()} instructions"
+        return True, f"{LIBRARY.name} runs {instruction_set()} instructions"
     except (OSError, AttributeError) as error:
         return False, f"{LIBRARY.name} cannot be loaded ({error}): install the package again"
+
+
+def instruction_set() -> str:
+    """The one that runs."""
+    name: str = _library().InstructionSet().decode()
+    return name
 
 
 def use_instruction_set(name: str) -> None:
@@ -83,10 +89,11 @@ def explain(error: BaseException) -> str:
 Shape = Sequence[int]
 
 
-def _custom(name: str, shape: Callable[..., Shape], in_place: bool = False) -> Any:
-    """An operator whose output has the shape that ``shape`` makes of those of its inputs, and the dtype of the first."""
-    _library()  # sets the number of threads
-    custom = ops.Custom(f"{LIBRARY}:{name}", shape, lambda first, *_: first, func_type="aot")
+def _custom(name: str, shape: Callable[..., Shape], in_place: bool = False, dtype_of: int = 0) -> Any:
+    """An operator whose output has the shape that ``shape`` makes of those of its inputs, and the dtype of one of them."""
+    if LIBRARY.exists():
+        _library()  # sets the number of threads
+    custom = ops.Custom(f"{LIBRARY}:{name}", shape, lambda *dtypes: dtypes[dtype_of], func_type="aot")
     if in_place:
         custom.add_prim_attr("side_effect_mem", True)
     return custom
@@ -120,14 +127,10 @@ def _check_vision(q: Shape, k: Shape, v: Shape, cu_seqlens: Shape) -> None:
         raise ValueError(f"FlashVision: cu_seqlens has shape {list(cu_seqlens)}: give [images + 1]")
 
 
-def _check_decode(
-    q: Shape, k: Shape, v: Shape, keys: Shape, values: Shape, slots: Shape, live: Shape, count: Shape
-) -> None:
+def _check_decode(q: Shape, k: Shape, v: Shape, keys: Shape, values: Shape, slots: Shape, live: Shape, count: Shape) -> None:
     _check_heads("FlashDecode", q, k, v)
     if list(keys) != list(values) or [keys[1], keys[3]] != [k[2], q[3]]:
-        raise ValueError(
-            f"FlashDecode: keys {list(keys)} and values {list(values)} are no slots of {k[2]} heads of {q[3]}"
-        )
+        raise ValueError(f"FlashDecode: keys {list(keys)} and values {list(values)} are no slots of {k[2]} heads of {q[3]}")
     for name, shape in (("slots", slots), ("live", live), ("count", count)):
         if list(shape) != [q[0]]:
             raise ValueError(f"FlashDecode: {name} has shape {list(shape)}: give [{q[0]}], one a segment")
@@ -186,5 +189,4 @@ def layer_norm() -> Any:
 
 def embed() -> Any:
     """int32 ids [tokens]; packed table [panels, hidden, 32] -> [tokens, hidden], float32."""
-    custom = ops.Custom(f"{LIBRARY}:Embed", lambda ids, table: [ids[0], table[1]], lambda _, table: table, func_type="aot")
-    return custom
+    return _custom("Embed", lambda ids, table: [ids[0], table[1]], dtype_of=1)

@@ -65,9 +65,11 @@ def choose_attention(
     return AttentionChoice("flash" if wanted and supported else "eager", supported, reason)
 
 
-def kv_item_bytes(device: Device, implementation: Implementation) -> int:
-    """Bytes of a number in the KV slots: Ascend's flash operators read 16 bits alone."""
-    return 2 if device.kind == "Ascend" and implementation == "flash" else 4
+def kv_dtype_for(device: Device, implementation: Implementation, asked: str) -> str:
+    """What the KV slots hold: as asked, but Ascend's flash operators read 16 bits alone."""
+    if device.kind == "Ascend" and implementation == "flash" and asked == "fp32":
+        return "fp16"
+    return asked
 
 
 def attentions_for(device: Device, implementation: Implementation, config: "Qwen2VLConfig") -> Attentions:

@@ -13,7 +13,7 @@ from tokenizers.decoders import DecodeStream
 
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.models.config import Qwen2VLConfig, read_json
-from mindnlp_ocr.processing.images import ImageProcessor, Patches, load_image
+from mindnlp_ocr.processing.images import ImageProcessor, ImageReader, PromptImage
 
 Messages = Sequence[dict[str, Any]]
 
@@ -22,7 +22,7 @@ class Prompt(NamedTuple):
     """What the network is asked."""
 
     token_ids: NDArray[np.int32]  # [tokens], one image token for every feature of every image
-    images: list[Patches]
+    images: list[PromptImage]
 
 
 class ChatProcessor:
@@ -40,6 +40,7 @@ class ChatProcessor:
         except Exception as error:  # tokenizers raises nothing narrower
             raise SetupError(f"{path} cannot be read ({error}): copy it again") from error
         self.images = images
+        self._reader = ImageReader(images)
         vision = config.vision
         for ours, theirs in (
             ("patch_size", vision.patch_size),
@@ -71,7 +72,7 @@ class ChatProcessor:
             PageError: malformed messages, or an image that cannot be read.
         """
         _check(messages)
-        images = [self.images.patches(load_image(source)) for source in image_sources(messages)]
+        images = [self._reader.read(source) for source in image_sources(messages)]
         try:
             text = self._template.render(messages=list(messages), add_generation_prompt=True, add_vision_id=False)
         except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:

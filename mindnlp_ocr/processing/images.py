@@ -4,12 +4,16 @@ The numbers are those of the published ``Qwen2VLImageProcessor``, bit for bit on
 """
 
 import base64
+import hashlib
 import io
 import math
 import os
+import threading
 import warnings
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +22,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
 
+from mindnlp_ocr.cache.keys import image_digest
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.models.config import read_json
 
 MAX_SOURCE_PIXELS = 178_956_970  # Pillow's own limit, above an A2 page at 600 dpi; decoded, it takes 540 MB
 MAX_ASPECT_RATIO = 200
+MAX_FILE_IN_MEMORY = 1 << 28
+MAX_SEEN = 4096  # images that a reader knows, of some 200 bytes each
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
 
@@ -32,6 +39,21 @@ class Patches(NamedTuple):
 
     pixels: NDArray[np.float32]  # [patches, channels * time * patch * patch]
     grid_thw: tuple[int, int, int]  # patches in time, height and width
+
+
+@dataclass
+class PromptImage:
+    """An image of a prompt: what the prompt and its key need of it now, its patches when the vision tower does.
+
+    Attributes:
+        grid_thw: patches in time, height and width.
+        digest: of all that the vision tower sees of it, see :func:`mindnlp_ocr.cache.keys.image_digest`.
+        patches: gives the patches; may open the image once more.
+    """
+
+    grid_thw: tuple[int, int, int]
+    digest: bytes
+    patches: Callable[[], Patches]
 
 
 class ImageProcessor(BaseModel):
@@ -97,6 +119,52 @@ class ImageProcessor(BaseModel):
         level = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
         pairs = zip(self.image_mean, self.image_std, strict=True)
         return [(level - np.float32(mean)) / np.float32(std) for mean, std in pairs]
+
+
+class ImageReader:
+    """Opens images and cuts them up. What it has seen before it knows by the bytes of its source, without opening it.
+
+    That is safe: patches are a function of those bytes and of the processor's settings alone.
+    """
+
+    def __init__(self, processor: ImageProcessor) -> None:
+        self.processor = processor
+        self._seen: OrderedDict[bytes | None, tuple[tuple[int, int, int], bytes]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, source: ImageSource) -> PromptImage:
+        """See :func:`load_image` for sources and errors."""
+        content, load = _content(source)
+        name = hashlib.sha256(content).digest() if content is not None else None
+        with self._lock:
+            seen = self._seen.get(name)
+        if seen is not None:
+            return PromptImage(*seen, patches=lambda: self.processor.patches(load()))
+        patches = self.processor.patches(load())
+        image = PromptImage(patches.grid_thw, image_digest(patches.pixels, patches.grid_thw), lambda: patches)
+        if name is not None:
+            with self._lock:
+                self._seen[name] = image.grid_thw, image.digest
+                if len(self._seen) > MAX_SEEN:
+                    self._seen.popitem(last=False)
+        return image
+
+
+def _content(source: ImageSource) -> tuple[bytes | None, Callable[[], Image.Image]]:
+    """What an image is made of, where that can be named and will not change, and what opens it."""
+    if isinstance(source, bytes):
+        return source, lambda: load_image(source)
+    if isinstance(source, str) and source[:5].lower() == "data:":
+        return source.encode("utf-8", "surrogatepass"), lambda: load_image(source)
+    if isinstance(source, str | os.PathLike):
+        path = Path(os.fsdecode(source).removeprefix("file://"))
+        try:
+            if path.is_file() and path.stat().st_size <= MAX_FILE_IN_MEMORY:
+                content = path.read_bytes()  # once: between two readings it might change
+                return content, lambda: _open(io.BytesIO(content), str(path))
+        except (OSError, ValueError):
+            pass  # load_image puts it into words
+    return None, lambda: load_image(source)
 
 
 def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:

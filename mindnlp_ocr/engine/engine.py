@@ -1,0 +1,270 @@
+"""Requests to tokens: each takes a slot, reuses what the cache knows of its prompt, and decodes beside the others."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from mindnlp_ocr.cache.manager import CacheManager
+from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.engine.generate import Generation
+from mindnlp_ocr.engine.graphs import Graphs, Step
+from mindnlp_ocr.errors import PageError, SetupError
+from mindnlp_ocr.ops.select import Attentions
+
+Outcome = PageError | None  # of a request: None where it went on
+
+
+class Engine:
+    """Runs generations over the slots. Its methods may be called from any thread: they take turns.
+
+    Args:
+        manager: who gives out the slots. None: nothing is cached, every token runs its whole prompt, in slot 0.
+    """
+
+    def __init__(self, graphs: Graphs, kv: KVSlots, manager: CacheManager | None) -> None:
+        self.graphs, self.kv, self.manager = graphs, kv, manager
+        self.lock = threading.RLock()  # a step at a time: compiling is not thread-safe, and slots may be moved between steps
+        self._freed = threading.Condition(self.lock)
+        self._running: dict[Generation, int] = {}  # the thread that asked for each
+
+    # One request, or many
+
+    def run(self, generation: Generation) -> Iterator[int]:
+        """The tokens of one request as they come. Closing the iterator frees the slot.
+
+        Raises:
+            PageError: this request cannot be run.
+        """
+        try:
+            _raise(self._admit_or_wait(generation))
+            while True:
+                yield generation.token_ids[-1]
+                if generation.finish_reason is not None:
+                    return
+                _raise(self.step([generation])[0])
+        finally:
+            self.end(generation)
+
+    def run_batch(
+        self, generations: Iterator[tuple[int, Generation | PageError]], batch_size: int
+    ) -> Iterator[tuple[int, Generation | PageError]]:
+        """Requests as they end, up to ``batch_size`` at a time; one that ends makes room for the next.
+
+        Args:
+            generations: numbered; taken from the iterator only when there is room, so that few pages are in memory. An error
+                in place of a request is handed on.
+        """
+        live: dict[int, Generation] = {}
+        pending: deque[tuple[int, Generation]] = deque()
+        try:
+            more = True
+            while more or pending or live:
+                while more and len(live) + len(pending) < batch_size:
+                    if (entry := next(generations, None)) is None:
+                        more = False
+                    elif isinstance(entry[1], PageError):
+                        yield entry[0], entry[1]
+                    else:
+                        pending.append((entry[0], entry[1]))
+                self._run_vision([generation for _, generation in pending if not generation.features])
+                while pending:
+                    number, generation = pending.popleft()
+                    outcome = self._admit(generation) if live else self._admit_or_wait(generation)
+                    if isinstance(outcome, _NoSlot) and live:
+                        pending.appendleft((number, generation))  # one of ours will end
+                        break
+                    live[number] = generation
+                    if outcome is not None:
+                        yield number, self._failed(live.pop(number), outcome)
+                running = {number: generation for number, generation in live.items() if not generation.finish_reason}
+                for number, outcome in zip(running, self.step(list(running.values())), strict=True):
+                    if outcome is not None:
+                        yield number, self._failed(live.pop(number), outcome)
+                for number in [number for number, generation in live.items() if generation.finish_reason]:
+                    generation = live.pop(number)
+                    self.end(generation)
+                    yield number, generation
+        finally:
+            for generation in live.values():
+                self.end(generation)
+
+    # The slots themselves
+
+    @contextmanager
+    def idle(self, what: str) -> Iterator[None]:
+        """No request runs meanwhile.
+
+        Raises:
+            SetupError: one does.
+        """
+        with self.lock:
+            if self._running:
+                raise SetupError(f"{what}: {len(self._running)} requests are running: wait until they end, or close them")
+            yield
+
+    def replace(self, attentions: Attentions, kv: KVSlots, manager: CacheManager | None) -> None:
+        """Run on others from now on; what the old slots held is forgotten."""
+        self.graphs.attach(attentions, kv)
+        self.kv, self.manager = kv, manager
+
+    def resize(self, slots: int, max_bytes: int, new_kv: Callable[[], KVSlots]) -> None:
+        """Another number of slots or another budget; requests go on in their new slots.
+
+        Raises:
+            SetupError: more requests are running than there are to be slots; nothing changes.
+        """
+        assert self.manager is not None
+        with self.lock:
+            moves = self.manager.resize(slots, max_bytes)
+            if slots == self.kv.shape[0]:
+                return
+            kv = new_kv()
+            for old, new in moves.items():
+                kv.write(new, *self.kv.read(old, self.kv.shape[2]))
+            self.graphs.attach(self.graphs.attentions, kv)
+            self.kv = kv
+
+    # The parts of a request
+
+    def step(self, generations: Sequence[Generation]) -> list[Outcome]:
+        """One token more for each, in one call."""
+        if not generations:
+            return []
+        with self.lock:
+            start = time.perf_counter()
+            try:
+                steps = self._steps(generations)
+            except PageError as error:
+                if len(generations) == 1:
+                    return [error]
+                return [self.step([generation])[0] for generation in generations]  # who is to blame shows alone
+            for generation, step in zip(generations, steps, strict=True):
+                generation.take(step)
+                _count(generation, "decode", start)
+            return [None] * len(generations)
+
+    def end(self, generation: Generation, failed: bool = False) -> None:
+        """Give the slot back; what it holds stays in the cache unless the request failed. May be called again."""
+        with self.lock:
+            lease, generation.lease = generation.lease, None
+            generation.features.clear()
+            self._running.pop(generation, None)
+            if lease is not None and self.manager is not None:
+                self.manager.release(lease, generation.held if generation.token_ids and not failed else None)
+            self._freed.notify_all()
+
+    def _admit_or_wait(self, generation: Generation) -> Outcome:
+        with self._freed:
+            while True:
+                outcome = self._admit(generation)
+                if not isinstance(outcome, _NoSlot):
+                    return outcome
+                if set(self._running.values()) <= {threading.get_ident()}:
+                    return outcome
+                self._freed.wait()
+
+    def _failed(self, generation: Generation, error: PageError) -> PageError:
+        self.end(generation, failed=True)
+        return error
+
+    def _admit(self, generation: Generation) -> Outcome:
+        """A slot, and the first token."""
+        with self.lock:
+            if self.manager is None:
+                self._running[generation] = threading.get_ident()
+            else:
+                lease = self.manager.acquire(generation.key)
+                if lease is None:
+                    return _NoSlot(
+                        f"all {self.kv.shape[0]} KV slots are in use by requests of this thread: end one of them, or give "
+                        "CacheConfig more slots"
+                    )
+                generation.lease, generation.reused = lease, lease.reused
+                self._running[generation] = threading.get_ident()
+                if lease.source is not None:
+                    self.kv.copy(lease.source, lease.slot, lease.reused)
+                    self.manager.copied(lease)
+            try:
+                self._run_vision([generation], generation.reused)
+                start = time.perf_counter()
+                generation.take(self._prefill(generation))
+                _count(generation, "prefill", start)
+            except PageError as error:
+                self.end(generation, failed=True)
+                return error
+            if generation.lease is not None and self.manager is not None:
+                self.manager.progress(generation.lease, len(generation.key))
+            return None
+
+    def _steps(self, generations: Sequence[Generation]) -> list[Step]:
+        if self.manager is None:
+            return [self._prefill(generation) for generation in generations]
+        return self.graphs.decode([generation.newest() for generation in generations])
+
+    def _prefill(self, generation: Generation) -> Step:
+        """All tokens that the slot does not hold."""
+        token_ids, positions = generation.whole()
+        reused, images = generation.reused, generation.key.images
+        features = [generation.features[images[number].digest] for number in generation.missing(reused)]
+        slot = 0 if generation.lease is None else generation.lease.slot
+        return self.graphs.prefill(token_ids[reused:], features, positions[:, reused:], slot, reused)
+
+    # Images
+
+    def _run_vision(self, generations: Sequence[Generation], reused: int | None = None) -> None:
+        """Features of all images that are missing, several in one call.
+
+        Raises:
+            PageError: of a single generation; where there are several, each meets its own fault when it is admitted.
+        """
+        with self.lock:
+            start = time.perf_counter()
+            wanted = {}
+            for generation in generations:
+                for number in generation.missing(self._known(generation) if reused is None else reused):
+                    image = generation.prompt.images[number]
+                    if image.digest in generation.features or image.digest in wanted:
+                        continue
+                    features = self.manager.get_features(image.digest) if self.manager else None
+                    if features is None:
+                        wanted[image.digest] = image
+                    else:
+                        generation.features[image.digest] = features
+            digests = list(wanted)
+            for first in range(0, len(digests), self.graphs.images_at_once):
+                pack = digests[first : first + self.graphs.images_at_once]
+                try:
+                    found = self.graphs.vision([wanted[digest].patches() for digest in pack])
+                except PageError:
+                    if len(generations) == 1:
+                        raise
+                    continue
+                for digest, features in zip(pack, found, strict=True):
+                    features = np.array(features)  # of its own: not a part of the whole pack
+                    if self.manager is not None:
+                        self.manager.put_features(digest, features)
+                    for generation in generations:
+                        if any(image.digest == digest for image in generation.prompt.images):
+                            generation.features[digest] = features
+            for generation in generations:
+                _count(generation, "vision", start)
+
+    def _known(self, generation: Generation) -> int:
+        return self.manager.lookup(generation.key) if self.manager is not None else 0
+
+
+class _NoSlot(PageError):
+    """Nothing is wrong with the page: no slot is free."""
+
+
+def _raise(outcome: Outcome) -> None:
+    if outcome is not None:
+        raise outcome
+
+
+def _count(generation: Generation, what: str, start: float) -> None:
+    generation.timings_ms[what] = generation.timings_ms.get(what, 0.0) + (time.perf_counter() - start) * 1e3

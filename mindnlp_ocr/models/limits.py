@@ -1,0 +1,51 @@
+"""How long a slot, an answer and an image may be: as asked, as the checkpoint says, or what fits together."""
+
+from pathlib import Path
+
+from mindnlp_ocr.engine.graphs import MIN_TOKENS
+from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.models.config import Qwen2VLConfig, read_json
+from mindnlp_ocr.processing.images import ImageProcessor
+
+LONGEST_BY_DEFAULT = 4096
+MAX_LENGTH = 1 << 18  # an image takes fewer positions than tokens, so max_position_embeddings does not bound a slot
+TEXT_TOKENS = 256  # room for the question beside one image
+DEFAULT_MAX_NEW_TOKENS = 1024
+
+
+def longest_answer(folder: Path, asked: int | None) -> int:
+    """Tokens as asked, as ``generation_config.json`` says, or 1024."""
+    path = folder / "generation_config.json"
+    if asked is None and path.exists():
+        asked = read_json(path).get("max_new_tokens")
+    limit = DEFAULT_MAX_NEW_TOKENS if asked is None else asked
+    if not isinstance(limit, int) or limit < 1:
+        raise SetupError(f"max_new_tokens is {limit!r}: give 1 or more")
+    return limit
+
+
+def slot_length(
+    config: Qwen2VLConfig, images: ImageProcessor, asked: int | None, max_new_tokens: int, max_pixels: int | None
+) -> int:
+    """Tokens of the KV slot: as asked, or the power of two that holds one image, a question and an answer."""
+    longest = config.max_position_embeddings
+    if asked is not None:
+        if not MIN_TOKENS <= asked <= MAX_LENGTH:
+            raise SetupError(f"max_length is {asked}: give {MIN_TOKENS} to {MAX_LENGTH}")
+        return asked
+    wanted = (max_pixels or images.max_pixels) // images.pixels_per_token + TEXT_TOKENS + max_new_tokens
+    if max_pixels is None:
+        wanted = min(wanted, max(LONGEST_BY_DEFAULT, TEXT_TOKENS + 2 * max_new_tokens))
+    return min(longest, 1 << max(0, wanted - 1).bit_length())
+
+
+def limited(images: ImageProcessor, max_length: int, min_pixels: int | None, max_pixels: int | None) -> ImageProcessor:
+    """The checkpoint's image limits, or the user's; by default one image fills at most the slot less a question."""
+    room = max(1, max_length - TEXT_TOKENS) * images.pixels_per_token
+    high = min(images.max_pixels, room) if max_pixels is None else max_pixels
+    low = min(images.min_pixels, high) if min_pixels is None else min_pixels
+    if not images.pixels_per_token <= low <= high:
+        raise SetupError(
+            f"min_pixels {low} and max_pixels {high} do not fit: give {images.pixels_per_token} <= min_pixels <= max_pixels"
+        )
+    return images.model_copy(update={"min_pixels": low, "max_pixels": high})
