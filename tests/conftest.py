@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mindnlp_ocr.engine.generate import Generation
 from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
 
 ROOT = Path(__file__).parent.parent
@@ -37,3 +38,16 @@ def golden_arrays() -> Any:
 def case(name: str) -> dict[str, Any]:
     """The golden case of this name."""
     return next(c for c in CASES if c["name"] == name)
+
+
+def run(model: Qwen2VLModel, messages: Any, max_new_tokens: int | None = None) -> Generation:
+    """What ``generate`` does, with every step and its logits kept."""
+    generation = model._generation(messages, max_new_tokens)
+    generation.steps = []
+    assert list(model._engine.run(generation)) == generation.token_ids
+    return generation
+
+
+def logit_bits(generation: Generation) -> list[bytes]:
+    """The logits of every step, as bytes."""
+    return [step.numpy().tobytes() for step in generation.steps or []]

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import mindspore as ms
+import ml_dtypes
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, nn
 from numpy.typing import NDArray
 
 from mindnlp_ocr.models.config import Qwen2VLConfig
@@ -14,7 +14,7 @@ from mindnlp_ocr.ops.attention import EagerAttention
 
 Array = NDArray[Any]
 
-DTYPES = {"fp32": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}
+DTYPES = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 
 
 class KVSlots(nn.Cell):
@@ -43,7 +43,7 @@ class KVSlots(nn.Cell):
 
         def tensors(name: str) -> ParameterTuple:
             held = [
-                Parameter(attention.slot_tensor(ops.zeros(self.shape, DTYPES[dtype])), f"kv.{i}.{name}", requires_grad=False)
+                Parameter(attention.slot_tensor(Tensor(np.zeros(self.shape, DTYPES[dtype]))), f"kv.{i}.{name}", requires_grad=False)
                 for i in range(1 if shared else layers)
             ]
             return ParameterTuple(held * layers if shared else held)

@@ -200,7 +200,7 @@ class Graphs:
         slot: int = 0,
         live: int = 0,
     ) -> Step:
-        """Run the tokens of a prompt behind the first ``live``, which ``slot`` holds; image tokens take features in order."""
+        """Run the tokens of a prompt behind the first ``live``, which ``slot`` holds; image tokens take the features."""
         bucket = bucket_for(len(token_ids), MIN_TOKENS, self._max_length)
         is_image = token_ids == self._config.image_token_id
         image_rows = np.zeros((bucket, self._config.hidden_size), np.float32)

@@ -8,7 +8,10 @@ import numpy as np
 from mindspore import Tensor, nn
 from numpy.typing import NDArray
 
-from mindnlp_ocr.ops import activation, linear, native, norm
+from mindnlp_ocr.ops import activation as activations
+from mindnlp_ocr.ops import linear as products
+from mindnlp_ocr.ops import native
+from mindnlp_ocr.ops import norm as norms
 
 Array = NDArray[np.float32]
 PANEL = 32  # outputs side by side: kPanel of kernels/cpu/kernels.h
@@ -25,44 +28,44 @@ class Operators(nn.Cell):
 
     def pack(self, weight: Array) -> Array:
         """A published weight [out, in]."""
-        return linear.pack(weight)
+        return products.pack(weight)
 
     def pack_gate(self, gate: Array, up: Array) -> Array:
         """Two weights [inner, in] for :meth:`gate`."""
-        return linear.pack(np.concatenate([gate, up]))
+        return products.pack(np.concatenate([gate, up]))
 
     def pack_table(self, table: Array) -> Array:
         """An embedding [vocab, hidden] for :meth:`embed` and :meth:`tied_head`."""
         return table[None]
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor, live: Tensor) -> Tensor:
-        return linear.linear_bias(x, weight, bias)
+        return products.linear_bias(x, weight, bias)
 
     def linear_add(self, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, live: Tensor) -> Tensor:
-        return residual + linear.linear_bias(x, weight, bias)
+        return residual + products.linear_bias(x, weight, bias)
 
     def linear_quick_gelu(self, x: Tensor, weight: Tensor, bias: Tensor, live: Tensor) -> Tensor:
-        return activation.quick_gelu(linear.linear_bias(x, weight, bias))
+        return activations.quick_gelu(products.linear_bias(x, weight, bias))
 
     def linear_gelu(self, x: Tensor, weight: Tensor, bias: Tensor, live: Tensor) -> Tensor:
-        return activation.gelu(linear.linear_bias(x, weight, bias))
+        return activations.gelu(products.linear_bias(x, weight, bias))
 
     def gate(self, x: Tensor, weight: Tensor, bias: Tensor, live: Tensor) -> Tensor:
         """silu(x gate) * (x up); ``bias`` is zero and has as many elements as the result columns."""
-        gate, up = linear.halves(linear.linear(x, weight))
-        return activation.silu_gate(gate, up)
+        gate, up = products.halves(products.linear(x, weight))
+        return activations.silu_gate(gate, up)
 
     def embed(self, token_ids: Tensor, table: Tensor) -> Tensor:
-        return linear.embed(token_ids, table)
+        return products.embed(token_ids, table)
 
     def tied_head(self, x: Tensor, table: Tensor, bias: Tensor, live: Tensor) -> Tensor:
-        return linear.tied_head(x, table)
+        return products.tied_head(x, table)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
-        return norm.rms_norm(x, weight, eps)
+        return norms.rms_norm(x, weight, eps)
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return norm.layer_norm(x, weight, bias)
+        return norms.layer_norm(x, weight, bias)
 
 
 class CpuOperators(Operators):
@@ -76,7 +79,7 @@ class CpuOperators(Operators):
         self.linear_gelu_op = native.linear("LinearGelu")
         self.gate_op = native.linear("LinearSiluGate")
         self.embed_op, self.rms_norm_op, self.layer_norm_op = native.embed(), native.rms_norm(), native.layer_norm()
-        self.layer_norm_eps = Tensor([norm.LAYER_NORM_EPS], ms.float32)
+        self.layer_norm_eps = Tensor([norms.LAYER_NORM_EPS], ms.float32)
 
     def pack(self, weight: Array) -> Array:
         """[out, in] as [panels, in, PANEL], the last panel filled up with zeros."""

@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mindnlp_ocr.engine.generate import Generation
 from mindnlp_ocr.modeling.rope import mrope_positions
 from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
-from tests.conftest import CASES
+from tests.conftest import CASES, run
 
 every_case = pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
 
@@ -21,7 +20,7 @@ def test_prompt_tokens_grids_pixels_and_positions_are_exactly_the_references(
     prompt = model._processor.prompt(case["messages"])
     assert prompt.token_ids.tolist() == case["prompt_ids"]
     assert [list(image.grid_thw) for image in prompt.images] == case["image_grid_thw"]
-    pixels = b"".join(image.pixels.astype("<f4").tobytes() for image in prompt.images)
+    pixels = b"".join(image.patches().pixels.astype("<f4").tobytes() for image in prompt.images)
     assert hashlib.sha256(pixels).hexdigest() == case["pixels_sha256"]
     grids = [image.grid_thw for image in prompt.images]
     positions = mrope_positions(prompt.token_ids, grids, model.config.image_token_id, 2)
@@ -35,11 +34,11 @@ def test_features_and_logits_are_within_a_thousandth_and_tokens_identical(
 ) -> None:
     prompt = model._processor.prompt(case["messages"])
     if prompt.images:
-        features = np.concatenate([model._graphs.vision(image) for image in prompt.images])
+        features = np.concatenate([model._engine.graphs.vision([image.patches()])[0] for image in prompt.images])
         np.testing.assert_allclose(features[::8], golden_arrays[f"{case['name']}/vision"], atol=1e-3)
-    run = Generation(model._graphs, model.config, prompt, case["max_new_tokens"], model._max_length, True, logits=[])
-    assert list(run) == case["token_ids"]
-    assert run.finish_reason == case["finish_reason"]
-    assert run.logits is not None
-    np.testing.assert_allclose(run.logits[0].asnumpy()[0], golden_arrays[f"{case['name']}/logits"], atol=1e-3)
-    assert model._processor.decode(run.token_ids) == case["text"]
+    generation = run(model, case["messages"], case["max_new_tokens"])
+    assert generation.token_ids == case["token_ids"]
+    assert generation.finish_reason == case["finish_reason"]
+    assert generation.steps
+    np.testing.assert_allclose(generation.steps[0].numpy(), golden_arrays[f"{case['name']}/logits"], atol=1e-3)
+    assert model._processor.decode(generation.token_ids) == case["text"]

@@ -171,7 +171,7 @@ def test_every_way_to_name_an_image_gives_the_same_prompt(tmp_path: Path) -> Non
         assert image_sources(ask(part)) == [part.get("image", name)]
         prompt = PROCESSOR.prompt(ask(part, text("x")))
         np.testing.assert_array_equal(prompt.token_ids, expected.token_ids)
-        np.testing.assert_array_equal(prompt.images[0].pixels, expected.images[0].pixels)
+        np.testing.assert_array_equal(prompt.images[0].patches().pixels, expected.images[0].patches().pixels)
 
 
 def test_messages_are_left_as_they_were() -> None:
