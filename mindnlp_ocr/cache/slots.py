@@ -43,7 +43,9 @@ class KVSlots(nn.Cell):
 
         def tensors(name: str) -> ParameterTuple:
             held = [
-                Parameter(attention.slot_tensor(Tensor(np.zeros(self.shape, DTYPES[dtype]))), f"kv.{i}.{name}", requires_grad=False)
+                Parameter(
+                    attention.slot_tensor(Tensor(np.zeros(self.shape, DTYPES[dtype]))), f"kv.{i}.{name}", requires_grad=False
+                )
                 for i in range(1 if shared else layers)
             ]
             return ParameterTuple(held * layers if shared else held)

@@ -90,6 +90,19 @@ def save_prefix(folder: Path, entry: StoredPrefix) -> Path:
     return path
 
 
+def prune(folder: Path, max_bytes: int) -> None:
+    """Remove the prefixes saved longest ago until the others take ``max_bytes`` at most."""
+    found = []
+    for path in folder.glob(f"*{SUFFIX}"):
+        with suppress(OSError):  # another process removed it
+            status = path.stat()
+            found.append((status.st_mtime_ns, status.st_size, path))
+    for _, size, path in sorted(found, reverse=True):
+        max_bytes -= size
+        if max_bytes < 0:
+            path.unlink(missing_ok=True)
+
+
 def load_prefixes(
     folder: Path, base: str, slot_shape: tuple[int, int, int, int], dtype: np.dtype[Any]
 ) -> Iterator[StoredPrefix]:

@@ -14,7 +14,7 @@ from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.cache.manager import CacheManager
 from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.cache.stats import CacheStats
-from mindnlp_ocr.cache.store import StoredPrefix, load_prefixes, save_prefix
+from mindnlp_ocr.cache.store import StoredPrefix, load_prefixes, prune, save_prefix
 from mindnlp_ocr.engine.engine import Engine
 from mindnlp_ocr.engine.forecast import Forecast, forecast
 from mindnlp_ocr.engine.generate import Generation, Reading
@@ -235,6 +235,8 @@ class Qwen2VLModel:
     def save_cache(self, path: str | os.PathLike[str]) -> int:
         """Write every cached prefix to a folder, one safetensors file each. Returns how many.
 
+        Of what the folder held before, the oldest files are removed until it keeps to ``max_cache_size_mb`` as well.
+
         Raises:
             SetupError: the folder cannot be written.
         """
@@ -246,6 +248,7 @@ class Qwen2VLModel:
             for slot, key in entries:
                 stored = dataclasses.replace(key, base=self._stored_base)
                 save_prefix(Path(path), StoredPrefix(stored, *engine.kv.read(slot, len(key))))
+            prune(Path(path), self._cache_config.max_bytes)
         return len(entries)
 
     def load_cache(self, path: str | os.PathLike[str]) -> int:
