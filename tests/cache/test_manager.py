@@ -642,19 +642,21 @@ def test_shrinking_keeps_live_slots_and_the_most_recently_used_entries(make: Any
     manager.check_integrity()
 
 
-def test_a_source_is_renumbered_with_its_slot(make: Any) -> None:
+def test_a_source_is_renumbered_with_its_slot_even_when_its_own_request_has_failed(make: Any) -> None:
     manager = make(slots=3)
-    first = manager.acquire(text(range(100, 150)))
+    first, second = (manager.acquire(text(range(start, start + 50))) for start in (100, 200))
     source = live(manager, text(range(50)))
-    copying = manager.acquire(text(range(60)))
-    assert (source.slot, copying.slot, copying.source) == (1, 2, 1)
     manager.release(first, None)
+    copying = manager.acquire(text(range(60)))
+    assert (source.slot, copying.slot, copying.source) == (2, 0, 2)
+    manager.release(second, None)
     manager.release(source, None)
-    assert manager.resize(2, 2 * SLOT) == {1: 1, 2: 0}
+    assert manager.resize(2, 2 * SLOT) == {0: 0, 2: 1}
     assert (copying.slot, copying.source) == (0, 1)
+    assert counts(manager) == {"free": 0, "live": 2, "cached": 0}
     manager.check_integrity()
-    manager.release(copying, None)
-    assert counts(manager) == {"free": 2, "live": 0, "cached": 0}
+    manager.copied(copying)
+    assert counts(manager) == {"free": 1, "live": 1, "cached": 0}
 
 
 def test_features_shrink_with_their_part_of_the_budget(make: Any) -> None:
