@@ -1,6 +1,8 @@
 """Slots that several requests need at once: prefixes of live requests, pins, threads."""
 
+import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -140,6 +142,16 @@ def test_a_live_source_that_ends_is_cached_and_pinned(make: Any) -> None:
 # Threads
 
 
+@pytest.fixture
+def _restless_threads() -> Iterator[None]:
+    """Python changes threads so often that a method without its lock is caught in the middle."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("_restless_threads")
 def test_threads_that_share_few_slots_never_find_rows_that_are_not_theirs() -> None:
     """Each thread does what a model does, on lists; a slot that had two owners would hold a mixture."""
     manager = CacheManager(3, SLOT, 3 * SLOT + 64, ttl_seconds=0.02)
@@ -150,7 +162,7 @@ def test_threads_that_share_few_slots_never_find_rows_that_are_not_theirs() -> N
     def work(seed: int) -> None:
         rng = np.random.default_rng(seed)
         try:
-            for number in range(400):
+            for number in range(1500):
                 prompt = text(range(20), rng.integers(0, 3, 4).tolist(), [int(rng.integers(3))] * 5)
                 if (lease := manager.acquire(prompt)) is None:
                     continue
