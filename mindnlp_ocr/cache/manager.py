@@ -131,8 +131,7 @@ class CacheManager:
                 return
             if key:
                 lease.check_copied()
-            del self._live[lease.slot]
-            lease.source = None
+            del self._live[lease.slot]  # its pin goes with it
             self._expire()
             if key:
                 self._keep(lease.slot, key)

@@ -108,7 +108,8 @@ def load_prefixes(
 ) -> Iterator[StoredPrefix]:
     """Read the prefixes that fit this model, one at a time, the one saved first first.
 
-    A file that does not fit or is damaged is skipped with a RuntimeWarning that names it and says why.
+    A file that does not fit or is damaged, and a folder that cannot be read, is skipped with a RuntimeWarning that names it
+    and says why.
 
     Args:
         folder: where ``save_prefix`` wrote; one that does not exist holds none.
@@ -116,11 +117,14 @@ def load_prefixes(
         slot_shape: of one slot, [layers, kv_heads, max_length, head_dim]; a prefix has up to max_length tokens.
         dtype: of the slots.
     """
-    found = []
-    for path in folder.glob(f"*{SUFFIX}"):
-        with suppress(OSError):  # another process replaced or removed it
-            found.append((path.stat().st_mtime_ns, path))
-    for _, path in sorted(found):
+    try:
+        paths = _in_order(folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        warnings.warn(f"{folder} cannot be read ({error.strerror}): ignored", RuntimeWarning, stacklevel=2)
+        return
+    for path in paths:
         try:
             entry = _load(path, base, slot_shape, np.dtype(dtype))
         except Exception as error:  # whatever is in a file, it must not keep the others from being read
@@ -131,6 +135,16 @@ def load_prefixes(
 
 class _UnfitError(Exception):
     """Why a sound file is of no use here."""
+
+
+def _in_order(folder: Path) -> list[Path]:
+    """The files of prefixes, the one saved first first."""
+    found = []
+    for path in folder.iterdir():
+        if path.suffix == SUFFIX:
+            with suppress(OSError):  # another process replaced or removed it
+                found.append((path.stat().st_mtime_ns, path))
+    return [path for _, path in sorted(found)]
 
 
 def _reason(error: Exception) -> str:

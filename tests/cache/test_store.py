@@ -301,11 +301,13 @@ def test_leftovers_are_never_read_and_the_old_ones_are_removed_by_the_next_save(
     assert sorted(tmp_path.iterdir()) == sorted([whole, second, young, other])
 
 
-def test_a_folder_that_is_a_file_cannot_be_written(tmp_path: Path) -> None:
+def test_a_folder_that_is_a_file_can_be_neither_written_nor_read(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SetupError, match=f"^{tmp_path / 'file'} cannot be written"):
         save_prefix(tmp_path / "file", stored())
-    assert load(tmp_path / "file") == []
+    with pytest.warns(RuntimeWarning) as caught:
+        assert list(load_prefixes(tmp_path / "file", "base", SLOT_SHAPE, FLOAT32)) == []
+    assert [str(warning.message) for warning in caught] == [f"{tmp_path / 'file'} cannot be read (Not a directory): ignored"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
