@@ -151,9 +151,12 @@ def _load_model(arguments: argparse.Namespace) -> Any:
     Device.parse(arguments.device).check()  # before MindSpore is imported: it takes seconds
     from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
 
+    size = arguments.cache_size_mb
+    if size is None:
+        size = get_optimal_cache_config(arguments.device).max_cache_size_mb
     config = CacheConfig(
         enable_kv_cache=not arguments.no_kv_cache,
-        max_cache_size_mb=arguments.cache_size_mb or get_optimal_cache_config(arguments.device).max_cache_size_mb,
+        max_cache_size_mb=size,
         kv_dtype=arguments.kv_dtype,
         slots=arguments.batch_size if arguments.batch_size > DEFAULT_SLOTS else None,
     )

@@ -48,7 +48,8 @@ def test_json_is_one_object_and_nothing_else_on_stdout(as_json: tuple[subprocess
     report = json.loads(output)
     assert output == json.dumps(report, ensure_ascii=False, indent=2) + "\n"
     assert list(report) == ["results", "model", "cache"]
-    keys = {"image", "text", "error", "prompt_tokens", "new_tokens", "token_ids", "finish_reason", "timings_ms"}
+    counts = {"prompt_tokens", "reused_tokens", "new_tokens"}
+    keys = {"image", "text", "error", "token_ids", "finish_reason", "timings_ms"} | counts
     assert [result.keys() for result in report["results"]] == [keys] * 3
     assert report["model"]["model_name"] == EMBEDDED.name
     assert report["cache"]["total_requests"] == 2
@@ -72,6 +73,7 @@ def test_a_bad_page_among_good_ones_exits_1_and_the_others_are_read(
         "image": bad,
         "text": None,
         "prompt_tokens": 0,
+        "reused_tokens": 0,
         "new_tokens": 0,
         "token_ids": [],
         "finish_reason": None,
@@ -112,6 +114,38 @@ def test_reading_a_page_imports_no_mindnlp_torch_or_transformers_and_importing_u
     assert imported["light"]
     assert "mindspore" in imported["roots"]
     assert not {"mindnlp", "mindtorch", "torch", "torchvision", "transformers", "vllm"} & set(imported["roots"])
+
+
+# Several at once, with a cache that outlives the run
+
+
+def test_a_batch_prints_pages_in_their_order_and_the_next_run_reuses_what_it_kept(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    bad = tmp_path / "broken.png"
+    bad.write_bytes((ROOT / WORD).read_bytes()[:100])
+    pages = [LINE, str(bad), WORD, "tests/pages/small_48x30.png"]
+    options = ["--batch-size", "2", "--stats", "--cache-dir", str(cache), "--kv-dtype", "bf16"]
+    first, second = (run(*pages, *options) for _ in range(2))
+    texts = [case(name)["text"] for name in ("line_392x28", "word_56x56", "small_48x30")]
+    expected = "\n".join(f"==> {page} <==\n{text}\n" for page, text in zip(pages, [texts[0], "", *texts[1:]], strict=True))
+    for done in (first, second):
+        assert done.returncode == 1
+        assert done.stdout.decode() == expected
+        error, _, stats = done.stderr.decode().partition("\n")
+        assert error.startswith(f"error: {bad}: {bad} is truncated or damaged (")
+    assert json.loads(first.stderr.decode().partition("\n")[2])["hit_rate"] == "0.00%"
+    assert json.loads(stats)["hit_rate"] == "100.00%"
+    assert len(list(cache.glob("*.safetensors"))) == 3
+
+
+def test_impossible_cache_settings_are_refused_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, WORD, "--batch-size", "0") == "error: --batch-size is 0: give 1 or more\n"
+    assert refused(capsys, WORD, "--cache-size-mb", "-3") == "error: max_cache_size_mb is -3.0: give a number above 0\n"
+    too_small = (
+        "error: 1 KV slot of 2048 tokens: 12582912 bytes, max_cache_size_mb is 8: give at least 12.0, or fewer slots,"
+    )
+    assert refused(capsys, WORD, "--cache-size-mb", "8").startswith(too_small)
+    assert "64 KV slots of 2048 tokens" in refused(capsys, WORD, "--batch-size", "64")
 
 
 # Wrong usage

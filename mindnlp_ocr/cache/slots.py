@@ -59,7 +59,7 @@ class KVSlots(nn.Cell):
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
-        return np.dtype(self.keys[0].asnumpy().dtype)
+        return np.dtype(DTYPES[self.dtype])
 
     @staticmethod
     def bytes_needed(config: Qwen2VLConfig, slots: int, max_length: int, item_bytes: int) -> int:
@@ -70,7 +70,8 @@ class KVSlots(nn.Cell):
     def read(self, slot: int, tokens: int) -> tuple[Array, Array]:
         """Copies of the first ``tokens`` keys and values of a slot, [layers, kv_heads, tokens, head_dim]."""
         keys, values = (
-            np.stack([x.asnumpy().reshape(self.shape)[slot, :, :tokens] for x in held]) for held in (self.keys, self.values)
+            np.stack([self._array(x).reshape(self.shape)[slot, :, :tokens] for x in held])
+            for held in (self.keys, self.values)
         )
         return keys, values
 
@@ -87,10 +88,15 @@ class KVSlots(nn.Cell):
             with self._on_host(parameter) as rows:
                 rows[target, :, :tokens] = rows[source, :, :tokens]
 
+    def _array(self, parameter: Parameter) -> Array:
+        """Its numbers in ``numpy_dtype``: MindSpore has a bfloat16 of its own."""
+        array: Array = parameter.asnumpy().view(self.numpy_dtype)
+        return array
+
     @contextmanager
     def _on_host(self, parameter: Parameter) -> Iterator[Array]:
         """A tensor as an array of ``shape`` to be changed."""
-        array = parameter.asnumpy()
+        array = self._array(parameter)
         in_place = array.ctypes.data == parameter.data_ptr()  # on a CPU the array is the tensor's own memory
         array = array if in_place else array.copy()
         yield array.reshape(self.shape)

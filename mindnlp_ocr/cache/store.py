@@ -92,19 +92,17 @@ def save_prefix(folder: Path, entry: StoredPrefix) -> Path:
 
 def prune(folder: Path, max_bytes: int) -> None:
     """Remove the prefixes saved longest ago until the others take ``max_bytes`` at most."""
-    found = []
-    for path in folder.glob(f"*{SUFFIX}"):
-        with suppress(OSError):  # another process removed it
-            status = path.stat()
-            found.append((status.st_mtime_ns, status.st_size, path))
-    for _, size, path in sorted(found, reverse=True):
-        max_bytes -= size
-        if max_bytes < 0:
-            path.unlink(missing_ok=True)
+    if not folder.is_dir():
+        return
+    for path in reversed(_in_order(folder)):
+        with suppress(FileNotFoundError):  # another process removed it
+            max_bytes -= path.stat().st_size
+            if max_bytes < 0:
+                path.unlink()
 
 
 def load_prefixes(
-    folder: Path, base: str, slot_shape: tuple[int, int, int, int], dtype: np.dtype[Any]
+    folder: Path, base: str, slot_shape: tuple[int, int, int, int], dtype: np.dtype[Any], newest: int | None = None
 ) -> Iterator[StoredPrefix]:
     """Read the prefixes that fit this model, one at a time, the one saved first first.
 
@@ -116,6 +114,7 @@ def load_prefixes(
         base: the base of every key.
         slot_shape: of one slot, [layers, kv_heads, max_length, head_dim]; a prefix has up to max_length tokens.
         dtype: of the slots.
+        newest: look at the last so many files alone.
     """
     try:
         paths = _in_order(folder)
@@ -124,7 +123,7 @@ def load_prefixes(
     except OSError as error:
         warnings.warn(f"{folder} cannot be read ({error.strerror}): ignored", RuntimeWarning, stacklevel=2)
         return
-    for path in paths:
+    for path in paths[0 if newest is None else max(0, len(paths) - newest) :]:
         try:
             entry = _load(path, base, slot_shape, np.dtype(dtype))
         except Exception as error:  # whatever is in a file, it must not keep the others from being read
@@ -135,6 +134,11 @@ def load_prefixes(
 
 class _UnfitError(Exception):
     """Why a sound file is of no use here."""
+
+
+def _own_bfloat16(array: NDArray[Any]) -> NDArray[Any]:
+    """MindSpore, once imported, puts a bfloat16 of its own in the place of ``ml_dtypes``'s, with the same bits."""
+    return array.view(ml_dtypes.bfloat16) if array.dtype.name == "bfloat16" else array
 
 
 def _in_order(folder: Path) -> list[Path]:
@@ -167,7 +171,7 @@ def _load(path: Path, base: str, slot_shape: tuple[int, int, int, int], dtype: n
         layers, kv_heads, max_length, head_dim = slot_shape
         if len(shape) != 4 or shape[2] > max_length or shape != (layers, kv_heads, shape[2], head_dim):
             raise _UnfitError(f"holds keys of {list(shape)}, a slot holds {list(slot_shape)}")
-        tensors = {name: file.get_tensor(name) for name in TENSORS}
+        tensors = {name: _own_bfloat16(file.get_tensor(name)) for name in TENSORS}
     if metadata.pop("sha256", None) != _checksum(metadata, tensors):
         raise ValueError("its bytes are not those that were written")
     if tensors["keys"].dtype != dtype:

@@ -119,6 +119,7 @@ class Engine:
         """
         assert self.manager is not None
         with self.lock:
+            self.manager.configure(workers=1)  # a batch will say again how many it takes
             moves = self.manager.resize(slots, max_bytes)
             if slots == self.kv.shape[0]:
                 return

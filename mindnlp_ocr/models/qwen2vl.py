@@ -259,9 +259,9 @@ class Qwen2VLModel:
         engine, loaded = self._engine, 0
         if engine.manager is None:
             return 0
-        _, kv_heads, length, head_dim = engine.kv.shape
+        slots, kv_heads, length, head_dim = engine.kv.shape
         shape, dtype = (self.config.num_hidden_layers, kv_heads, length, head_dim), engine.kv.numpy_dtype
-        for entry in load_prefixes(Path(path), self._stored_base, shape, dtype):
+        for entry in load_prefixes(Path(path), self._stored_base, shape, dtype, newest=slots - 1):
             key = dataclasses.replace(entry.key, base=self._base)
             with engine.lock:
                 lease = engine.manager.adopt(key)
