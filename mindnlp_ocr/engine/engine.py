@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -33,7 +33,7 @@ class Engine:
 
     # One request, or many
 
-    def run(self, generation: Generation) -> Iterator[int]:
+    def run(self, generation: Generation) -> Generator[int, None, None]:
         """The tokens of one request as they come. Closing the iterator frees the slot.
 
         Raises:

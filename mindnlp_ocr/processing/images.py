@@ -149,6 +149,11 @@ class ImageReader:
                     self._seen.popitem(last=False)
         return image
 
+    def forget(self) -> None:
+        """Open every image again."""
+        with self._lock:
+            self._seen.clear()
+
 
 def _content(source: ImageSource) -> tuple[bytes | None, Callable[[], Image.Image]]:
     """What an image is made of, where that can be named and will not change, and what opens it."""
