@@ -73,11 +73,12 @@ class Engine:
                 self._run_vision([generation for _, generation in pending if not generation.features])
                 while pending:
                     number, generation = pending.popleft()
-                    outcome = self._admit(generation) if live else self._admit_or_wait(generation)
-                    if isinstance(outcome, _NoSlot) and live:
-                        pending.appendleft((number, generation))  # one of ours will end
-                        break
+                    ours_will_end = bool(live)
                     live[number] = generation
+                    outcome = self._admit(generation) if ours_will_end else self._admit_or_wait(generation)
+                    if isinstance(outcome, _NoSlot) and ours_will_end:
+                        pending.appendleft((number, live.pop(number)))
+                        break
                     if outcome is not None:
                         yield number, self._failed(live.pop(number), outcome)
                 running = {number: generation for number, generation in live.items() if not generation.finish_reason}
