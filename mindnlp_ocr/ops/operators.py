@@ -8,7 +8,8 @@ import numpy as np
 from mindspore import Tensor, nn
 from numpy.typing import NDArray
 
-from mindnlp_ocr.ops import activation, linear, native, norm
+from mindnlp_ocr.ops import activation, native, norm
+from mindnlp_ocr.ops import linear as products  # in a graph, a method called `linear` hides a module of that name
 
 Array = NDArray[np.float32]
 PANEL = 32  # outputs side by side: kPanel of kernels/cpu/kernels.h
@@ -25,38 +26,38 @@ class Operators(nn.Cell):
 
     def pack(self, weight: Array) -> Array:
         """A published weight [out, in]."""
-        return linear.pack(weight)
+        return products.pack(weight)
 
     def pack_gate(self, gate: Array, up: Array) -> Array:
         """Two weights [inner, in] for :meth:`gate`."""
-        return linear.pack(np.concatenate([gate, up]))
+        return products.pack(np.concatenate([gate, up]))
 
     def pack_table(self, table: Array) -> Array:
         """An embedding [vocab, hidden] for :meth:`embed` and :meth:`tied_head`."""
         return table[None]
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor, live: Tensor) -> Tensor:
-        return linear.linear_bias(x, weight, bias)
+        return products.linear_bias(x, weight, bias)
 
     def linear_add(self, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, live: Tensor) -> Tensor:
-        return residual + linear.linear_bias(x, weight, bias)
+        return residual + products.linear_bias(x, weight, bias)
 
     def linear_quick_gelu(self, x: Tensor, weight: Tensor, bias: Tensor, live: Tensor) -> Tensor:
-        return activation.quick_gelu(linear.linear_bias(x, weight, bias))
+        return activation.quick_gelu(products.linear_bias(x, weight, bias))
 
     def linear_gelu(self, x: Tensor, weight: Tensor, bias: Tensor, live: Tensor) -> Tensor:
-        return activation.gelu(linear.linear_bias(x, weight, bias))
+        return activation.gelu(products.linear_bias(x, weight, bias))
 
     def gate(self, x: Tensor, weight: Tensor, bias: Tensor, live: Tensor) -> Tensor:
         """silu(x gate) * (x up); ``bias`` is zero and has as many elements as the result columns."""
-        gate, up = linear.halves(linear.linear(x, weight))
+        gate, up = products.halves(products.linear(x, weight))
         return activation.silu_gate(gate, up)
 
     def embed(self, token_ids: Tensor, table: Tensor) -> Tensor:
-        return linear.embed(token_ids, table)
+        return products.embed(token_ids, table)
 
     def tied_head(self, x: Tensor, table: Tensor, bias: Tensor, live: Tensor) -> Tensor:
-        return linear.tied_head(x, table)
+        return products.tied_head(x, table)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
         return norm.rms_norm(x, weight, eps)
