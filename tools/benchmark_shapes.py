@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.engine.graphs import Graphs
+from mindnlp_ocr.engine.graphs import Graphs, NewToken
 from mindnlp_ocr.modeling.rope import mrope_positions
 from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.select import attentions_for, choose_attention
+from mindnlp_ocr.ops.select import attentions_for, choose_attention, operators_for
 from mindnlp_ocr.processing.images import Patches
 from mindnlp_ocr.weights.names import expected_shapes
 
@@ -85,7 +85,7 @@ def main() -> None:
     kv = KVSlots(config, 1, arguments.max_length, attentions.text)
     print(f"attention: {choice.implementation}; {choice.reason}")
     start = time.perf_counter()
-    graphs = Graphs(config, weights, arguments.max_length, attentions, kv)
+    graphs = Graphs(config, weights, arguments.max_length, operators_for(CPU), attentions, kv)
     print(f"built in {time.perf_counter() - start:.1f} s, {memory()}", flush=True)
 
     grid = (1, arguments.side, arguments.side)
@@ -95,16 +95,16 @@ def main() -> None:
     positions = mrope_positions(ids, [grid], config.image_token_id, config.vision.spatial_merge_size)
     for run in ("first", "second"):
         start = time.perf_counter()
-        features = graphs.vision(Patches(pixels, grid))
+        features = graphs.vision([Patches(pixels, grid)])
         print(f"vision, {len(pixels)} patches, {run} run: {time.perf_counter() - start:.2f} s, {memory()}", flush=True)
     for run in ("first", "second"):
         start = time.perf_counter()
-        step = graphs.prefill(ids, [features], positions.ids)
+        step = graphs.prefill(ids, features, positions.ids)
         print(f"prefill, {len(ids)} tokens, {run} run: {time.perf_counter() - start:.2f} s, {memory()}", flush=True)
     times = []
     for live in range(len(ids), len(ids) + arguments.tokens):
         start = time.perf_counter()
-        step = graphs.decode(step.token_id, live + positions.delta, live)
+        step = graphs.decode([NewToken(step.token_id, live + positions.delta, 0, live)])[0]
         times.append(time.perf_counter() - start)
     print(f"decode: median {np.median(times[1:]):.3f} s a token, the first {times[0]:.2f} s, {memory()}")
 

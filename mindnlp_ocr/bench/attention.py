@@ -47,7 +47,7 @@ class Case:
         """Of all work but vision: the slot, the rows that it holds, and the tokens that are new."""
         if self.work == "decode":
             return [(slot, live, 1) for slot, live in enumerate(self.live)]
-        return [(0, 0, self.live[0]) if self.work == "prefill" else (1, *self.live)]
+        return [(0, 0, self.live[0]) if self.work == "prefill" else (1, self.live[0], self.live[1])]
 
     @property
     def kv_shape(self) -> tuple[int, int, int, int]:

@@ -57,14 +57,14 @@ class ProductCase:
 
     def expected(self, inputs: list[NDArray[Any]]) -> Array:
         """The answer in float64."""
-        x, weight, *others = (array if array.dtype == np.int32 else array.astype(np.float64) for array in inputs)
         if self.work == "embed":
-            return weight[x]
+            return np.take(self._float64(inputs[1]), inputs[0], 0)
+        x, weight, *others = (self._float64(array) for array in inputs)
         if self.work == "rms_norm":
             return _over_root(x, RMS_NORM_EPS) * weight
         if self.work == "layer_norm":
             return _over_root(x - x.mean(-1, keepdims=True), LAYER_NORM_EPS) * weight + others[0]
-        y = x @ weight.T
+        y: Array = x @ weight.T
         if self.work == "tied_head":
             return y
         if self.work == "gate":
@@ -73,8 +73,12 @@ class ProductCase:
         if self.work == "linear_quick_gelu":
             return _times_sigmoid(y, 1.702)
         if self.work == "linear_gelu":
-            return y * 0.5 * (1 + np.vectorize(math.erf)(y / math.sqrt(2)))
+            return y * 0.5 * (1 + self._float64(np.vectorize(math.erf)(y / math.sqrt(2))))
         return y + others[1] if self.work == "linear_add" else y
+
+    @staticmethod
+    def _float64(array: NDArray[Any]) -> Array:
+        return array.astype(np.float64)
 
     def tensors(self, operators: Operators, inputs: list[NDArray[Any]], live: int | None = None) -> list[Tensor]:
         """The method's arguments, weights packed; ``live`` rows are not padding, by default all."""

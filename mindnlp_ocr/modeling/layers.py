@@ -28,7 +28,8 @@ class Linear(nn.Cell):
         stacked = np.concatenate([weights[f"{name}.weight"] for name in names])
         bias = [weights[f"{name}.bias"] for name in names if f"{name}.bias" in weights]
         self.weight = parameter("+".join(names) + ".weight", operators.pack(stacked))
-        self.bias = parameter("+".join(names) + ".bias", np.concatenate(bias) if bias else np.zeros(len(stacked), np.float32))
+        stacked_bias = np.concatenate(bias) if bias else np.zeros(len(stacked), np.float32)
+        self.bias = parameter("+".join(names) + ".bias", stacked_bias)
         self.operators = operators
 
     def construct(self, x: Tensor, live: Tensor) -> Tensor:

@@ -51,9 +51,7 @@ class VisionBlock(nn.Cell):
         self.fc1 = Linear(weights, f"{name}.mlp.fc1", operators)
         self.fc2 = Linear(weights, f"{name}.mlp.fc2", operators)
 
-    def construct(
-        self, x: Tensor, cos: Tensor, sin: Tensor, attention: EagerAttention, mask: Any, live: Tensor
-    ) -> Tensor:
+    def construct(self, x: Tensor, cos: Tensor, sin: Tensor, attention: EagerAttention, mask: Any, live: Tensor) -> Tensor:
         x = self.attn(self.norm1(x), x, cos, sin, attention, mask, live)
         return self.fc2.add(self.fc1.quick_gelu(self.norm2(x), live), x, live)
 

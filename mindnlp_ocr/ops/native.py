@@ -120,14 +120,10 @@ def _check_vision(q: Shape, k: Shape, v: Shape, cu_seqlens: Shape) -> None:
         raise ValueError(f"FlashVision: cu_seqlens has shape {list(cu_seqlens)}: give [images + 1]")
 
 
-def _check_decode(
-    q: Shape, k: Shape, v: Shape, keys: Shape, values: Shape, slots: Shape, live: Shape, count: Shape
-) -> None:
+def _check_decode(q: Shape, k: Shape, v: Shape, keys: Shape, values: Shape, slots: Shape, live: Shape, count: Shape) -> None:
     _check_heads("FlashDecode", q, k, v)
     if list(keys) != list(values) or [keys[1], keys[3]] != [k[2], q[3]]:
-        raise ValueError(
-            f"FlashDecode: keys {list(keys)} and values {list(values)} are no slots of {k[2]} heads of {q[3]}"
-        )
+        raise ValueError(f"FlashDecode: keys {list(keys)} and values {list(values)} are no slots of {k[2]} heads of {q[3]}")
     for name, shape in (("slots", slots), ("live", live), ("count", count)):
         if list(shape) != [q[0]]:
             raise ValueError(f"FlashDecode: {name} has shape {list(shape)}: give [{q[0]}], one a segment")
@@ -186,5 +182,4 @@ def layer_norm() -> Any:
 
 def embed() -> Any:
     """int32 ids [tokens]; packed table [panels, hidden, 32] -> [tokens, hidden], float32."""
-    custom = ops.Custom(f"{LIBRARY}:Embed", lambda ids, table: [ids[0], table[1]], lambda _, table: table, func_type="aot")
-    return custom
+    return ops.Custom(f"{LIBRARY}:Embed", lambda ids, table: [ids[0], table[1]], lambda _, table: table, func_type="aot")
