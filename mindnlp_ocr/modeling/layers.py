@@ -26,10 +26,10 @@ class Linear(nn.Cell):
         super().__init__(auto_prefix=False)
         names = [names] if isinstance(names, str) else list(names)
         stacked = np.concatenate([weights[f"{name}.weight"] for name in names])
-        bias = [weights[f"{name}.bias"] for name in names if f"{name}.bias" in weights]
+        biases = [weights[f"{name}.bias"] for name in names if f"{name}.bias" in weights]
+        bias = np.concatenate(biases) if biases else np.zeros(len(stacked), np.float32)
         self.weight = parameter("+".join(names) + ".weight", operators.pack(stacked))
-        stacked_bias = np.concatenate(bias) if bias else np.zeros(len(stacked), np.float32)
-        self.bias = parameter("+".join(names) + ".bias", stacked_bias)
+        self.bias = parameter("+".join(names) + ".bias", bias)
         self.operators = operators
 
     def construct(self, x: Tensor, live: Tensor) -> Tensor:

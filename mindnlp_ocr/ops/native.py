@@ -41,9 +41,15 @@ def available() -> tuple[bool, str]:
     if not LIBRARY.exists():
         return False, f"{LIBRARY.name} is not built: install with a C++ compiler to get it"
     try:
-        return True, f"{LIBRARY.name} runs {_library().InstructionSet().decode()} instructions"
+        return True, f"{LIBRARY.name} runs {instruction_set()} instructions"
     except (OSError, AttributeError) as error:
         return False, f"{LIBRARY.name} cannot be loaded ({error}): install the package again"
+
+
+def instruction_set() -> str:
+    """The one that runs."""
+    name: str = _library().InstructionSet().decode()
+    return name
 
 
 def use_instruction_set(name: str) -> None:
@@ -83,10 +89,11 @@ def explain(error: BaseException) -> str:
 Shape = Sequence[int]
 
 
-def _custom(name: str, shape: Callable[..., Shape], in_place: bool = False) -> Any:
-    """An operator whose output has the shape that ``shape`` makes of those of its inputs, and the dtype of the first."""
-    _library()  # sets the number of threads
-    custom = ops.Custom(f"{LIBRARY}:{name}", shape, lambda first, *_: first, func_type="aot")
+def _custom(name: str, shape: Callable[..., Shape], in_place: bool = False, dtype_of: int = 0) -> Any:
+    """An operator whose output has the shape that ``shape`` makes of those of its inputs, and the dtype of one of them."""
+    if LIBRARY.exists():
+        _library()  # sets the number of threads
+    custom = ops.Custom(f"{LIBRARY}:{name}", shape, lambda *dtypes: dtypes[dtype_of], func_type="aot")
     if in_place:
         custom.add_prim_attr("side_effect_mem", True)
     return custom
@@ -184,4 +191,4 @@ def layer_norm() -> Any:
 
 def embed() -> Any:
     """int32 ids [tokens]; packed table [panels, hidden, 32] -> [tokens, hidden], float32."""
-    return ops.Custom(f"{LIBRARY}:Embed", lambda ids, table: [ids[0], table[1]], lambda _, table: table, func_type="aot")
+    return _custom("Embed", lambda ids, table: [ids[0], table[1]], dtype_of=1)

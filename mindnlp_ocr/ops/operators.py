@@ -8,8 +8,10 @@ import numpy as np
 from mindspore import Tensor, nn
 from numpy.typing import NDArray
 
-from mindnlp_ocr.ops import activation, native, norm
-from mindnlp_ocr.ops import linear as products  # in a graph, a method called `linear` hides a module of that name
+from mindnlp_ocr.ops import activation as activations
+from mindnlp_ocr.ops import linear as products
+from mindnlp_ocr.ops import native
+from mindnlp_ocr.ops import norm as norms
 
 Array = NDArray[np.float32]
 PANEL = 32  # outputs side by side: kPanel of kernels/cpu/kernels.h
@@ -43,15 +45,15 @@ class Operators(nn.Cell):
         return residual + products.linear_bias(x, weight, bias)
 
     def linear_quick_gelu(self, x: Tensor, weight: Tensor, bias: Tensor, live: Tensor) -> Tensor:
-        return activation.quick_gelu(products.linear_bias(x, weight, bias))
+        return activations.quick_gelu(products.linear_bias(x, weight, bias))
 
     def linear_gelu(self, x: Tensor, weight: Tensor, bias: Tensor, live: Tensor) -> Tensor:
-        return activation.gelu(products.linear_bias(x, weight, bias))
+        return activations.gelu(products.linear_bias(x, weight, bias))
 
     def gate(self, x: Tensor, weight: Tensor, bias: Tensor, live: Tensor) -> Tensor:
         """silu(x gate) * (x up); ``bias`` is zero and has as many elements as the result columns."""
         gate, up = products.halves(products.linear(x, weight))
-        return activation.silu_gate(gate, up)
+        return activations.silu_gate(gate, up)
 
     def embed(self, token_ids: Tensor, table: Tensor) -> Tensor:
         return products.embed(token_ids, table)
@@ -60,10 +62,10 @@ class Operators(nn.Cell):
         return products.tied_head(x, table)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
-        return norm.rms_norm(x, weight, eps)
+        return norms.rms_norm(x, weight, eps)
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return norm.layer_norm(x, weight, bias)
+        return norms.layer_norm(x, weight, bias)
 
 
 class CpuOperators(Operators):
@@ -77,7 +79,7 @@ class CpuOperators(Operators):
         self.linear_gelu_op = native.linear("LinearGelu")
         self.gate_op = native.linear("LinearSiluGate")
         self.embed_op, self.rms_norm_op, self.layer_norm_op = native.embed(), native.rms_norm(), native.layer_norm()
-        self.layer_norm_eps = Tensor([norm.LAYER_NORM_EPS], ms.float32)
+        self.layer_norm_eps = Tensor([norms.LAYER_NORM_EPS], ms.float32)
 
     def pack(self, weight: Array) -> Array:
         """[out, in] as [panels, in, PANEL], the last panel filled up with zeros."""
