@@ -121,10 +121,8 @@ class EagerAttention(nn.Cell):
         rows, source, fresh, slots, hidden = mask
         segments, tokens, heads, head_dim = q.shape
         kv_heads, length, group = k.shape[2], hidden.shape[3], heads // k.shape[2]
-        for held, new in ((keys, k), (values, v)):
-            new = ops.gather(new.reshape(segments * tokens, kv_heads, head_dim), source, 0).reshape(-1, head_dim)
-            old = ops.gather(held, rows, 0)
-            _scatter(held, rows, ops.select(ops.broadcast_to(fresh, new.shape), new.astype(held.dtype), old))
+        # Read through what the write returns: a parameter that is read before and after a write is copied in between.
+        keys, values = (self.written(keys, k, rows, source, fresh), self.written(values, v, rows, source, fresh))
         keys, values = (ops.gather(x.reshape(-1, kv_heads, length, head_dim), slots, 0) for x in (keys, values))
         q = (q * (1.0 / math.sqrt(head_dim))).reshape(segments, tokens, kv_heads, group, head_dim)
         q = ops.transpose(q, (0, 2, 1, 3, 4)).reshape(segments, kv_heads, tokens * group, head_dim)
@@ -132,6 +130,12 @@ class EagerAttention(nn.Cell):
         y = _weighted(scores, values.astype(q.dtype))
         y = ops.transpose(y.reshape(segments, kv_heads, tokens, group, head_dim), (0, 2, 1, 3, 4))
         return y.reshape(segments, tokens, heads, head_dim)
+
+    def written(self, held: Parameter, new: Tensor, rows: Tensor, source: Tensor, fresh: Tensor) -> Tensor:
+        """``held`` after the write of [segments, tokens, kv_heads, head_dim], for :meth:`extend`."""
+        new = ops.gather(new.reshape(-1, new.shape[2], new.shape[3]), source, 0).reshape(-1, new.shape[3])
+        old = ops.gather(held, rows, 0)
+        return _scatter(held, rows, ops.select(ops.broadcast_to(fresh, new.shape), new.astype(held.dtype), old))
 
     def score_bytes(self, tokens: int) -> int:
         """Bytes at the peak for tokens^2 scores: float32 scores and their softmax."""
