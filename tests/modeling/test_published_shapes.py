@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.engine.graphs import Graphs, NewToken, Step
-from mindnlp_ocr.modeling.rope import Positions, mrope_positions
+from mindnlp_ocr.modeling.rope import MRopePositions, mrope_positions
 from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.device import Device
@@ -35,7 +35,7 @@ def graphs_of(spec: dict[str, Any], implementation: Implementation, operators: O
     return Graphs(config, weights, MAX_LENGTH, operators, attentions, kv)
 
 
-def inputs_of(spec: dict[str, Any]) -> tuple[Patches, NDArray[np.int32], Positions]:
+def inputs_of(spec: dict[str, Any]) -> tuple[Patches, NDArray[np.int32], MRopePositions]:
     """The image, the prompt and its positions."""
     config, grid = Qwen2VLConfig.from_dict(spec["config"]), tuple(spec["image_grid_thw"][0])
     pixels = random_weights.tensor("pixel_values", (int(np.prod(grid)), config.vision.patch_dim), spec["seed"])
