@@ -10,13 +10,17 @@ import pytest
 
 from mindnlp_ocr.bench import attention as bench
 from mindnlp_ocr.bench.attention import Case
+from mindnlp_ocr.bench.products import ProductCase
 from mindnlp_ocr.ops import attention, native
+from mindnlp_ocr.ops.operators import Operators
 
 CASES = [
     Case("vision", 2, 2, 16, 40, (0, 7, 30)),
     Case("prefill", 4, 2, 16, 40, (33,)),
+    Case("extend", 4, 2, 16, 40, (20, 33)),
     Case("decode", 4, 2, 16, 64, (0, 63)),
 ]
+PRODUCTS = [ProductCase("gate", 5, 48, 70), ProductCase("embed", 3, 20, 33), ProductCase("layer_norm", 4, 30)]
 
 
 @pytest.fixture
@@ -28,6 +32,7 @@ def selftest(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "cases", lambda: CASES)
+    monkeypatch.setattr(module, "products", lambda: PRODUCTS)
     monkeypatch.setattr("sys.argv", ["selftest.py"])
     return module
 
@@ -36,7 +41,7 @@ def test_every_path_of_this_machine_is_compared_and_agrees(selftest: ModuleType,
     assert selftest.main() == 0
     printed = capsys.readouterr().out
     sets = native.instruction_sets() if native.available()[0] else []
-    total = len(CASES) * (1 + 3 * len(sets))
+    total = len(CASES) * (1 + 3 * len(sets)) + len(PRODUCTS) * (1 + len(sets))
     assert f"{total} of {total} agree" in printed
     assert all(f"flash {name}" in printed for name in sets)
     assert printed.count("  ok\n") == total
@@ -49,20 +54,30 @@ def test_a_wrong_answer_a_nan_and_a_failure_are_counted_and_the_exit_status_is_1
         def vision(self, q: Any, k: Any, v: Any, mask: Any) -> Any:
             return super().vision(q, k, v, mask) + 0.001
 
-        def prefill(self, q: Any, k: Any, v: Any, mask: Any) -> Any:
-            return super().prefill(q, k, v, mask) * float("nan")
+        def extend(self, q: Any, k: Any, v: Any, keys: Any, values: Any, mask: Any) -> Any:
+            if q.shape[1] == 1:
+                raise ValueError("no such operator")
+            return super().extend(q, k, v, keys, values, mask) * float("nan")
 
-        def decode(self, q: Any, k: Any, v: Any, keys: Any, values: Any, mask: Any) -> Any:
-            raise ValueError("no such operator")
+    class WrongOperators(Operators):
+        def gate(self, x: Any, weight: Any, bias: Any, live: Any) -> Any:
+            return super().gate(x, weight, bias, live) * 1.001
 
-    monkeypatch.setattr(selftest, "paths", lambda device: [("wrong", ("float32",), "eager")])
+        def embed(self, token_ids: Any, table: Any) -> Any:
+            return super().embed(token_ids + 1 - 2 * (token_ids > 0), table)
+
+        def layer_norm(self, x: Any, weight: Any, bias: Any) -> Any:
+            raise ValueError("no such norm")
+
+    monkeypatch.setattr(selftest, "paths", lambda device: [("wrong", ("float32",), "eager", WrongOperators())])
     monkeypatch.setattr(bench, "attention_for", lambda device, implementation, *heads: Wrong(*heads))
     assert selftest.main() == 1
     printed = capsys.readouterr().out
-    assert "0 of 3 agree" in printed
-    assert printed.count("MISMATCH") == 2
-    assert "FAILED: " in printed
+    assert "0 of 7 agree" in printed
+    assert printed.count("MISMATCH") == 5
+    assert printed.count("FAILED: ") == 2
     assert "no such operator" in printed
+    assert "no such norm" in printed
 
 
 def test_a_device_that_is_not_there_is_said_and_the_exit_status_is_2(
@@ -77,3 +92,16 @@ def test_the_case_and_its_float64_answer_agree_on_shapes() -> None:
     for case in CASES:
         inputs = [x.astype(np.float64) for x in case.inputs()]
         assert case.expected(inputs).shape == case.live_rows(inputs[0]).shape
+
+
+def test_the_rest_of_a_prompt_sees_what_its_slot_holds() -> None:
+    case = CASES[2]
+    q, k, v, keys, values = (x.astype(np.float64) for x in case.inputs())
+    whole = Case("prefill", 4, 2, 16, 60, (53,))
+    k, v = (np.concatenate([held[1, :, :20].transpose(1, 0, 2), new[0]])[None] for held, new in ((keys, k), (values, v)))
+    expected = whole.expected([np.concatenate([np.zeros((1, 20, 4, 16)), q], 1), k, v, keys[:1], values[:1]])[20:]
+    inputs = [x.astype(np.float64) for x in case.inputs()]
+    np.testing.assert_array_equal(case.expected(inputs), expected)
+    for dead in inputs[3:]:
+        dead[0], dead[1, :, 53:] = np.nan, np.nan
+    np.testing.assert_array_equal(case.expected(inputs), expected)

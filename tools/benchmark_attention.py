@@ -3,7 +3,8 @@
 
 The sides take turns on the same inputs, so that a machine whose speed drifts is fair to all; medians are compared. A time is
 one layer of a graph of four (of a loop of four calls for PyTorch), so that calling it hardly counts; above 4,096 tokens a
-graph has one, for a decode step 16. The peer runs in an environment of its own:
+graph has one, for a decode step 16. Our prefill writes its keys and values into a slot and reads them there; PyTorch's has
+them already. The peer runs in an environment of its own:
 
     python -m venv .venv-reference && .venv-reference/bin/pip install --group reference
     uv run tools/benchmark_attention.py --peer-python .venv-reference/bin/python

@@ -100,6 +100,9 @@ extern "C" int FlashDecode(AOT_ARGUMENTS) {
     const int64_t slot = ints(kSlots)[s], live = ints(kLive)[s], count = ints(kCount)[s];
     if (slot < 0 || slot >= shapes[kKeys][0] || live < 0 || count < 0 || count > tokens) return kWrongLengths;
     if (live + count > length) return kFullSlot;
+    for (int64_t other = 0; other < s && count > 0; ++other) {
+      if (ints(kCount)[other] > 0 && ints(kSlots)[other] == slot) return kWrongLengths;
+    }
   }
 
   const int64_t item = ItemSize(types[kQ]), row = dim * ItemSize(types[kKeys]);

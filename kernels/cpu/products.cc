@@ -33,7 +33,7 @@ void ReserveScratch(int64_t floats) {
 void Multiply(const Worker &worker, const Product &product) {
   const Kernels &kernels = Chosen();
   const int64_t threads = worker.count, panels = Panels(product.out), groups = (product.rows + kQueryRows - 1) / kQueryRows;
-  const int64_t ranges = std::min(panels, groups == 1 ? threads : std::max(int64_t{1}, (4 * threads + groups - 1) / groups));
+  const int64_t ranges = std::min(panels, groups < 2 ? threads : std::max(int64_t{1}, (4 * threads + groups - 1) / groups));
   float *packed = Scratch(ProductScratch(product.in));
   int64_t held = -1;
   worker.Dynamic(groups * ranges, [&](int64_t task) {

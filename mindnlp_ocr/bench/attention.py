@@ -7,21 +7,23 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn
 
-from mindnlp_ocr.bench.reference import Array, attend_images, attend_prompt, attend_slots
+from mindnlp_ocr.bench.reference import Array, attend_images, attend_slots
 from mindnlp_ocr.ops.attention import EagerAttention
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.ops.select import Implementation, attention_for
 
-Work = Literal["vision", "prefill", "decode"]
+Work = Literal["vision", "prefill", "extend", "decode"]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A shape of work.
+    """A shape of work: packed images, a prompt in an empty slot, the rest of one whose beginning the slot holds, or a token
+    in each of many slots.
 
     Attributes:
-        tokens: the bucket of patches or tokens, or the length of a slot.
-        live: cu_seqlens of the images; [live] of a prompt; rows that each slot holds before its new token.
+        tokens: the bucket of patches or new tokens; of a decode the length of a slot.
+        live: cu_seqlens of the images; [live] of a prompt; [held, new] of the rest of one; rows that each slot holds before
+            its new token.
     """
 
     work: Work
@@ -36,17 +38,30 @@ class Case:
         shape = f"{self.tokens} x {heads} x {self.head_dim}"
         if self.work == "decode":
             return f"{len(self.live)} slots of {shape}, {max(self.live)} live"
+        if self.work == "extend":
+            return f"{shape}, {self.live[1]} behind {self.live[0]}"
         return f"{shape}, {self.live[-1]} live" + (f", {len(self.live) - 1} images" if len(self.live) > 2 else "")
+
+    @property
+    def segments(self) -> list[tuple[int, int, int]]:
+        """Of all work but vision: the slot, the rows that it holds, and the tokens that are new."""
+        if self.work == "decode":
+            return [(slot, live, 1) for slot, live in enumerate(self.live)]
+        return [(0, 0, self.live[0]) if self.work == "prefill" else (1, self.live[0], self.live[1])]
+
+    @property
+    def kv_shape(self) -> tuple[int, int, int, int]:
+        """Of the slots; the rest of a prompt goes to the second of two."""
+        length = self.tokens + (self.live[0] if self.work == "extend" else 0)
+        return self.segments[-1][0] + 1, self.kv_heads, length, self.head_dim
 
     @property
     def flops(self) -> float:
         """Multiplications and additions of the two products, over what is seen."""
         if self.work == "vision":
             pairs = sum((b - a) ** 2 for a, b in zip(self.live, self.live[1:], strict=False))
-        elif self.work == "prefill":
-            pairs = self.live[0] * (self.live[0] + 1) // 2
         else:
-            pairs = sum(live + 1 for live in self.live)
+            pairs = sum(new * live + new * (new + 1) // 2 for _, live, new in self.segments)
         return 4.0 * pairs * self.heads * self.head_dim
 
     @property
@@ -55,64 +70,67 @@ class Case:
         return 8.0 * sum(live + 1 for live in self.live) * self.kv_heads * self.head_dim
 
     def inputs(self, seed: int = 0) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
-        """q, k and v, and for a decode the slots' keys and values [slots, kv_heads, length, head_dim]; float32."""
+        """float32 q, k and v [patches, heads, head_dim] of images; of all other work [segments, tokens, heads, head_dim],
+        and the slots' keys and values ``kv_shape``."""
         random = np.random.default_rng(seed)
-        lead = (len(self.live), 1) if self.work == "decode" else (self.tokens,)
-        shapes = [(*lead, heads, self.head_dim) for heads in (self.heads, self.kv_heads, self.kv_heads)]
-        if self.work == "decode":
-            shapes += [(len(self.live), self.kv_heads, self.tokens, self.head_dim)] * 2
+        lead = (self.tokens,) if self.work == "vision" else (len(self.segments), 1 if self.work == "decode" else self.tokens)
+        shapes: list[tuple[int, ...]] = [
+            (*lead, heads, self.head_dim) for heads in (self.heads, self.kv_heads, self.kv_heads)
+        ]
+        if self.work != "vision":
+            shapes += [self.kv_shape] * 2
         return [random.standard_normal(shape, np.float32) for shape in shapes]
 
     def expected(self, inputs: list[Array]) -> Array:
         """The live rows in float64."""
-        q, k, v, *slots = inputs
+        q, k, v, *held = inputs
         if self.work == "vision":
             return attend_images(q, k, v, self.live)
-        if self.work == "prefill":
-            return attend_prompt(q, k, v, self.live[0])
-        return attend_slots(q, k, v, slots[0], slots[1], self.live, [1] * len(self.live))[0]
+        slots, live, count = (list(column) for column in zip(*self.segments, strict=True))
+        return self.live_rows(attend_slots(q, k, v, held[0][slots], held[1][slots], live, count)[0])
 
     def live_rows(self, answer: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return answer if self.work == "decode" else answer[: self.live[-1]]
+        """[rows, heads, head_dim] of an answer, without its padding."""
+        if self.work == "vision":
+            return answer[: self.live[-1]]
+        return np.concatenate([answer[i, :new] for i, (_, _, new) in enumerate(self.segments)])
 
 
 class Layers(nn.Cell):
-    """The same attention ``layers`` times, each answer the next one's query: a decode over keys and values of its own."""
+    """The same attention ``layers`` times, each answer the next one's query; each over keys and values of its own."""
 
     def __init__(self, case: Case, attention: EagerAttention, inputs: list[Tensor], layers: int, whole: bool) -> None:
         super().__init__(auto_prefix=False)
         self.attention = attention
         self.layers, self.whole = layers, whole
         self.tokens = case.tokens
-        self.vision, self.decoding = case.work == "vision", case.work == "decode"
-        self.lengths = Tensor(np.array(case.live, np.int32))
-        if self.decoding:
-            self.kv_shape = tuple(inputs[3].shape)
-            self.ones = Tensor(np.ones(len(case.live), np.int32))
+        self.vision = case.work == "vision"
+        if self.vision:
+            self.cu_seqlens = Tensor(np.array(case.live, np.int32))
+        else:
+            self.kv_shape = case.kv_shape
+            self.slots, self.live, self.count = (
+                Tensor(np.array(column, np.int32)) for column in zip(*case.segments, strict=True)
+            )
             rows = [attention.slot_tensor(x) for x in inputs[3:]]
             self.keys, self.values = (
-                ParameterTuple([Parameter(x.copy(), name=f"{name}{i}") for i in range(layers)])
+                ParameterTuple([Parameter(x.copy(), name=f"{name}{i}", requires_grad=False) for i in range(layers)])
                 for name, x in zip(("keys", "values"), rows, strict=True)
             )
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         answer = self.run(q, k, v)
-        return answer if self.whole else answer[-1:]
+        return answer if self.whole else answer.reshape(-1, answer.shape[-2], answer.shape[-1])[-1:]
 
     def run(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if self.decoding:
-            mask = self.attention.decode_mask(self.kv_shape, 1, self.lengths, self.ones)
-            for i in range(self.layers):
-                q = self.attention.decode(q, k, v, self.keys[i], self.values[i], mask)
-            return q
         if self.vision:
-            mask = self.attention.vision_mask(self.tokens, self.lengths)
+            mask = self.attention.vision_mask(self.tokens, self.cu_seqlens)
             for _ in range(self.layers):
                 q = self.attention.vision(q, k, v, mask)
             return q
-        mask = self.attention.prefill_mask(self.tokens, self.lengths)
-        for _ in range(self.layers):
-            q = self.attention.prefill(q, k, v, mask)
+        mask = self.attention.extend_mask(self.kv_shape, q.shape[1], self.slots, self.live, self.count)
+        for i in range(self.layers):
+            q = self.attention.extend(q, k, v, self.keys[i], self.values[i], mask)
         return q
 
 

@@ -8,14 +8,12 @@ whole cache for every token would cost more than the attention.
 
 import math
 from collections.abc import Sequence
-from functools import cache
 from itertools import pairwise
 from typing import Any
 
 import mindspore as ms
-import numpy as np
 from mindspore import Parameter, Tensor, ops
-from mindspore.ops.auto_generate import FlashAttentionScore, IncreFlashAttention, KVCacheScatterUpdate, PromptFlashAttention
+from mindspore.ops.auto_generate import FlashAttentionScore, IncreFlashAttention, PromptFlashAttention
 
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.ops.attention import EagerAttention
@@ -23,18 +21,23 @@ from mindnlp_ocr.ops.attention import EagerAttention
 MAX_IMAGES = 1023  # TND takes 1,024 sequences; the padding is one
 _MAX_PATCHES = (1 << 20) - 1  # and 2**20 rows; keys have one more than queries
 HEAD_DIMS = range(16, 513, 16)
-_MAX_HEADS, _MAX_GROUP, _MAX_WIDTH = 256, 64, 65534
-_TRIANGLE = 2048  # side of the mask of sparse_mode 3, whatever the prompt's length
+_MAX_HEADS, _MAX_GROUP = 256, 64
 _HIGH_PRECISION = 0  # of inner_precise; 1 is faster and sums in 16 bits
-_BOTTOM_RIGHT_CAUSAL = 3  # of sparse_mode
+_FULL_MASK = 0  # of sparse_mode
+_UNBOUNDED = (1 << 31) - 1  # of next_tokens: its default, 0, would hide what a slot holds beyond the number of queries
 
 
 class AscendAttention(EagerAttention):
     """As :class:`EagerAttention`, on FlashAttentionScore, PromptFlashAttention and IncreFlashAttention.
 
+    ``extend`` takes one token in every slot, or one segment of any length.
+
     Masks are bool, True where a key is hidden. Each comes from its ``*_mask`` method, is made once a graph and handed to
     every layer. Shapes and dtypes are checked while a graph compiles.
     """
+
+    packed_images = 1  # an empty one would be a sequence without keys
+    rows_are_slots = True
 
     def __init__(self, heads: int, kv_heads: int, head_dim: int, dtype: Any = ms.float16) -> None:
         """``dtype``: float16 or bfloat16, of the operators and of the KV slots.
@@ -50,17 +53,17 @@ class AscendAttention(EagerAttention):
         self.prompt = PromptFlashAttention(
             heads,
             scale_value=scale,
-            input_layout="BSH",
+            pre_tokens=_UNBOUNDED,
+            next_tokens=_UNBOUNDED,
+            input_layout="BNSD",
             num_key_value_heads=kv_heads,
-            sparse_mode=_BOTTOM_RIGHT_CAUSAL,
+            sparse_mode=_FULL_MASK,
             inner_precise=_HIGH_PRECISION,
         )
         self.incremental = IncreFlashAttention(
             heads, input_layout="BNSD", scale_value=scale, num_key_value_heads=kv_heads, inner_precise=_HIGH_PRECISION
         )
-        self.write = KVCacheScatterUpdate()
-        self.later = later_tokens()
-        self.first_row = Tensor([0], ms.int32)
+        self.write = ops.ScatterNdUpdate()
 
     def slot_tensor(self, x: Tensor) -> Tensor:
         """Keys or values [slots, kv_heads, max_length, head_dim] in ``dtype``."""
@@ -91,108 +94,85 @@ class AscendAttention(EagerAttention):
         Returns:
             float32 [patches, heads, head_dim]; rows of padding hold finite numbers without meaning.
         """
-        self.check_inputs("vision", q, k, v, q.shape[0])
+        kv = (q.shape[0], self.kv_heads, self.head_dim)
+        self.check(
+            "vision", ("q", "k", "v"), (q, k, v), ((q.shape[0], self.heads, self.head_dim), kv, kv), (ms.float32,) * 3
+        )
         self.check("vision", ("mask",), (mask[0],), ((mask[1].shape[0],),), (ms.int64,))
         spare = ops.zeros((1, self.kv_heads, self.head_dim), self.dtype)
         k, v = ops.concat((k.astype(self.dtype), spare)), ops.concat((v.astype(self.dtype), spare))
         answer = self.packed(q.astype(self.dtype), k, v, None, None, None, None, None, mask[0], mask[1])
         return answer[3].astype(ms.float32)
 
-    def prefill_mask(self, tokens: int, live: Tensor) -> Tensor:
-        """bool [2048, 2048], the same for every prompt: padding at the end is hidden by causality."""
-        return self.later
-
-    def prefill(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        """Causal attention of a prompt over itself.
-
-        Args:
-            q: float32 [tokens, heads, head_dim].
-            k, v: float32 [tokens, kv_heads, head_dim].
-            mask: from :meth:`prefill_mask`.
-        Returns:
-            float32 [tokens, heads, head_dim].
-        """
-        tokens = q.shape[0]
-        self.check_inputs("prefill", q, k, v, tokens)
-        self.check("prefill", ("mask",), (mask,), ((_TRIANGLE, _TRIANGLE),), (ms.bool_,))
-        q, k, v = (x.reshape(1, tokens, -1).astype(self.dtype) for x in (q, k, v))
-        return self.prompt(q, k, v, mask).astype(ms.float32).reshape(tokens, self.heads, self.head_dim)
-
-    def decode_mask(
-        self, kv_shape: tuple[int, int, int, int], tokens: int, live: Tensor, count: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """What each slot hides, and where its new token goes.
+    def extend_mask(
+        self, kv_shape: tuple[int, int, int, int], tokens: int, slots: Tensor, live: Tensor, count: Tensor
+    ) -> Any:
+        """What each new token may not see, and where its key and value go.
 
         Args:
             kv_shape: (slots, kv_heads, max_length, head_dim).
-            tokens: that come in every slot; the operator takes one.
-            live: int32 [slots], rows held before the new token, each below max_length.
-            count: not looked at. A slot without a new token gets a row behind its live ones, where nobody reads it.
-        Returns:
-            bool [slots, 1, 1, max_length], and ``live``.
+            tokens: in every segment; 1 where there is a segment for each slot, any number where there is one segment.
+            slots: int32 [segments]; of a segment for each slot, 0, 1, 2 and so on.
+            live: int32 [segments], rows held before the new tokens.
+            count: int32 [segments], tokens that are new; the others are padding. A segment without any rests.
         """
-        _check_one_token(kv_shape, tokens)
-        slots, length = kv_shape[0], kv_shape[2]
-        self.check("decode", ("live",), (live,), ((slots,),), (ms.int32,))
-        return ops.arange(length).reshape(1, 1, 1, length) > live.reshape(slots, 1, 1, 1), live
+        segments = live.shape[0]
+        _check_segments(kv_shape, segments, tokens)
+        names, integers = ("slots", "live", "count"), (slots, live, count)
+        self.check("extend", names, integers, ((segments,),) * 3, (ms.int32,) * 3)
+        _, kv_heads, length, _ = kv_shape
+        shape = (segments, tokens, kv_heads)
+        # A token of padding repeats the last new one in value, place and sight; of a slot that rests, what is there stays.
+        index = ops.arange(tokens).astype(ms.int32).reshape(1, tokens)
+        token = ops.minimum(index, ops.maximum(count - 1, 0).reshape(segments, 1))
+        last = live.reshape(segments, 1) + token
+        place = (slots.reshape(segments, 1, 1), ops.arange(kv_heads).astype(ms.int32).reshape(1, 1, kv_heads))
+        row = ops.minimum(last, length - 1).reshape(segments, tokens, 1)
+        at = ops.stack([ops.broadcast_to(x, shape).reshape(-1) for x in (*place, row)], 1)
+        source = (ops.arange(segments).astype(ms.int32).reshape(segments, 1) * tokens + token).reshape(-1)
+        fresh = ops.broadcast_to((count > 0).reshape(segments, 1, 1), shape).reshape(-1, 1)
+        fresh = ops.broadcast_to(fresh, (segments * tokens * kv_heads, self.head_dim))
+        hidden = ops.arange(length).reshape(1, 1, 1, length) > last.reshape(segments, 1, tokens, 1)
+        return hidden, at, source, fresh, slots
 
-    def decode(
-        self, q: Tensor, k: Tensor, v: Tensor, keys: Parameter, values: Parameter, mask: tuple[Tensor, Tensor]
-    ) -> Tensor:
-        """One new token a slot is written behind its live rows, and attends to them and itself.
+    def extend(self, q: Tensor, k: Tensor, v: Tensor, keys: Parameter, values: Parameter, mask: Any) -> Tensor:
+        """New tokens are written behind the live rows of their slot, and see those and, causally, one another.
 
         Args:
-            q: float32 [slots, 1, heads, head_dim].
-            k, v: float32 [slots, 1, kv_heads, head_dim].
+            q: float32 [segments, tokens, heads, head_dim].
+            k, v: float32 [segments, tokens, kv_heads, head_dim].
             keys, values: ``dtype`` [slots, kv_heads, max_length, head_dim], written in place.
-            mask: from :meth:`decode_mask`.
+            mask: from :meth:`extend_mask`.
         Returns:
-            float32 [slots, 1, heads, head_dim].
+            float32 [segments, tokens, heads, head_dim]; rows of padding hold finite numbers without meaning.
         """
-        slots = q.shape[0]
-        kv = (slots, 1, self.kv_heads, self.head_dim)
-        shapes = ((slots, 1, self.heads, self.head_dim), kv, kv)
-        self.check("decode", ("q", "k", "v"), (q, k, v), shapes, (ms.float32,) * 3)
-        self.check_slots("decode", keys, values, slots)
-        hidden, live = mask
-        self.check("decode", ("mask",), (hidden,), ((slots, 1, 1, keys.shape[2]),), (ms.bool_,))
-        k, v = (x.reshape(slots, self.kv_heads, 1, self.head_dim).astype(self.dtype) for x in (k, v))
-        # What the write returns is the slot itself: read through it, so that no order but this one is possible.
-        keys, values = self.write(keys, live, k, -2, "update"), self.write(values, live, v, -2, "update")
-        q = q.reshape(slots, self.heads, 1, self.head_dim).astype(self.dtype)
-        answer = self.incremental(q, [keys], [values], hidden)
-        return answer.astype(ms.float32).reshape(slots, 1, self.heads, self.head_dim)
+        segments, tokens = q.shape[0], q.shape[1]
+        _check_segments(keys.shape, segments, tokens)
+        kv = (segments, tokens, self.kv_heads, self.head_dim)
+        shapes = ((segments, tokens, self.heads, self.head_dim), kv, kv)
+        self.check("extend", ("q", "k", "v"), (q, k, v), shapes, (ms.float32,) * 3)
+        held = ("slots", self.kv_heads, "max_length", self.head_dim)
+        self.check("extend", ("keys", "values"), (keys, values), (held, held), (self.dtype,) * 2)
+        hidden, at, source, fresh, slots = mask
+        self.check("extend", ("mask",), (hidden,), ((segments, 1, tokens, keys.shape[2]),), (ms.bool_,))
+        # What a write returns is the slots themselves: read through it, so that no order but this one is possible.
+        keys, values = self.written(keys, k, at, source, fresh), self.written(values, v, at, source, fresh)
+        q = ops.transpose(q, (0, 2, 1, 3)).astype(self.dtype)
+        if segments == keys.shape[0] and tokens == 1:
+            answer = self.incremental(q, [keys], [values], hidden)
+        else:
+            answer = self.prompt(q, ops.gather(keys, slots, 0), ops.gather(values, slots, 0), hidden)
+        return ops.transpose(answer.astype(ms.float32), (0, 2, 1, 3))
 
-    def prompt_rows(self, kv_shape: tuple[int, int, int, int], tokens: int) -> None:
-        """None: the operator counts rows itself."""
-        return
-
-    def write_prompt(self, keys: Parameter, values: Parameter, k: Tensor, v: Tensor, rows: Any) -> None:
-        """Rows 0 to ``tokens`` of the only slot, in place.
-
-        Args:
-            keys, values: ``dtype`` [1, kv_heads, max_length, head_dim].
-            k, v: float32 [tokens, kv_heads, head_dim].
-        """
-        tokens = k.shape[0]
-        self.check("write_prompt", ("k", "v"), (k, v), ((tokens, self.kv_heads, self.head_dim),) * 2, (ms.float32,) * 2)
-        self.check_slots("write_prompt", keys, values, 1)
-        _check_room(tokens, keys.shape[2])
-        k, v = (ops.transpose(x.expand_dims(0), (0, 2, 1, 3)).astype(self.dtype) for x in (k, v))
-        self.write(keys, self.first_row, k, -2, "update")
-        self.write(values, self.first_row, v, -2, "update")
+    def written(self, held: Parameter, new: Tensor, rows: Tensor, source: Tensor, fresh: Tensor) -> Tensor:
+        """``held`` after the write of [segments, tokens, kv_heads, head_dim], for :meth:`extend`."""
+        new = ops.gather(new.reshape(-1, self.kv_heads, self.head_dim), source, 0).reshape(-1, self.head_dim)
+        old = ops.gather_nd(held, rows).astype(ms.float32)
+        return self.write(held, rows, ops.select(fresh, new, old).astype(self.dtype))
 
     def score_bytes(self, tokens: int) -> int:
         """None in our hands: the operators hold scores a tile at a time."""
         return 0
-
-    def check_inputs(self, work: str, q: Tensor, k: Tensor, v: Tensor, rows: int) -> None:
-        kv = (rows, self.kv_heads, self.head_dim)
-        self.check(work, ("q", "k", "v"), (q, k, v), ((rows, self.heads, self.head_dim), kv, kv), (ms.float32,) * 3)
-
-    def check_slots(self, work: str, keys: Parameter, values: Parameter, slots: int) -> None:
-        kv = (slots, self.kv_heads, "max_length", self.head_dim)
-        self.check(work, ("keys", "values"), (keys, values), (kv, kv), (self.dtype,) * 2)
 
     def check(
         self,
@@ -208,12 +188,6 @@ class AscendAttention(EagerAttention):
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight, as one operator: x float32 [rows, width], weight float32 [width]."""
     return ops.RmsNorm(eps)(x, weight)[0]
-
-
-@cache
-def later_tokens() -> Tensor:
-    """bool [2048, 2048], True above the diagonal: what a token may not see. One of 4 MiB for all layers."""
-    return Tensor(np.triu(np.ones((_TRIANGLE, _TRIANGLE), np.bool_), 1))
 
 
 def check_arguments(heads: int, kv_heads: int, head_dim: int, dtype: Any) -> None:
@@ -236,11 +210,6 @@ def check_arguments(heads: int, kv_heads: int, head_dim: int, dtype: Any) -> Non
         raise SetupError(
             f"Ascend attention: head_dim is {head_dim}; its operators take multiples of {HEAD_DIMS.step} up to "
             f"{HEAD_DIMS[-1]}: use attention eager"
-        )
-    if heads * head_dim > _MAX_WIDTH:
-        raise SetupError(
-            f"Ascend attention: {heads} heads of {head_dim} are {heads * head_dim} wide; a prompt may be at most "
-            f"{_MAX_WIDTH}: use attention eager"
         )
 
 
@@ -271,11 +240,16 @@ def _require_packing(patches: int, shape: tuple[int, ...], dtype: Any) -> None:
         raise SetupError(f"{patches} patches in one graph: Ascend attention takes 1 to {_MAX_PATCHES}; read fewer at once")
 
 
-def _require_one_token(kv_shape: tuple[int, ...], new: int) -> None:
+def _require_segments(kv_shape: tuple[int, ...], segments: int, tokens: int) -> None:
     if len(kv_shape) != 4:
         raise SetupError(f"KV slots of shape {tuple(kv_shape)}: give (slots, kv_heads, max_length, head_dim)")
-    if new != 1:
-        raise SetupError(f"{new} new tokens a slot: IncreFlashAttention takes 1; decode one at a time")
+    if segments != 1 and (segments, tokens) != (kv_shape[0], 1):
+        raise SetupError(
+            f"{segments} segments of {tokens} tokens over {kv_shape[0]} slots: Ascend attention takes one token in every "
+            "slot, or one segment of any length"
+        )
+    if tokens > kv_shape[2]:
+        raise SetupError(f"{tokens} tokens into a slot of {kv_shape[2]}: raise max_length")
 
 
 def _require_tensors(
@@ -293,17 +267,11 @@ def _require_tensors(
             raise SetupError(f"{work}: {name} is {dtype} {_text(shape)}; give {expected} {_text(lengths)}")
 
 
-def _require_room(tokens: int, length: int) -> None:
-    if tokens > length:
-        raise SetupError(f"write_prompt: {tokens} tokens into a slot of {length}: raise max_length")
-
-
 def _text(shape: tuple[int | str, ...]) -> str:
     return f"[{', '.join(map(str, shape))}]"
 
 
 # A constexpr runs in Python while a graph compiles, and what it raises comes out of the call that compiled.
 _check_packing = ops.constexpr(_require_packing)
-_check_one_token = ops.constexpr(_require_one_token)
+_check_segments = ops.constexpr(_require_segments)
 _check_tensors = ops.constexpr(_require_tensors)
-_check_room = ops.constexpr(_require_room)

@@ -86,13 +86,18 @@ class EagerAttention(nn.Cell):
         segments = live.shape[0]
         index = ops.arange(tokens).astype(ms.int32).reshape(1, tokens)
         live, count = live.reshape(segments, 1), count.reshape(segments, 1)
-        # A token of padding repeats the last new one, value and place; of a segment that rests, what is there stays.
-        token = ops.minimum(index, ops.maximum(count - 1, 0))
-        at = ops.minimum(live + token, length - 1).reshape(segments, tokens, 1)
-        heads = slots.reshape(segments, 1) * kv_heads + ops.arange(kv_heads).astype(ms.int32).reshape(1, kv_heads)
+        # A token of padding repeats the last new one, value and place; a segment that rests one of a segment that does not,
+        # since its own slot may be written by another. Where all rest, what is there stays.
+        order = ops.arange(segments).astype(ms.int32).reshape(segments, 1)
+        segment = ops.select(count > 0, order, ops.broadcast_to(ops.argmax(count, 0).astype(ms.int32), (segments, 1)))
+        last = ops.maximum(ops.gather(count, segment.reshape(-1), 0) - 1, 0)
+        token = ops.minimum(index, last)
+        slot, start = (ops.gather(x.reshape(-1), segment, 0) for x in (slots, live))
+        at = ops.minimum(start + token, length - 1).reshape(segments, tokens, 1)
+        heads = slot * kv_heads + ops.arange(kv_heads).astype(ms.int32).reshape(1, kv_heads)
         rows = (heads.reshape(segments, 1, kv_heads) * length + at).reshape(-1)
-        source = (ops.arange(segments).astype(ms.int32).reshape(segments, 1) * tokens + token).reshape(-1)
-        fresh = ops.broadcast_to(count > 0, (segments, tokens * kv_heads)).reshape(-1, 1)
+        source = (segment * tokens + token).reshape(-1)
+        fresh = ops.broadcast_to(count.max() > 0, (segments * tokens * kv_heads, 1))
         seen = (live + index + 1).reshape(segments, 1, tokens, 1, 1)
         hidden = (ops.arange(length).reshape(1, 1, 1, 1, length) >= seen).astype(ms.float32) * MASKED
         group = self.heads // kv_heads
@@ -107,7 +112,8 @@ class EagerAttention(nn.Cell):
         Args:
             q: [segments, tokens, heads, head_dim].
             k, v: [segments, tokens, kv_heads, head_dim], written behind the live rows.
-            keys, values: of all slots, float32, float16 or bfloat16, in the shape of :meth:`slot_tensor`.
+            keys, values: of all slots, float32 or float16, in the shape of :meth:`slot_tensor`. MindSpore 2.7.2 gathers and
+                scatters no bfloat16 on a CPU.
             mask: from :meth:`extend_mask`.
         Returns:
             [segments, tokens, heads, head_dim].
@@ -115,10 +121,8 @@ class EagerAttention(nn.Cell):
         rows, source, fresh, slots, hidden = mask
         segments, tokens, heads, head_dim = q.shape
         kv_heads, length, group = k.shape[2], hidden.shape[3], heads // k.shape[2]
-        for held, new in ((keys, k), (values, v)):
-            new = ops.gather(new.reshape(segments * tokens, kv_heads, head_dim), source, 0).reshape(-1, head_dim)
-            old = ops.gather(held, rows, 0)
-            _scatter(held, rows, ops.select(ops.broadcast_to(fresh, new.shape), new.astype(held.dtype), old))
+        # Read through what the write returns: a parameter that is read before and after a write is copied in between.
+        keys, values = (self.written(keys, k, rows, source, fresh), self.written(values, v, rows, source, fresh))
         keys, values = (ops.gather(x.reshape(-1, kv_heads, length, head_dim), slots, 0) for x in (keys, values))
         q = (q * (1.0 / math.sqrt(head_dim))).reshape(segments, tokens, kv_heads, group, head_dim)
         q = ops.transpose(q, (0, 2, 1, 3, 4)).reshape(segments, kv_heads, tokens * group, head_dim)
@@ -126,6 +130,12 @@ class EagerAttention(nn.Cell):
         y = _weighted(scores, values.astype(q.dtype))
         y = ops.transpose(y.reshape(segments, kv_heads, tokens, group, head_dim), (0, 2, 1, 3, 4))
         return y.reshape(segments, tokens, heads, head_dim)
+
+    def written(self, held: Parameter, new: Tensor, rows: Tensor, source: Tensor, fresh: Tensor) -> Tensor:
+        """``held`` after the write of [segments, tokens, kv_heads, head_dim], for :meth:`extend`."""
+        new = ops.gather(new.reshape(-1, new.shape[2], new.shape[3]), source, 0).reshape(-1, new.shape[3])
+        old = ops.gather(held, rows, 0)
+        return _scatter(held, rows, ops.select(ops.broadcast_to(fresh, new.shape), new.astype(held.dtype), old))
 
     def score_bytes(self, tokens: int) -> int:
         """Bytes at the peak for tokens^2 scores: float32 scores and their softmax."""

@@ -22,7 +22,7 @@ FAULTS = {
     3: "an input of wrong dtype",
     4: "inputs whose shapes do not fit together",
     5: "the slot is full",
-    6: "lengths that are negative, descend or exceed their tensor",
+    6: "slots, lengths or token ids that are negative, out of order, repeated or beyond their tensor",
     7: "no memory left for the operator's own buffers",
 }
 
@@ -129,7 +129,9 @@ def _check_vision(q: Shape, k: Shape, v: Shape, cu_seqlens: Shape) -> None:
 
 def _check_decode(q: Shape, k: Shape, v: Shape, keys: Shape, values: Shape, slots: Shape, live: Shape, count: Shape) -> None:
     _check_heads("FlashDecode", q, k, v)
-    if list(keys) != list(values) or [keys[1], keys[3]] != [k[2], q[3]]:
+    if len(q) != 4:
+        raise ValueError(f"FlashDecode: q {list(q)} has no segments: give [segments, tokens, heads, head_dim]")
+    if len(keys) != 4 or list(keys) != list(values) or [keys[1], keys[3]] != [k[2], q[3]]:
         raise ValueError(f"FlashDecode: keys {list(keys)} and values {list(values)} are no slots of {k[2]} heads of {q[3]}")
     for name, shape in (("slots", slots), ("live", live), ("count", count)):
         if list(shape) != [q[0]]:

@@ -66,7 +66,13 @@ def choose_attention(
 
 
 def kv_dtype_for(device: Device, implementation: Implementation, asked: str) -> str:
-    """What the KV slots hold: as asked, but Ascend's flash operators read 16 bits alone."""
+    """What the KV slots hold: as asked, but Ascend's flash operators read 16 bits alone.
+
+    Raises:
+        SetupError: MindSpore's own operators have no bfloat16 on a CPU.
+    """
+    if device.kind == "CPU" and implementation == "eager" and asked == "bf16":
+        raise SetupError("kv_dtype bf16 needs our operators on a CPU, and attention runs eager: give fp32 or fp16")
     if device.kind == "Ascend" and implementation == "flash" and asked == "fp32":
         return "fp16"
     return asked

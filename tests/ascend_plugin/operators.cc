@@ -1,9 +1,9 @@
 // Test only: the Ascend operators that mindnlp_ocr/ops/ascend.py calls, as plain loops on the CPU.
 //
-// MindSpore (2.7.2 and later) loads this library from MS_OP_PLUGIN_PATH and takes from it what its CPU backend lacks, so
-// that the graphs meant for Ascend run where there is none. Written from the public documentation of the operators: their
-// meaning, and their limits as errors. 16-bit inputs and outputs, float32 between. Nothing here says how fast an NPU is,
-// nor how it rounds.
+// MindSpore (2.7.2 and later) loads this library from MS_OP_PLUGIN_PATH and takes from it what is named here, rather than
+// from its CPU backend, so that the graphs meant for Ascend run where there is none. Written from the public documentation
+// of the operators: their meaning, and their limits as errors. 16-bit inputs and outputs, float32 between. Nothing here
+// says how fast an NPU is, nor how it rounds.
 
 #include <cmath>
 #include <cstdint>
@@ -14,9 +14,7 @@
 
 namespace {
 
-enum Layout { kBSH = 0, kBNSD = 1, kTND = 4 };  // MindSpore's numbers
-constexpr int64_t kUpdate = 3;                  // its number of reduce="update"
-constexpr int64_t kTriangle = 2048;             // side of the mask that sparse_mode 3 takes
+enum Layout { kBNSD = 1, kTND = 4 };  // MindSpore's numbers
 
 void Require(bool holds, const std::string &what) {
   if (!holds) throw std::invalid_argument(what);
@@ -52,6 +50,14 @@ struct Call {
     int64_t size = 1;
     for (int d = 0; d < ranks[i]; ++d) size *= shapes[i][d];
     return size;
+  }
+
+  int64_t ItemBytes(int i) const {
+    const std::string dtype = Dtype(i);
+    if (dtype == "float16" || dtype == "bfloat16") return 2;
+    if (dtype == "float32" || dtype == "int32") return 4;
+    Require(dtype == "bool" || dtype == "int8" || dtype == "uint8" || dtype == "int64", "dtype " + dtype);
+    return dtype == "int64" ? 8 : 1;
   }
 
   void RequireAbsent(int first, int last) const {
@@ -167,34 +173,39 @@ void Packed(const Call &call) {
   call.Store(kOut, y);
 }
 
-// BSH, causal to the bottom right: the last query sees every key.
+// BNSD under a complete mask, 1 where a key is hidden; key j of query i lies between i - pre_tokens and i + next_tokens.
 void Prompt(const Call &call) {
-  enum { kQ, kK, kV, kMask, kFirstAbsent, kLastAbsent = 11, kHeads, kScale, kLayout = 16, kKvHeads, kSparse, kOut = 20 };
+  enum { kQ, kK, kV, kMask, kFirstAbsent, kLastAbsent = 11, kHeads, kScale, kPre, kNext };
+  enum { kLayout = 16, kKvHeads, kSparse, kInner, kOut };
   call.RequireHalf({kQ, kK, kV});
   call.RequireAbsent(kFirstAbsent, kLastAbsent);
-  Require(call.Integer(kLayout) == kBSH && call.Integer(kSparse) == 3, "only BSH with sparse_mode 3 is emulated");
+  Require(call.Integer(kLayout) == kBNSD && call.Integer(kSparse) == 0, "only BNSD with sparse_mode 0 is emulated");
+  Require(call.Integer(kInner) == 0, "only inner_precise 0 is emulated");
   const auto q_shape = call.Shape(kQ), k_shape = call.Shape(kK);
-  Require(q_shape.size() == 3 && k_shape.size() == 3 && call.Shape(kV) == k_shape, "BSH takes tensors of rank 3");
-  const int64_t batch = q_shape[0], rows = q_shape[1], width = q_shape[2], kv_rows = k_shape[1], kv_width = k_shape[2];
-  const int64_t heads = call.Integer(kHeads), kv_heads = call.Integer(kKvHeads), dim = width / heads;
+  Require(q_shape.size() == 4 && k_shape.size() == 4 && call.Shape(kV) == k_shape, "BNSD takes tensors of rank 4");
+  const int64_t batch = q_shape[0], heads = q_shape[1], rows = q_shape[2], dim = q_shape[3];
+  const int64_t kv_heads = k_shape[1], kv_rows = k_shape[2];
   RequireHeads(heads, kv_heads, dim);
-  Require(k_shape[0] == batch && kv_width == kv_heads * dim && width == heads * dim, "widths do not fit the heads");
-  Require(width < 65535 && rows <= kv_rows, "heads * head size over 65534, or more queries than keys");
+  Require(heads == call.Integer(kHeads) && kv_heads == call.Integer(kKvHeads), "heads do not fit the attributes");
+  Require(k_shape[0] == batch && k_shape[3] == dim, "k has another batch or head size");
   Require(call.Dtype(kMask) == "bool" || call.Dtype(kMask) == "int8" || call.Dtype(kMask) == "uint8", "dtype of the mask");
-  Require(call.Shape(kMask) == std::vector<int64_t>({kTriangle, kTriangle}), "sparse_mode 3 takes a mask of 2048 x 2048");
-  const auto *mask = static_cast<const uint8_t *>(call.data[kMask]);
-  for (int64_t i = 0; i < kTriangle * kTriangle; ++i) {
-    Require(mask[i] == (i % kTriangle > i / kTriangle), "the mask is not 1 above the diagonal and 0 elsewhere");
-  }
+  const auto shape = call.Shape(kMask);
+  const int64_t lead = call.Size(kMask) / (rows * kv_rows);
+  Require(shape.size() >= 2 && shape.size() <= 4 && shape[shape.size() - 2] == rows && shape.back() == kv_rows &&
+              (lead == 1 || (lead == batch && shape[0] == batch)),
+          "sparse_mode 0 takes a mask of queries x keys");
 
   const auto q = call.Floats(kQ), k = call.Floats(kK), v = call.Floats(kV);
   std::vector<float> y(q.size());
-  for (int64_t row = 0; row < batch * rows; ++row) {
-    for (int64_t h = 0; h < heads; ++h) {
-      const int64_t at = row * width + h * dim, seen = row % rows + kv_rows - rows + 1;
-      const int64_t from = row / rows * kv_rows * kv_width + h / (heads / kv_heads) * dim;
-      Attend(&q[at], &k[from], &v[from], seen, kv_width, dim, call.Real(kScale), nullptr, &y[at]);
+  std::vector<uint8_t> hidden(kv_rows);
+  for (int64_t n = 0; n < batch * heads * rows; ++n) {
+    const int64_t b = n / rows / heads, h = n / rows % heads, row = n % rows;
+    const auto *mask = static_cast<const uint8_t *>(call.data[kMask]) + ((lead == 1 ? 0 : b) * rows + row) * kv_rows;
+    for (int64_t j = 0; j < kv_rows; ++j) {
+      hidden[j] = mask[j] != 0 || j < row - call.Integer(kPre) || j > row + call.Integer(kNext);
     }
+    const int64_t from = (b * kv_heads + h / (heads / kv_heads)) * kv_rows * dim;
+    Attend(&q[n * dim], &k[from], &v[from], kv_rows, dim, dim, call.Real(kScale), hidden.data(), &y[n * dim]);
   }
   call.Store(kOut, y);
 }
@@ -225,24 +236,83 @@ void Incremental(const Call &call) {
   call.Store(kOut, y);
 }
 
-// var[b, :, indices[b] + row, :] = updates[b, :, row, :], in place.
-void ScatterUpdate(const Call &call) {
-  enum { kVar, kIndices, kUpdates, kAxis, kReduce, kOut };
-  Require(call.Integer(kAxis) == -2 && call.Integer(kReduce) == kUpdate, "only axis -2 with reduce \"update\" is emulated");
-  Require(call.Dtype(kVar) == call.Dtype(kUpdates), "var and updates have different dtypes");
-  Require(call.data[kOut] == call.data[kVar], "the output is not var itself");
-  const auto shape = call.Shape(kVar), update = call.Shape(kUpdates);
-  Require(shape.size() == 4 && update.size() == 4, "var and updates have rank 4");
-  Require(update[0] == shape[0] && update[1] == shape[1] && update[3] == shape[3], "updates do not fit var");
-  const auto indices = call.Integers(kIndices);
-  Require(static_cast<int64_t>(indices.size()) == shape[0], "one index a batch");
-  const int64_t bytes = shape[3] * (call.Dtype(kVar) == "float32" ? 4 : 2);
-  for (int64_t n = 0; n < shape[0] * shape[1]; ++n) {
-    const int64_t first = indices[n / shape[1]];
-    Require(first >= 0 && first + update[2] <= shape[2], "rows outside var");
-    std::memcpy(static_cast<char *>(call.data[kVar]) + (n * shape[2] + first) * bytes,
-                static_cast<const char *>(call.data[kUpdates]) + n * update[2] * bytes, update[2] * bytes);
+// Where each row of indices [..., width] points in a tensor, in bytes, and how many bytes it points at.
+std::vector<int64_t> Offsets(const Call &call, int tensor, int indices, int64_t *bytes) {
+  const auto shape = call.Shape(tensor), index = call.Shape(indices);
+  Require(index.size() >= 2 && index.back() <= static_cast<int64_t>(shape.size()), "indices of wrong rank or width");
+  *bytes = call.ItemBytes(tensor);
+  for (size_t d = index.back(); d < shape.size(); ++d) *bytes *= shape[d];
+  const auto values = call.Integers(indices);
+  std::vector<int64_t> offsets(values.size() / index.back());
+  for (size_t i = 0; i < values.size(); ++i) {
+    const int64_t axis = i % index.back();
+    Require(values[i] >= 0 && values[i] < shape[axis], "an index outside its tensor");
+    int64_t &offset = offsets[i / index.back()];
+    offset = offset * shape[axis] + values[i];
+    if (axis == index.back() - 1) offset *= *bytes;
   }
+  return offsets;
+}
+
+// The shape of what the indices point at.
+std::vector<int64_t> IndexedShape(const Call &call, int tensor, int indices) {
+  const auto shape = call.Shape(tensor), index = call.Shape(indices);
+  auto indexed = std::vector<int64_t>(index.begin(), index.end() - 1);
+  indexed.insert(indexed.end(), shape.begin() + index.back(), shape.end());
+  return indexed;
+}
+
+// var[indices[i]] = updates[i], one after another, in place. MindSpore's CPU backend has it, but not in bfloat16; here the
+// output has memory of its own, where on Ascend it is var.
+void ScatterNd(const Call &call) {
+  enum { kVar, kIndices, kUpdates, kOut };
+  Require(call.Dtype(kVar) == call.Dtype(kUpdates), "var and updates have different dtypes");
+  int64_t bytes;
+  const auto offsets = Offsets(call, kVar, kIndices, &bytes);
+  Require(call.Shape(kUpdates) == IndexedShape(call, kVar, kIndices), "updates do not fit var and indices");
+  const auto *updates = static_cast<const char *>(call.data[kUpdates]);
+  for (const int64_t offset : offsets) {
+    std::memcpy(static_cast<char *>(call.data[kVar]) + offset, updates, bytes);
+    updates += bytes;
+  }
+  std::memmove(call.data[kOut], call.data[kVar], call.Size(kVar) * call.ItemBytes(kVar));
+}
+
+// x[indices[i]]. As above, the CPU backend lacks bfloat16.
+void GatherRows(const Call &call) {
+  enum { kX, kIndices, kOut };
+  int64_t bytes;
+  auto *out = static_cast<char *>(call.data[kOut]);
+  for (const int64_t offset : Offsets(call, kX, kIndices, &bytes)) {
+    std::memcpy(out, static_cast<const char *>(call.data[kX]) + offset, bytes);
+    out += bytes;
+  }
+}
+
+// params[..., indices, ...] along an axis. As above, the CPU backend lacks bfloat16.
+void Gather(const Call &call) {
+  enum { kParams, kIndices, kAxis, kBatchDims, kOut };
+  Require(call.Integer(kBatchDims) == 0, "batch_dims are not emulated");
+  const auto shape = call.Shape(kParams);
+  const int64_t rank = shape.size(), axis = (call.Integer(kAxis) + rank) % rank;
+  int64_t outer = 1, bytes = call.ItemBytes(kParams);
+  for (int64_t d = 0; d < axis; ++d) outer *= shape[d];
+  for (int64_t d = axis + 1; d < rank; ++d) bytes *= shape[d];
+  const auto indices = call.Integers(kIndices);
+  auto *out = static_cast<char *>(call.data[kOut]);
+  for (int64_t n = 0; n < outer; ++n) {
+    for (const int64_t index : indices) {
+      Require(index >= 0 && index < shape[axis], "an index outside params");
+      std::memcpy(out, static_cast<char *>(call.data[kParams]) + (n * shape[axis] + index) * bytes, bytes);
+      out += bytes;
+    }
+  }
+}
+
+// What MindSpore puts between a read of a parameter and a later write, unless data flow orders the two.
+void Copy(const Call &call) {
+  Require(call.ranks[0] != 4 || call.ItemBytes(0) != 2, "the KV slots are copied");
+  std::memcpy(call.data[1], call.data[0], call.Size(0) * call.ItemBytes(0));
 }
 
 // x / sqrt(mean(x^2) + epsilon) * gamma over the last axis, and 1 / sqrt(...).
@@ -264,8 +334,8 @@ void Rms(const Call &call) {
   call.Store(kInverse, inverses);
 }
 
-const char *kOperators[] = {"FlashAttentionScore", "PromptFlashAttention", "IncreFlashAttention", "KVCacheScatterUpdate",
-                            "RmsNorm"};
+const char *kOperators[] = {"FlashAttentionScore", "PromptFlashAttention", "IncreFlashAttention", "ScatterNdUpdate",
+                            "GatherNd",            "Gather",               "TensorMove",          "RmsNorm"};
 
 }  // namespace
 
@@ -292,6 +362,9 @@ bool IsKernelRegistered(const char *name) {
 OPERATOR(FlashAttentionScore, Packed)
 OPERATOR(PromptFlashAttention, Prompt)
 OPERATOR(IncreFlashAttention, Incremental)
-OPERATOR(KVCacheScatterUpdate, ScatterUpdate)
 OPERATOR(RmsNorm, Rms)
+OPERATOR(ScatterNdUpdate, ScatterNd)
+OPERATOR(GatherNd, GatherRows)
+OPERATOR(Gather, Gather)
+OPERATOR(TensorMove, Copy)
 }

@@ -3,35 +3,87 @@
 Run by tests/ops/test_ascend.py in a process of its own, as checks.py is.
 """
 
-from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from mindnlp_ocr.engine.generate import Generation
-from mindnlp_ocr.models import qwen2vl
+import mindnlp_ocr
+from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.engine.graphs import Graphs, NewToken
+from mindnlp_ocr.modeling.rope import mrope_positions
 from mindnlp_ocr.models.config import Qwen2VLConfig
-from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.select import Attentions, attentions_for
+from mindnlp_ocr.ops.select import attentions_for, operators_for
+from mindnlp_ocr.processing.chat import image_sources
+from mindnlp_ocr.processing.images import ImageProcessor, load_image
+from mindnlp_ocr.weights.folder import FolderWeights
 from tests.conftest import case
 
 PAGES = ["word_56x56", "line_392x28", "zh_line_336x34", "paper_392x224", "alpha_308x140", "two_images", "text_only"]
+FOLDER = Path(mindnlp_ocr.__file__).parent / "assets" / "qwen2vl-ocr-tiny"
+SLOTS, MAX_LENGTH = 4, 256
+
+
+class Page:
+    """One golden case in a slot: its prompt in pieces, then its tokens one by one."""
+
+    def __init__(self, graphs: Graphs, config: Qwen2VLConfig, name: str, slot: int, splits: list[int]) -> None:
+        self.golden, self.slot, self.eos = case(name), slot, config.eos_token_ids
+        processor = ImageProcessor.from_folder(FOLDER)
+        images = [processor.patches(load_image(source)) for source in image_sources(self.golden["messages"])]
+        features = [graphs.vision([image])[0] for image in images]
+        rows = np.concatenate([np.zeros((0, config.hidden_size), np.float32), *features])
+        ids = np.asarray(self.golden["prompt_ids"], np.int32)
+        grids, merge = [image.grid_thw for image in images], config.vision.spatial_merge_size
+        positions = mrope_positions(ids, grids, config.image_token_id, merge)
+        self.live, self.delta = len(ids), positions.delta
+        before = np.cumsum([0, *(ids == config.image_token_id)])  # features that the tokens before each one take
+        for first, last in pairwise([0, *splits, len(ids)]):
+            taken = rows[before[first] : before[last]]
+            step = graphs.prefill(ids[first:last], [taken], positions.ids[:, first:last], slot, first)
+        self.token_ids = [step.token_id]
+
+    @property
+    def done(self) -> bool:
+        return self.token_ids[-1] in self.eos or len(self.token_ids) == self.golden["max_new_tokens"]
+
+    def next(self) -> NewToken:
+        token = NewToken(self.token_ids[-1], self.live + self.delta, self.slot, self.live)
+        self.live += 1
+        return token
 
 
 @pytest.fixture(scope="module")
-def model_on_ascend() -> Iterator[Qwen2VLModel]:
-    def for_an_npu(device: Device, implementation: str, config: Qwen2VLConfig) -> Attentions:
-        return attentions_for(Device("Ascend"), "flash", config)
+def config() -> Qwen2VLConfig:
+    return Qwen2VLConfig.from_folder(FOLDER)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(qwen2vl, "attentions_for", for_an_npu)
-        yield Qwen2VLModel()
+
+@pytest.fixture(scope="module")
+def graphs(config: Qwen2VLConfig) -> Graphs:
+    npu = Device("Ascend")
+    attentions = attentions_for(npu, "flash", config)
+    kv = KVSlots(config, SLOTS, MAX_LENGTH, attentions.text)
+    with FolderWeights(FOLDER, config) as weights:
+        return Graphs(config, weights, MAX_LENGTH, operators_for(npu), attentions, kv)
+
+
+def read(graphs: Graphs, *pages: Page) -> None:
+    """All pages beside one another, each until it is done."""
+    while running := [page for page in pages if not page.done]:
+        for page, step in zip(running, graphs.decode([page.next() for page in running]), strict=True):
+            page.token_ids.append(step.token_id)
+    for page in pages:
+        assert page.token_ids == page.golden["token_ids"]
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_sixteen_bit_attention_gives_the_references_tokens(model_on_ascend: Qwen2VLModel, name: str) -> None:
-    golden, model = case(name), model_on_ascend
-    prompt = model._processor.prompt(golden["messages"])
-    run = Generation(model._graphs, model.config, prompt, golden["max_new_tokens"], model._max_length, True)
-    assert list(run) == golden["token_ids"]
-    assert run.finish_reason == golden["finish_reason"]
+def test_sixteen_bit_attention_gives_the_references_tokens(graphs: Graphs, config: Qwen2VLConfig, name: str) -> None:
+    read(graphs, Page(graphs, config, name, 1, []))
+
+
+def test_a_prompt_in_two_pieces_and_two_slots_at_once_give_the_references_tokens(
+    graphs: Graphs, config: Qwen2VLConfig
+) -> None:
+    read(graphs, Page(graphs, config, "alpha_308x140", 2, [40]), Page(graphs, config, "line_392x28", 0, [3, 20]))

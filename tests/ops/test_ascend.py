@@ -14,12 +14,13 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 
 from mindnlp_ocr.errors import SetupError
-from mindnlp_ocr.ops.ascend import AscendAttention, check_lengths, later_tokens
+from mindnlp_ocr.ops.ascend import AscendAttention, check_lengths
 from tests.ascend_plugin import cells
 
 PLUGIN = Path(__file__).parent.parent / "ascend_plugin"
 ATTENTION = (4, 2, 64)  # heads, kv_heads, head_dim
 ONE, TWO = Tensor([1], ms.int32), Tensor([1, 1], ms.int32)
+ONES = (ONE, ONE, ONE)  # slot, live, count
 
 
 def zeros(*shape: int, dtype: Any = ms.float32) -> Tensor:
@@ -31,8 +32,8 @@ def slots(*shape: int, dtype: Any = ms.float16) -> tuple[Parameter, Parameter]:
     return keys, values
 
 
-def qkv(rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    return zeros(rows, 4, 64), zeros(rows, 2, 64), zeros(rows, 2, 64)
+def qkv(*lead: int) -> tuple[Tensor, Tensor, Tensor]:
+    return zeros(*lead, 4, 64), zeros(*lead, 2, 64), zeros(*lead, 2, 64)
 
 
 # The operators, emulated
@@ -69,8 +70,8 @@ def test_the_graphs_pass_over_emulated_operators(emulated_operators: Path, tests
     ("work", "operators"),
     [
         ("vision", ["FlashAttentionScore"]),
-        ("prefill", ["PromptFlashAttention", "KVCacheScatterUpdate"]),
-        ("decode", ["IncreFlashAttention", "KVCacheScatterUpdate"]),
+        ("prompt", ["PromptFlashAttention", "ScatterNdUpdate"]),
+        ("decode", ["IncreFlashAttention", "ScatterNdUpdate"]),
         ("rms_norm", ["RmsNorm"]),
     ],
 )
@@ -81,8 +82,8 @@ def test_each_call_is_exported_to_mindir_and_loaded_again(
     cache = slots(1, 2, 16, 64, dtype=dtype)
     cell, inputs = {
         "vision": (cells.Vision(attention), (*qkv(16), Tensor([0, 5, 12], ms.int32))),
-        "prefill": (cells.Prefill(attention, *cache), (*qkv(16), ONE)),
-        "decode": (cells.Decode(attention, *cache), (*qkv(1), ONE)),
+        "prompt": (cells.Extend(attention, *cache), (*qkv(1, 16), *ONES)),
+        "decode": (cells.Extend(attention, *cache), (*qkv(1, 1), *ONES)),
         "rms_norm": (cells.RmsNorm(), (zeros(3, 48), zeros(48))),
     }[work]
     ms.export(cell, *inputs, file_name=str(tmp_path / work), file_format="MINDIR")
@@ -105,7 +106,6 @@ def test_each_call_is_exported_to_mindir_and_loaded_again(
         ((2, 4, 64), "2 heads over 4 key-value heads; its operators take up to 256 heads"),
         ((65, 1, 64), "a multiple of the key-value heads of at most 64: use attention eager"),
         ((257, 257, 16), "257 heads over 257 key-value heads; its operators take up to 256 heads"),
-        ((256, 64, 256), "256 heads of 256 are 65536 wide; a prompt may be at most 65534: use attention eager"),
         ((0, 2, 64), "heads is 0; give a whole number from 1"),
         ((4, 2.0, 64), "kv_heads is 2.0; give a whole number from 1"),
         ((4, 2, -16), "head_dim is -16; give a whole number from 1"),
@@ -153,12 +153,10 @@ def graph(work: str, dtype: Any = ms.float16, shape: tuple[int, ...] = (1, 2, 16
     keys, values = slots(*shape, dtype=dtype)
     cell = {
         "vision": lambda: cells.Vision(attention),
-        "prefill": lambda: cells.Prefill(attention, keys, values),
-        "decode": lambda: cells.Decode(attention, keys, values),
-        "two tokens": lambda: cells.Decode(attention, keys, values, new=2),
-        "masked vision": lambda: cells.WithMask(attention, "vision"),
-        "masked prefill": lambda: cells.WithMask(attention, "prefill"),
-        "masked decode": lambda: cells.WithMask(attention, "decode", keys, values),
+        "extend": lambda: cells.Extend(attention, keys, values),
+        "mask of 8": lambda: cells.Extend(attention, keys, values, new=8),
+        "masked vision": lambda: cells.WithMask(attention),
+        "masked": lambda: cells.WithMask(attention, keys, values),
     }[work]()
     return ms.jit(cell)
 
@@ -174,53 +172,67 @@ def graph(work: str, dtype: Any = ms.float16, shape: tuple[int, ...] = (1, 2, 16
             "vision: k is Float32 [7, 2, 64]; give Float32 [8, 2, 64]",
         ),
         (
-            {"work": "prefill"},
-            (zeros(8, 2, 64), zeros(8, 2, 64), zeros(8, 2, 64), ONE),
-            "prefill: q is Float32 [8, 2, 64]; give Float32 [8, 4, 64]",
+            {"work": "extend"},
+            (zeros(1, 8, 2, 64), zeros(1, 8, 2, 64), zeros(1, 8, 2, 64), *ONES),
+            "extend: q is Float32 [1, 8, 2, 64]; give Float32 [1, 8, 4, 64]",
         ),
         (
-            {"work": "prefill"},
-            (zeros(8, 4, 64), zeros(8, 2, 64), zeros(8, 2, 64, dtype=ms.float16), ONE),
-            "write_prompt: v is Float16 [8, 2, 64]; give Float32 [8, 2, 64]",
+            {"work": "extend"},
+            (zeros(1, 8, 4, 64), zeros(1, 8, 2, 64), zeros(1, 8, 2, 64, dtype=ms.float16), *ONES),
+            "extend: v is Float16 [1, 8, 2, 64]; give Float32 [1, 8, 2, 64]",
         ),
-        ({"work": "prefill"}, (*qkv(17), ONE), "write_prompt: 17 tokens into a slot of 16: raise max_length"),
+        ({"work": "extend"}, (*qkv(1, 17), *ONES), "17 tokens into a slot of 16: raise max_length"),
         (
-            {"work": "prefill", "shape": (2, 2, 16, 64)},
-            (*qkv(8), ONE),
-            "write_prompt: keys is Float16 [2, 2, 16, 64]; give Float16 [1, 2, max_length, 64]",
+            {"work": "extend", "shape": (4, 2, 16, 64)},
+            (*qkv(2, 1), TWO, TWO, TWO),
+            "2 segments of 1 tokens over 4 slots: Ascend attention takes one token in every slot, or one segment",
         ),
         (
-            {"work": "decode", "dtype": ms.float32},
-            (*qkv(1), ONE),
-            "decode: keys is Float32 [1, 2, 16, 64]; give Float16 [1, 2, max_length, 64]",
+            {"work": "extend", "shape": (2, 2, 16, 64)},
+            (*qkv(2, 3), TWO, TWO, TWO),
+            "2 segments of 3 tokens over 2 slots: Ascend attention takes one token in every slot",
         ),
-        ({"work": "decode"}, (*qkv(2), TWO), "decode: live is Int32 [2]; give Int32 [1]"),
-        ({"work": "decode"}, (*qkv(1), Tensor([1], ms.int64)), "decode: live is Int64 [1]; give Int32 [1]"),
         (
-            {"work": "decode", "shape": (2, 16, 64)},
-            (*qkv(1), ONE),
+            {"work": "extend", "dtype": ms.float32},
+            (*qkv(1, 1), *ONES),
+            "extend: keys is Float32 [1, 2, 16, 64]; give Float16 [slots, 2, max_length, 64]",
+        ),
+        (
+            {"work": "extend", "shape": (2, 4, 16, 64)},
+            (*qkv(1, 8), *ONES),
+            "extend: keys is Float16 [2, 4, 16, 64]; give Float16 [slots, 2, max_length, 64]",
+        ),
+        ({"work": "extend"}, (*qkv(1, 1), ONE, ONE, TWO), "extend: count is Int32 [2]; give Int32 [1]"),
+        ({"work": "extend"}, (*qkv(1, 1), TWO, ONE, ONE), "extend: slots is Int32 [2]; give Int32 [1]"),
+        (
+            {"work": "extend"},
+            (*qkv(1, 1), ONE, Tensor([1], ms.int64), ONE),
+            "extend: live is Int64 [1]; give Int32 [1]",
+        ),
+        (
+            {"work": "extend", "shape": (2, 16, 64)},
+            (*qkv(1, 1), *ONES),
             "KV slots of shape (2, 16, 64): give (slots, kv_heads, max_length",
         ),
-        ({"work": "two tokens"}, (*qkv(1), ONE), "2 new tokens a slot: IncreFlashAttention takes 1; decode one at a time"),
+        (
+            {"work": "mask of 8"},
+            (*qkv(1, 7), *ONES),
+            "extend: mask is Bool [1, 1, 8, 16]; give Bool [1, 1, 7, 16]",
+        ),
         (
             {"work": "masked vision"},
             (*qkv(8), zeros(8, 8), zeros(8, 8)),
             "vision: mask is Float32 [8, 8]; give Int64 [8]",
         ),
         (
-            {"work": "masked prefill"},
-            (*qkv(8), zeros(8, 8, dtype=ms.bool_), ONE),
-            "prefill: mask is Bool [8, 8]; give Bool [2048, 2048]",
+            {"work": "masked"},
+            (*qkv(1, 8), zeros(8, 16, dtype=ms.bool_), ONE),
+            "extend: mask is Bool [8, 16]; give Bool [1, 1, 8, 16]",
         ),
         (
-            {"work": "masked decode"},
-            (*qkv(1), zeros(1, 1, 1, 16), ONE),
-            "decode: mask is Float32 [1, 1, 1, 16]; give Bool [1, 1, 1, 16]",
-        ),
-        (
-            {"work": "masked decode"},
-            (*qkv(1), zeros(1, 1, 1, 8, dtype=ms.bool_), ONE),
-            "decode: mask is Bool [1, 1, 1, 8]; give Bool [1, 1, 1, 16]",
+            {"work": "masked"},
+            (*qkv(1, 1), zeros(1, 1, 1, 16), ONE),
+            "extend: mask is Float32 [1, 1, 1, 16]; give Bool [1, 1, 1, 16]",
         ),
     ],
 )
@@ -233,22 +245,33 @@ def test_tensors_that_do_not_fit_are_refused_while_the_graph_compiles(work: Any,
 # Masks
 
 
-def test_a_token_is_hidden_where_the_mask_is_true() -> None:
-    mask = later_tokens().asnumpy()
-    assert mask.dtype == np.bool_
-    np.testing.assert_array_equal(mask[:3, :4], [[0, 1, 1, 1], [0, 0, 1, 1], [0, 0, 0, 1]])
-    assert mask.shape == (2048, 2048)
-    assert mask.sum() == 2048 * 2047 // 2
-    assert later_tokens() is later_tokens()
+def extend_mask(tokens: int, *lengths: list[int]) -> list[Any]:
+    """Over three slots of two heads and four rows: hidden, where rows go, whose tokens they are, whether they are new."""
+    tensors = (Tensor(np.array(values, np.int32)) for values in lengths)
+    masks = AscendAttention(*ATTENTION).extend_mask((3, 2, 4, 64), tokens, *tensors)
+    return [mask.asnumpy() for mask in masks[:4]]
 
 
-def test_the_decode_mask_hides_the_rows_behind_the_new_token() -> None:
-    hidden, live = AscendAttention(*ATTENTION).decode_mask(
-        (3, 2, 4, 64), 1, Tensor([0, 2, 3], ms.int32), Tensor([1, 1, 1], ms.int32)
-    )
-    assert hidden.dtype == ms.bool_
-    np.testing.assert_array_equal(hidden.asnumpy(), [[[[0, 1, 1, 1]]], [[[0, 0, 0, 1]]], [[[0, 0, 0, 0]]]])
-    np.testing.assert_array_equal(live.asnumpy(), [0, 2, 3])
+def test_the_mask_of_a_token_in_every_slot_hides_the_rows_behind_it() -> None:
+    hidden, at, source, fresh = extend_mask(1, [0, 1, 2], [0, 2, 4], [1, 1, 0])
+    assert hidden.dtype == np.bool_
+    np.testing.assert_array_equal(hidden, [[[[0, 1, 1, 1]]], [[[0, 0, 0, 1]]], [[[0, 0, 0, 0]]]])
+    np.testing.assert_array_equal(at, [[0, 0, 0], [0, 1, 0], [1, 0, 2], [1, 1, 2], [2, 0, 3], [2, 1, 3]])
+    np.testing.assert_array_equal(source, [0, 1, 2])
+    np.testing.assert_array_equal(fresh[:, 0], [1, 1, 1, 1, 0, 0])
+
+
+def test_the_mask_of_a_prompt_is_causal_behind_what_is_held_and_its_padding_repeats_the_last_token() -> None:
+    hidden, at, source, fresh = extend_mask(3, [2], [1], [2])
+    np.testing.assert_array_equal(hidden, [[[[0, 0, 1, 1], [0, 0, 0, 1], [0, 0, 0, 1]]]])
+    np.testing.assert_array_equal(at, [[2, 0, 1], [2, 1, 1], [2, 0, 2], [2, 1, 2], [2, 0, 2], [2, 1, 2]])
+    np.testing.assert_array_equal(source, [0, 1, 1])
+    assert fresh.all()
+
+
+def test_one_image_a_graph_and_slots_in_order_are_asked_for() -> None:
+    assert AscendAttention.packed_images == 1
+    assert AscendAttention.rows_are_slots
 
 
 def test_the_padding_is_an_image_of_its_own_and_never_without_keys() -> None:

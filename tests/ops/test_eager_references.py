@@ -9,6 +9,7 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 from numpy.typing import NDArray
 
+from mindnlp_ocr.bench.reference import attend_slots
 from mindnlp_ocr.ops import activation, attention, layout, linear, norm, rotary
 
 Array = NDArray[np.float64]
@@ -118,79 +119,70 @@ def test_vision_attention_sees_the_patches_of_its_own_image_only(compiled: bool,
     assert np.isfinite(answer).all()
 
 
-class Prefill(nn.Cell):
-    def __init__(self, heads: int, kv_heads: int) -> None:
-        super().__init__()
-        self.eager = attention.EagerAttention(heads, kv_heads, 16)
+class Extend(nn.Cell):
+    """One call over slots of 12 rows and 2 heads of 16, for 6 query heads."""
 
-    def construct(self, q: Tensor, k: Tensor, v: Tensor, live: Tensor) -> Tensor:
-        return self.eager.prefill(q, k, v, self.eager.prefill_mask(q.shape[0], live))
-
-
-@modes
-@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (4, 1)])
-def test_prefill_attention_is_causal_and_groups_share_their_keys(compiled: bool, heads: int, kv_heads: int) -> None:
-    q, k, v = rng(7, heads, 16), rng(7, kv_heads, 16), rng(7, kv_heads, 16)
-    shared = np.arange(heads) // (heads // kv_heads)
-    scores = np.einsum("thd,shd->hts", q, k[:, shared]) / 4
-    scores[:, np.triu(np.ones((7, 7), bool), 1)] = -np.inf
-    expected = np.einsum("hts,shd->thd", softmax(scores), v[:, shared])
-    np.testing.assert_allclose(
-        run(Prefill(heads, kv_heads), compiled, q, k, v, np.array([7], np.int32)), expected, atol=1e-5
-    )
-
-
-class Decode(nn.Cell):
-    """One call over slots of 10 rows and 2 heads of 16."""
-
-    def __init__(self, keys: Array, values: Array) -> None:
+    def __init__(self, keys: Array, values: Array, dtype: Any = ms.float32) -> None:
         super().__init__()
         self.eager = attention.EagerAttention(6, 2, 16)
         self.shape = keys.shape
         self.keys, self.values = (
-            Parameter(Tensor(x.reshape(-1, 16).astype(np.float32)), name=f"rows{i}") for i, x in enumerate((keys, values))
+            Parameter(self.eager.slot_tensor(Tensor(x.astype(np.float32)).astype(dtype)), name=f"rows{i}")
+            for i, x in enumerate((keys, values))
         )
 
-    def construct(self, q: Tensor, k: Tensor, v: Tensor, live: Tensor, count: Tensor) -> Tensor:
-        mask = self.eager.decode_mask(self.shape, q.shape[1], live, count)
-        return self.eager.decode(q, k, v, self.keys, self.values, mask)
+    def construct(self, q: Tensor, k: Tensor, v: Tensor, slots: Tensor, live: Tensor, count: Tensor) -> Tensor:
+        mask = self.eager.extend_mask(self.shape, q.shape[1], slots, live, count)
+        return self.eager.extend(q, k, v, self.keys, self.values, mask)
 
 
 @modes
-@pytest.mark.parametrize("tokens", [1, 4])
-def test_decode_writes_new_tokens_and_reads_each_slot_up_to_its_own_length(compiled: bool, tokens: int) -> None:
-    live, count = [0, 3, 10 - tokens, 10, 7], [tokens, tokens, tokens, 0, 1]
-    q, k, v = (rng(5, tokens, heads, 16) + shift for heads, shift in ((6, 0), (2, 1), (2, -1)))
-    keys, values = rng(5, 2, 10, 16), rng(5, 2, 10, 16) + 1
-    cell = Decode(keys, values)
-    answer = run(cell, compiled, q, k, v, np.array(live, np.int32), np.array(count, np.int32))
-    for slot, (held, new) in enumerate(zip(live, count, strict=True)):
-        for rows, fresh in ((keys, k), (values, v)):
-            rows[slot, :, held : held + new] = fresh[slot, :new].transpose(1, 0, 2)
-        for token in range(new):
-            for head in range(6):
-                a, b = (rows[slot, head // 3, : held + token + 1] for rows in (keys, values))
-                expected = softmax(a @ q[slot, token, head] / 4) @ b
-                np.testing.assert_allclose(answer[slot, token, head], expected, atol=1e-5)
-    np.testing.assert_array_equal(cell.keys.asnumpy(), keys.reshape(-1, 16).astype(np.float32))
-    np.testing.assert_array_equal(cell.values.asnumpy(), values.reshape(-1, 16).astype(np.float32))
+@pytest.mark.parametrize("dtype", [ms.float32, ms.float16], ids=str)
+@pytest.mark.parametrize(
+    ("tokens", "slots", "live", "count"),
+    [
+        (7, [0], [0], [7]),  # a prompt
+        (7, [2], [0], [4]),  # in a bucket
+        (7, [1], [5], [7]),  # the rest of one, to the last row
+        (7, [3], [5], [2]),
+        (7, [3], [10], [2]),  # its padding would not fit behind it
+        (4, [2, 0, 3], [8, 0, 3], [4, 2, 1]),
+        (1, [3, 0, 1, 2], [0, 11, 5, 6], [1, 1, 1, 1]),
+        (1, [2, 1, 0, 0], [3, 4, 0, 0], [1, 1, 0, 0]),  # two rest
+        (1, [0, 2, 0, 0], [0, 4, 0, 0], [1, 1, 0, 0]),  # on a row that another writes
+        (2, [1, 1, 3], [11, 3, 12], [0, 2, 0]),
+        (1, [0, 1], [5, 12], [0, 0]),
+    ],
+)
+def test_new_tokens_are_written_to_their_slot_and_see_it_up_to_themselves(
+    compiled: bool, tokens: int, slots: list[int], live: list[int], count: list[int], dtype: Any
+) -> None:
+    def held(x: Array) -> Array:
+        answer: Array = Tensor(x.astype(np.float32)).astype(dtype).astype(ms.float32).asnumpy().astype(np.float64)
+        return answer
 
-
-class WritePrompt(nn.Cell):
-    def __init__(self, rows: Parameter) -> None:
-        super().__init__()
-        self.eager, self.rows = attention.EagerAttention(2, 2, 4), rows
-
-    def construct(self, k: Tensor) -> Tensor:
-        self.eager.write_prompt(self.rows, self.rows, k, k, self.eager.prompt_rows((1, 2, 3, 4), k.shape[0]))
-        return k
+    segments = len(slots)
+    q, k, v = (held(rng(segments, tokens, heads, 16) + shift) for heads, shift in ((6, 0), (2, 1), (2, -1)))
+    keys, values = held(rng(4, 2, 12, 16)), held(rng(4, 2, 12, 16) + 1)
+    cell = Extend(keys, values, dtype)
+    answer = run(cell, compiled, q, k, v, *(np.array(x, np.int32) for x in (slots, live, count)))
+    assert np.isfinite(answer).all()
+    expected, new_keys, new_values = attend_slots(q, k, v, keys[slots], values[slots], live, count)
+    for segment, (slot, new) in enumerate(zip(slots, count, strict=True)):
+        np.testing.assert_allclose(answer[segment, :new], expected[segment, :new], atol=1e-5)
+        if new:
+            keys[slot], values[slot] = new_keys[segment], new_values[segment]
+    for rows, theirs in ((cell.keys, keys), (cell.values, values)):
+        np.testing.assert_array_equal(rows.astype(ms.float32).asnumpy().reshape(theirs.shape), theirs)
 
 
 @modes
-def test_a_prompt_is_written_in_place_and_no_other_row_is_touched(compiled: bool) -> None:
-    rows = Parameter(Tensor(np.zeros((6, 4), np.float32)), name="rows")
-    new = np.arange(16, dtype=np.float32).reshape(2, 2, 4)  # tokens, heads
-    run(WritePrompt(rows), compiled, new)
-    expected = np.zeros((2, 3, 4), np.float32)
-    expected[:, :2] = new.transpose(1, 0, 2)
-    np.testing.assert_array_equal(rows.asnumpy(), expected.reshape(6, 4))
+def test_a_prompt_in_two_pieces_gives_what_the_whole_gave(compiled: bool) -> None:
+    q, k, v = rng(1, 9, 6, 16), rng(1, 9, 2, 16), rng(1, 9, 2, 16)
+    empty = np.zeros((2, 2, 12, 16))
+    whole = run(Extend(empty, empty), compiled, q, k, v, *(np.array([x], np.int32) for x in (0, 0, 9)))
+    cell = Extend(empty, empty)
+    for first, last in ((0, 4), (4, 9)):
+        piece, lengths = (x[:, first:last] for x in (q, k, v)), (1, first, last - first)
+        answer = run(cell, compiled, *piece, *(np.array([x], np.int32) for x in lengths))
+        np.testing.assert_allclose(answer, whole[:, first:last], atol=1e-5)

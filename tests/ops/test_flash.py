@@ -1,5 +1,6 @@
 """Our tiled attention operators against float64 NumPy, on every instruction set, in graph mode and in PyNative."""
 
+from itertools import pairwise
 from typing import Any
 
 import mindspore as ms
@@ -7,60 +8,36 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mindspore import Parameter, Tensor
-from numpy.typing import NDArray
 
 from mindnlp_ocr.bench.reference import attend_images, attend_prompt, attend_slots
 from mindnlp_ocr.ops import native
+from tests.ops.arrays import DTYPES, Array, as_held, back, integers, parameter, random, tensor
 
-Array = NDArray[np.float64]
 pytestmark = pytest.mark.skipif(not native.available()[0], reason=native.available()[1])
-DTYPES = {"float32": (ms.float32, 1e-5), "float16": (ms.float16, 2e-3), "bfloat16": (ms.bfloat16, 2e-2)}
 HEAD_DIMS = st.one_of(st.sampled_from([64, 80, 96, 128]), st.integers(1, 32).map(lambda n: 8 * n))
-
-
-def random(*shape: int, seed: int = 0) -> Array:
-    return np.random.default_rng((seed, *shape)).standard_normal(shape)
-
-
-def tensor(array: Array, dtype: str) -> Tensor:
-    return Tensor(array.astype(np.float32)).astype(DTYPES[dtype][0])
-
-
-def as_held(array: Array, dtype: str) -> Array:
-    """What is left of an array in a dtype."""
-    return back(tensor(array, dtype))
-
-
-def back(x: Tensor) -> Array:
-    answer: Array = x.astype(ms.float32).asnumpy().astype(np.float64)
-    return answer
-
-
-def lengths(*values: int) -> Tensor:
-    return Tensor(np.array(values, np.int32))
-
-
-def prefill(q: Array, k: Array, v: Array, live: int, dtype: str = "float32", compiled: bool = False) -> Array:
-    op = native.flash_prefill()
-    return back((ms.jit(op) if compiled else op)(*(tensor(x, dtype) for x in (q, k, v)), lengths(live)))
 
 
 def vision(q: Array, k: Array, v: Array, cu_seqlens: list[int], dtype: str = "float32", compiled: bool = False) -> Array:
     op = native.flash_vision()
-    return back((ms.jit(op) if compiled else op)(*(tensor(x, dtype) for x in (q, k, v)), lengths(*cu_seqlens)))
+    return back((ms.jit(op) if compiled else op)(*(tensor(x, dtype) for x in (q, k, v)), integers(*cu_seqlens)))
 
 
-def decode(
+def extend(
     q: Array, k: Array, v: Array, keys: Array, values: Array, live: list[int], count: list[int],
-    dtype: str = "float32", kv_dtype: str = "float32", compiled: bool = False,
+    dtype: str = "float32", kv_dtype: str = "float32", compiled: bool = False, slots: list[int] | None = None,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
-    """keys, values [slots, kv_heads, length, head_dim]; the answer, and keys and values after it."""
+    """The answer, and the keys and values [slots, kv_heads, length, head_dim] after it; slots in order by default."""
     op = native.flash_decode()
-    held = [Parameter(tensor(x.reshape(-1, x.shape[3]), kv_dtype), name=f"rows{i}") for i, x in enumerate((keys, values))]
-    call = ms.jit(op) if compiled else op
-    y = call(*(tensor(x, dtype) for x in (q, k, v)), *held, lengths(*live), lengths(*count))
-    return back(y), back(held[0]).reshape(keys.shape), back(held[1]).reshape(keys.shape)
+    held = [parameter(x, f"rows{i}", kv_dtype) for i, x in enumerate((keys, values))]
+    lengths = [integers(*x) for x in (range(len(live)) if slots is None else slots, live, count)]
+    y = (ms.jit(op) if compiled else op)(*(tensor(x, dtype) for x in (q, k, v)), *held, *lengths)
+    return back(y), back(held[0]), back(held[1])
+
+
+def prefill(q: Array, k: Array, v: Array, live: int, dtype: str = "float32", compiled: bool = False) -> Array:
+    """A prompt [tokens, heads, head_dim] into a slot that holds nothing but NaN."""
+    empty = np.full((1, k.shape[1], max(live, 1), k.shape[2]), np.nan)
+    return extend(*(x[None] for x in (q, k, v)), empty, empty, [0], [live], dtype, dtype, compiled)[0][0]
 
 
 # Against float64
@@ -106,7 +83,7 @@ def test_new_tokens_are_written_and_attend_to_their_slot(instruction_set: str, t
     q, k, v = (random(5, tokens, heads, 24, seed=i) for i, heads in enumerate((4, 2, 2)))
     keys, values = (as_held(random(5, 2, 850, 24, seed=i), kv_dtype) for i in (3, 4))
     expected = attend_slots(q, as_held(k, kv_dtype), as_held(v, kv_dtype), keys, values, live, count)
-    answer = decode(q, k, v, keys, values, live, count, kv_dtype=kv_dtype)
+    answer = extend(q, k, v, keys, values, live, count, kv_dtype=kv_dtype)
     np.testing.assert_allclose(answer[0], expected[0], atol=1e-5)
     np.testing.assert_array_equal(answer[1], as_held(expected[1], kv_dtype))
     np.testing.assert_array_equal(answer[2], as_held(expected[2], kv_dtype))
@@ -141,18 +118,22 @@ def test_random_images_match_float64(data: st.DataObject) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_random_slots_match_float64(data: st.DataObject) -> None:
-    slots, tokens, length = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 5)), data.draw(st.integers(8, 900))
+def test_random_slots_in_any_order_match_float64_and_no_other_is_touched(data: st.DataObject) -> None:
+    slots, tokens, length = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 5)), data.draw(st.integers(8, 900))
     kv_heads, group, head_dim = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 7)), data.draw(HEAD_DIMS)
-    count = [data.draw(st.integers(0, tokens)) for _ in range(slots)]
+    taken = data.draw(st.permutations(range(slots)))[: data.draw(st.integers(1, slots))]
+    count = [data.draw(st.integers(0, tokens)) for _ in taken]
     live = [data.draw(st.integers(0, length - new)) for new in count]
     kv_dtype = data.draw(st.sampled_from(sorted(DTYPES)))
-    shapes = [(slots, tokens, h, head_dim) for h in (kv_heads * group, kv_heads, kv_heads)]
+    shapes = [(len(taken), tokens, h, head_dim) for h in (kv_heads * group, kv_heads, kv_heads)]
     q, k, v = (as_held(random(*shape, seed=i), kv_dtype) for i, shape in enumerate(shapes))
     keys, values = (as_held(random(slots, kv_heads, length, head_dim, seed=i), kv_dtype) for i in (3, 4))
-    expected = attend_slots(q, k, v, keys, values, live, count)
-    for ours, theirs in zip(decode(q, k, v, keys, values, live, count, kv_dtype=kv_dtype), expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    answer = extend(q, k, v, keys, values, live, count, kv_dtype=kv_dtype, slots=taken)
+    expected = attend_slots(q, k, v, keys[taken], values[taken], live, count)
+    np.testing.assert_allclose(answer[0], expected[0], atol=1e-5)
+    keys[taken], values[taken] = expected[1:]
+    np.testing.assert_array_equal(answer[1], keys)
+    np.testing.assert_array_equal(answer[2], values)
 
 
 def test_large_scores_do_not_overflow(instruction_set: str) -> None:
@@ -170,12 +151,17 @@ def slots_at(live: list[int], tokens: int = 1) -> list[Any]:
     return [q, k, v, random(n, 2, 1300, 64, seed=3), random(n, 2, 1300, 64, seed=4), live, [tokens] * n]
 
 
-def test_a_slots_bits_do_not_depend_on_its_neighbours(instruction_set: str) -> None:
+def test_a_slots_bits_do_not_depend_on_its_neighbours_nor_on_its_place(instruction_set: str) -> None:
     live = [0, 1200, 511, 513]
-    together = decode(*slots_at(live))
+    together = extend(*slots_at(live))
     for s in range(4):
-        alone = decode(*(x[s : s + 1] for x in slots_at(live)))
+        alone = extend(*(x[s : s + 1] for x in slots_at(live)))
         assert all(one.tobytes() == all_[s : s + 1].tobytes() for one, all_ in zip(alone, together, strict=True))
+    order = [2, 0, 3, 1]
+    q, k, v, keys, values, _, count = slots_at(live)
+    moved = extend(*(x[order] for x in (q, k, v)), keys, values, [live[s] for s in order], count, slots=order)
+    assert moved[0].tobytes() == together[0][order].tobytes()
+    assert moved[1].tobytes() == together[1].tobytes()
 
 
 def test_one_thread_and_two_give_the_same_bits(instruction_set: str) -> None:
@@ -185,22 +171,33 @@ def test_one_thread_and_two_give_the_same_bits(instruction_set: str) -> None:
         native.use_threads(threads)
         try:
             images = vision(q[:, :2], k, v, [0, 50, 700])
-            answers.append([prefill(q, k, v, 700).tobytes(), images.tobytes(), decode(*slots_at([1200, 3]))[0].tobytes()])
+            answers.append([prefill(q, k, v, 700).tobytes(), images.tobytes(), extend(*slots_at([1200, 3]))[0].tobytes()])
         finally:
             native.use_threads(0)
     assert answers[0] == answers[1] == answers[2]
 
 
-def test_a_token_has_the_same_bits_in_a_prompt_in_a_bucket_and_one_at_a_time(instruction_set: str) -> None:
+@pytest.mark.parametrize("kv_dtype", DTYPES)
+@pytest.mark.parametrize(
+    "starts", [[599], [1], [96, 512], [13, 14, 550], [100, 200, 300, 400, 500], range(590, 600)], ids=str
+)
+def test_a_token_has_the_same_bits_in_a_prompt_in_a_bucket_and_in_any_split_of_the_prompt(
+    instruction_set: str, starts: list[int], kv_dtype: str
+) -> None:
     tokens = 600
-    q, k, v = (random(tokens, heads, 64, seed=heads) for heads in (6, 2, 2))
-    whole = prefill(q, k, v, tokens)
-    padded = [np.concatenate([x, np.full((100, *x.shape[1:]), 9.0)]) for x in (q, k, v)]
-    assert prefill(*padded, tokens)[:tokens].tobytes() == whole.tobytes()
-    keys, values = (x.transpose(1, 0, 2)[None].copy() for x in (k, v))
-    for first, new in ((599, 1), (550, 50), (13, 3)):
-        inputs = [x[None, first : first + new] for x in (q, k, v)]
-        assert decode(*inputs, keys, values, [first], [new])[0][0].tobytes() == whole[first : first + new].tobytes()
+    q, k, v = (random(1, tokens, heads, 64, seed=heads) for heads in (6, 2, 2))
+    empty = np.full((3, 2, 640, 64), np.nan)
+    whole, *held = extend(q, k, v, empty, empty, [0], [tokens], kv_dtype=kv_dtype, slots=[1])
+    padded = [np.concatenate([x, np.full((1, 40, *x.shape[2:]), np.nan)], 1) for x in (q, k, v)]
+    answer, *rows = extend(*padded, empty, empty, [0], [tokens], kv_dtype=kv_dtype, slots=[2])
+    assert answer[:, :tokens].tobytes() == whole.tobytes()
+    assert all(a[2].tobytes() == b[1].tobytes() for a, b in zip(rows, held, strict=True))
+    rows = [empty, empty]
+    for first, last in pairwise([0, *starts, tokens]):
+        piece = [x[:, first:last] for x in (q, k, v)]
+        answer, *rows = extend(*piece, *rows, [first], [last - first], kv_dtype=kv_dtype, slots=[1])
+        assert answer.tobytes() == whole[:, first:last].tobytes()
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(rows, held, strict=True))
 
 
 # What lies in dead rows
@@ -210,14 +207,14 @@ def test_nan_and_infinity_in_dead_rows_do_not_leak(instruction_set: str) -> None
     live = [4, 0, 700]
     inputs = slots_at(live, tokens=2)
     inputs[6] = [2, 0, 1]
-    expected = decode(*inputs)[0]
+    expected = extend(*inputs)[0]
     for poison in (np.nan, np.inf, -np.inf):
         for i in (3, 4):
             for s, held in enumerate(live):
                 inputs[i][s, :, held:] = poison
         for i in (0, 1, 2):
             inputs[i][1], inputs[i][2, 1] = poison, poison  # padding among the new tokens
-        assert decode(*inputs)[0].tobytes() == expected.tobytes()
+        assert extend(*inputs)[0].tobytes() == expected.tobytes()
 
 
 def test_nan_in_the_padding_of_prompts_and_images_does_not_leak(instruction_set: str) -> None:
@@ -245,72 +242,112 @@ def test_graph_mode_gives_pynatives_bits() -> None:
     q, k, v = (random(70, heads, 80, seed=heads) for heads in (6, 2, 2))
     assert prefill(q, k, v, 60, compiled=True).tobytes() == prefill(q, k, v, 60).tobytes()
     assert vision(q, q, q, [0, 20, 60], compiled=True).tobytes() == vision(q, q, q, [0, 20, 60]).tobytes()
-    for compiled, eager in zip(decode(*slots_at([5, 700]), compiled=True), decode(*slots_at([5, 700])), strict=True):
+    for compiled, eager in zip(extend(*slots_at([5, 700]), compiled=True), extend(*slots_at([5, 700])), strict=True):
         assert compiled.tobytes() == eager.tobytes()
 
 
 def test_the_operators_survive_export_to_mindir_and_reload(tmp_path: Any) -> None:
-    from tests.ops.exported import ThreeShapes
+    from tests.ops.exported import EveryOperator
 
-    net = ThreeShapes()
-    q, k, v = (tensor(random(40, heads, 16, seed=heads), "float32") for heads in (4, 2, 2))
-    expected = [x.asnumpy() for x in net(q, k, v, lengths(0, 10, 40), lengths(30), lengths(5))]
-    ms.export(
-        net, q, k, v, lengths(0, 10, 40), lengths(30), lengths(5), file_name=str(tmp_path / "net"), file_format="MINDIR"
-    )
+    net = EveryOperator()
+    tensors = [tensor(random(40, heads, 16, seed=heads)) for heads in (4, 2, 2)]
+    tensors += [integers(0, 10, 40), integers(2), integers(5), integers(30), integers(0, 63, 7)]
+    expected = [x.asnumpy() for x in net(*tensors)]
+    ms.export(net, *tensors, file_name=str(tmp_path / "net"), file_format="MINDIR")
     reloaded = ms.nn.GraphCell(ms.load(str(tmp_path / "net.mindir")))
-    for ours, theirs in zip(reloaded(q, k, v, lengths(0, 10, 40), lengths(30), lengths(5)), expected, strict=True):
+    for ours, theirs in zip(reloaded(*tensors), expected, strict=True):
         assert ours.asnumpy().tobytes() == theirs.tobytes()
+
+
+SHAPES = {
+    "q": (1, 10, 4, 16), "k": (1, 10, 2, 16), "v": (1, 10, 2, 16), "keys": (3, 2, 20, 16), "values": (3, 2, 20, 16),
+    "slots": (1,), "live": (1,), "count": (1,),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["pynative", "graph"])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"k": (10, 2, 24)}, r"q \[10, 4, 16\], k \[10, 2, 24\] and v \[10, 2, 16\] do not fit together"),
-        ({"v": (9, 2, 16)}, r"do not fit together"),
-        ({"k": (10, 3, 16), "v": (10, 3, 16)}, "4 query heads are no multiple of 3 key-value heads"),
-        ({"q": (10, 4, 12), "k": (10, 2, 12), "v": (10, 2, 12)}, "head_dim 12 is no multiple of 8 up to 256"),
-        ({"q": (10, 4, 264), "k": (10, 2, 264), "v": (10, 2, 264)}, "head_dim 264 is no multiple of 8 up to 256"),
-        ({"live": [3, 4]}, r"live has shape \[2\]: give \[1\]"),
+        ({"k": (1, 10, 2, 24)}, r"q \[1, 10, 4, 16\], k \[1, 10, 2, 24\] and v \[1, 10, 2, 16\] do not fit together"),
+        ({"v": (1, 9, 2, 16)}, r"do not fit together"),
+        ({"k": (1, 10, 3, 16), "v": (1, 10, 3, 16)}, "4 query heads are no multiple of 3 key-value heads"),
+        (dict.fromkeys("qkv", (1, 10, 4, 12)), "head_dim 12 is no multiple of 8 up to 256"),
+        (dict.fromkeys("qkv", (1, 10, 4, 264)), "head_dim 264 is no multiple of 8 up to 256"),
+        (dict.fromkeys("qkv", (10, 2, 16)), r"q \[10, 2, 16\] has no segments: give \[segments, tokens, heads, head_dim\]"),
+        ({"live": (2,)}, r"live has shape \[2\]: give \[1\], one a segment"),
+        ({"slots": (1, 1)}, r"slots has shape \[1, 1\]: give \[1\], one a segment"),
+        ({"count": (3,)}, r"count has shape \[3\]: give \[1\], one a segment"),
+        ({"keys": (60, 16), "values": (60, 16)}, r"keys \[60, 16\] and values \[60, 16\] are no slots of 2 heads of 16"),
+        ({"keys": (3, 2, 19, 16)}, r"keys \[3, 2, 19, 16\] and values \[3, 2, 20, 16\] are no slots"),
+        ({"keys": (3, 1, 20, 16), "values": (3, 1, 20, 16)}, "are no slots of 2 heads of 16"),
     ],
 )
 def test_shapes_that_do_not_fit_are_named_before_the_call(change: dict[str, Any], message: str, compiled: bool) -> None:
-    shapes: dict[str, Any] = {"q": (10, 4, 16), "k": (10, 2, 16), "v": (10, 2, 16), "live": [5], **change}
-    op = native.flash_prefill()
+    shapes = {**SHAPES, **change}
+    arrays = [tensor(random(*shapes[name])) for name in ("q", "k", "v")]
+    held = [parameter(random(*shapes[name]), name) for name in ("keys", "values")]
+    lengths = [ms.Tensor(np.ones(shapes[name], np.int32)) for name in ("slots", "live", "count")]
+    op = native.flash_decode()
     with pytest.raises(ValueError, match=message):
-        (ms.jit(op) if compiled else op)(*(tensor(random(*shapes[x]), "float32") for x in "qkv"), lengths(*shapes["live"]))
+        (ms.jit(op) if compiled else op)(*arrays, *held, *lengths)
+
+
+WRONG_LENGTHS = "slots, lengths or token ids that are negative, out of order, repeated or beyond their tensor"
 
 
 @pytest.mark.parametrize(
-    ("run", "words"),
+    ("starts", "dtype", "words"),
     [
-        (
-            lambda x: native.flash_prefill()(x, x, x, lengths(11)),
-            "FlashPrefill: lengths that are negative, descend or exceed",
-        ),
-        (lambda x: native.flash_prefill()(x, x, x, lengths(-1)), "FlashPrefill: lengths that are negative"),
-        (lambda x: native.flash_vision()(x, x, x, lengths(0, 6, 5)), "FlashVision: lengths that are negative, descend"),
-        (lambda x: native.flash_vision()(x, x, x, lengths(1, 6)), "FlashVision: lengths that are"),
-        (lambda x: native.flash_vision()(x, x, x, lengths(0, 11)), "FlashVision: lengths that are"),
-        (lambda x: native.flash_prefill()(x, x.astype(ms.float16), x, lengths(3)), "FlashPrefill: an input of wrong dtype"),
-        (lambda x: native.flash_prefill()(x, x, x, Tensor([3.0])), "FlashPrefill: an input of wrong dtype"),
+        ([0, 6, 5], "float32", WRONG_LENGTHS),
+        ([1, 6], "float32", WRONG_LENGTHS),
+        ([0, 11], "float32", WRONG_LENGTHS),
+        ([0, 10], "float16", "an input of wrong dtype"),
     ],
 )
-def test_inputs_that_do_not_fit_raise_and_the_code_has_words(run: Any, words: str) -> None:
+def test_images_that_do_not_fit_raise_and_the_code_has_words(starts: list[int], dtype: str, words: str) -> None:
+    x = random(10, 2, 16)
     with pytest.raises(RuntimeError) as error:
-        run(tensor(random(10, 2, 16), "float32")).asnumpy()
-    assert native.explain(error.value).startswith(words)
+        native.flash_vision()(tensor(x), tensor(x, dtype), tensor(x), integers(*starts)).asnumpy()
+    assert native.explain(error.value) == f"FlashVision: {words}"
 
 
-def test_a_full_slot_is_an_error_and_nothing_is_written() -> None:
-    inputs = slots_at([1300, 3])
-    op = native.flash_decode()
-    held = [Parameter(tensor(x.reshape(-1, 64), "float32"), name=f"rows{i}") for i, x in enumerate(inputs[3:5])]
+@pytest.mark.parametrize(
+    ("slots", "live", "count", "words"),
+    [
+        ([0, 2], [1300, 3], [1, 1], "the slot is full"),
+        ([0, 2], [1, 1299], [0, 2], "the slot is full"),
+        ([0, 3], [1, 1], [1, 1], WRONG_LENGTHS),
+        ([-1, 0], [1, 1], [1, 1], WRONG_LENGTHS),
+        ([0, 2], [1, -1], [1, 1], WRONG_LENGTHS),
+        ([0, 2], [1, 1], [1, -1], WRONG_LENGTHS),
+        ([0, 2], [1, 1], [1, 3], WRONG_LENGTHS),
+        ([1, 1], [4, 4], [1, 1], WRONG_LENGTHS),
+    ],
+)
+def test_slots_that_do_not_fit_raise_and_nothing_is_written(
+    slots: list[int], live: list[int], count: list[int], words: str
+) -> None:
+    inputs = slots_at([0, 0, 0], tokens=2)
+    held = [parameter(x, f"rows{i}") for i, x in enumerate(inputs[3:5])]
     with pytest.raises(RuntimeError) as error:
-        op(*(tensor(x, "float32") for x in inputs[:3]), *held, lengths(1300, 3), lengths(1, 1)).asnumpy()
-    assert native.explain(error.value) == "FlashDecode: the slot is full"
-    np.testing.assert_array_equal(back(held[0]).reshape(inputs[3].shape), as_held(inputs[3], "float32"))
+        native.flash_decode()(
+            *(tensor(x[:2]) for x in inputs[:3]), *held, *(integers(*x) for x in (slots, live, count))
+        ).asnumpy()
+    assert native.explain(error.value) == f"FlashDecode: {words}"
+    for rows, before in zip(held, inputs[3:5], strict=True):
+        np.testing.assert_array_equal(back(rows), as_held(before, "float32"))
+
+
+@pytest.mark.parametrize("wrong", range(8))
+def test_an_input_of_another_dtype_raises_and_the_code_has_words(wrong: int) -> None:
+    q, k, v, keys, values, live, count = slots_at([3])
+    tensors = [tensor(q), tensor(k), tensor(v), parameter(keys, "keys"), parameter(values, "values")]
+    tensors += [integers(0), integers(*live), integers(*count)]
+    tensors[wrong] = tensors[wrong].astype(ms.float16)
+    with pytest.raises(RuntimeError) as error:
+        native.flash_decode()(*tensors).asnumpy()
+    assert native.explain(error.value) == "FlashDecode: an input of wrong dtype"
 
 
 def test_an_unknown_instruction_set_is_refused_with_those_there_are() -> None:

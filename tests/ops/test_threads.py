@@ -1,0 +1,117 @@
+"""The team of threads under our CPU operators, which are called here as MindSpore calls them, but from any thread."""
+
+import ctypes
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mindnlp_ocr.ops import native
+from mindnlp_ocr.ops.operators import CpuOperators
+
+pytestmark = pytest.mark.skipif(not native.available()[0], reason=native.available()[1])
+
+
+def call(name: str, *inputs: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The operator's answer; ctypes lets other threads of Python run meanwhile."""
+    answer = np.full(shape, np.nan, np.float32)
+    arrays = [*inputs, answer]
+    n = len(arrays)
+    shapes = [(ctypes.c_int64 * x.ndim)(*x.shape) for x in arrays]
+    code = getattr(ctypes.CDLL(str(native.LIBRARY)), name)(
+        n,
+        (ctypes.c_void_p * n)(*(x.ctypes.data for x in arrays)),
+        (ctypes.c_int * n)(*(x.ndim for x in arrays)),
+        (ctypes.POINTER(ctypes.c_int64) * n)(*(ctypes.cast(x, ctypes.POINTER(ctypes.c_int64)) for x in shapes)),
+        (ctypes.c_char_p * n)(*(str(x.dtype).encode() for x in arrays)),
+        None,
+        None,
+    )
+    assert code == 0
+    return answer
+
+
+class Work:
+    """Products, norms and attention of one seed, and their answers on one thread."""
+
+    def __init__(self, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        self.x, weight = random.standard_normal((40, 64), np.float32), random.standard_normal((200, 64), np.float32)
+        self.packed, self.bias = CpuOperators().pack(weight), random.standard_normal(200, np.float32)
+        self.scale, self.eps = random.standard_normal(64, np.float32), np.array([1e-6], np.float32)
+        self.heads, self.ends = random.standard_normal((90, 2, 16), np.float32), np.array([0, 30, 90], np.int32)
+        native.use_threads(1)
+        self.expected = self.answers()
+        native.use_threads(0)
+        product = self.x.astype(np.float64) @ weight.T.astype(np.float64) + self.bias
+        np.testing.assert_allclose(self.expected[0], product, atol=1e-4)
+
+    def answers(self) -> list[NDArray[np.float32]]:
+        return [
+            call("Linear", self.x, self.packed, self.bias, shape=(40, 200)),
+            call("RmsNorm", self.x, self.scale, self.eps, shape=(40, 64)),
+            call("FlashVision", self.heads, self.heads, self.heads, self.ends, shape=(90, 2, 16)),
+        ]
+
+    def check(self) -> None:
+        for answer, expected in zip(self.answers(), self.expected, strict=True):
+            assert answer.tobytes() == expected.tobytes()
+
+
+@pytest.fixture(scope="module")
+def works() -> list[Work]:
+    return [Work(seed) for seed in range(4)]
+
+
+@pytest.fixture(autouse=True)
+def _as_many_threads_as_cores() -> Iterator[None]:
+    yield
+    native.use_threads(0)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_calls_from_several_threads_of_python_at_once_give_right_answers(works: list[Work], threads: int) -> None:
+    native.use_threads(threads)
+    with ThreadPoolExecutor(len(works)) as pool:
+        for done in [pool.submit(work.check) for _ in range(50) for work in works]:
+            done.result()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_many_small_calls_in_a_row_give_right_answers(threads: int) -> None:
+    native.use_threads(threads)
+    random = np.random.default_rng(0)
+    rows, scale, eps = random.standard_normal((3, 50, 3, 8), np.float32), np.ones(8, np.float32), np.ones(1, np.float32)
+    expected = rows / np.sqrt((rows**2).mean(-1, keepdims=True) + 1)
+    for i in range(2000 if threads < 3 else 200):  # more threads than cores wait for one another
+        at = i % 3, i % 50
+        np.testing.assert_allclose(call("RmsNorm", rows[at], scale, eps, shape=(3, 8)), expected[at], atol=1e-6)
+
+
+def test_the_number_of_threads_goes_up_and_down_between_calls(works: list[Work]) -> None:
+    for round_, threads in enumerate([1, 2, 1, 3, 2, 7, 1, 5, 3, 0, 2, 6, 4, 1, 2] * 3):
+        native.use_threads(threads)
+        works[round_ % len(works)].check()
+
+
+def test_the_number_of_threads_goes_up_and_down_while_others_call(works: list[Work]) -> None:
+    with ThreadPoolExecutor(len(works)) as pool:
+        calls = [pool.submit(work.check) for _ in range(25) for work in works]
+        for threads in [1, 3, 2, 5, 1, 4, 2, 0] * 20:
+            native.use_threads(threads)
+            works[0].check()
+        for done in calls:
+            done.result()
+
+
+def test_as_many_threads_are_used_as_asked_for() -> None:
+    library = ctypes.CDLL(str(native.LIBRARY))
+    counts = []
+    for threads in (1, 3, 255, 1000, 0):
+        native.use_threads(threads)
+        counts.append(library.ThreadCount())
+    assert counts[:4] == [1, 3, 255, 255]
+    assert 1 <= counts[4] <= 255
