@@ -181,6 +181,11 @@ def test_a_budget_below_one_slot_names_the_bytes_and_the_old_settings_stay(model
     assert model.get_model_info()["kv_slots"] == 8
 
 
+def test_bfloat16_slots_under_eager_attention_are_refused_on_a_cpu() -> None:
+    with pytest.raises(SetupError, match="kv_dtype bf16 needs our operators on a CPU, and attention runs eager: give fp32"):
+        Qwen2VLModel(attn="eager", cache_config=CacheConfig(kv_dtype="bf16"))
+
+
 # The same bits
 
 
