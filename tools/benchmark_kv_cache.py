@@ -86,7 +86,6 @@ def first_token(model: Callable[..., Qwen2VLModel], runs: int) -> Iterator[dict[
 
         def cold(first: Callable[[], float] = first) -> float:
             cached.clear_cache()
-            cached._processor._reader.forget()
             return first()
 
         def hit(name: str = name, first: Callable[[], float] = first) -> float:

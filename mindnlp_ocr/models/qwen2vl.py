@@ -201,7 +201,8 @@ class Qwen2VLModel:
             self._engine.manager.reset_stats()
 
     def clear_cache(self) -> None:
-        """Forget every cached prefix and all image features. The slots stay allocated, running requests go on."""
+        """Forget every cached prefix, all image features and images. The slots stay allocated, running requests go on."""
+        self._processor.forget_images()
         if self._engine.manager is not None:
             self._engine.manager.clear()
 

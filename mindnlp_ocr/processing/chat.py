@@ -90,6 +90,10 @@ class ChatProcessor:
         ids = self.tokenizer.encode(expanded, add_special_tokens=False).ids
         return Prompt(np.asarray(ids, np.int32), images)
 
+    def forget_images(self) -> None:
+        """Open every image again, whatever was seen."""
+        self._reader.forget()
+
     def decode(self, token_ids: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return text

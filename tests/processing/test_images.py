@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mindnlp_ocr.errors import PageError
+from mindnlp_ocr.processing import images
 from mindnlp_ocr.processing.images import MAX_SOURCE_PIXELS, ImageProcessor, load_image
 
 Array = NDArray[Any]
@@ -344,3 +345,54 @@ def test_an_array_that_is_no_image_is_named_by_type_and_shape(array: Array, foun
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 5, 3), (5, 0, 4)])
 def test_an_array_without_pixels_is_refused(shape: tuple[int, ...]) -> None:
     assert refusal(np.zeros(shape, np.uint8)) == f"an array of {shape} holds no pixel"
+
+
+# What was seen before
+
+
+def test_an_image_seen_before_is_not_opened_again_until_its_patches_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = images.ImageReader(ImageProcessor())
+    path = tmp_path / "page.png"
+    Image.fromarray(NOISE).save(path)
+    first = reader.read(path)
+    opened: list[str] = []
+    open_ = images._open
+    monkeypatch.setattr(images, "_open", lambda file, name: opened.append(name) or open_(file, name))
+    again = reader.read(str(path))
+    assert (again.grid_thw, again.digest, opened) == (first.grid_thw, first.digest, [])
+    np.testing.assert_array_equal(again.patches().pixels, first.patches().pixels)
+    assert opened == [str(path)]
+    reader.forget()
+    assert reader.read(path).digest == first.digest
+    assert opened == [str(path)] * 2
+
+
+def test_a_file_that_changed_and_an_array_that_was_changed_are_other_images(tmp_path: Path) -> None:
+    reader = images.ImageReader(ImageProcessor())
+    path, array = tmp_path / "page.png", NOISE.copy()
+    Image.fromarray(array).save(path)
+    before = {reader.read(source).digest for source in (path, array, Image.fromarray(array))}
+    assert len(before) == 1  # the same pixels are the same image, wherever they come from
+    array[0, 0] ^= 255
+    Image.fromarray(array).save(path)
+    for source in (path, path.read_bytes(), array, Image.fromarray(array)):
+        assert reader.read(source).digest not in before
+
+
+def test_a_reader_remembers_a_bounded_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_SEEN", 3)
+    reader = images.ImageReader(ImageProcessor())
+    for shade in range(10):
+        reader.read(encoded(Image.new("RGB", (60, 60), (shade, 0, 0)), "PNG"))
+    assert len(reader._seen) == 3
+
+
+def test_a_page_that_cannot_be_read_is_not_remembered_and_named_each_time(tmp_path: Path) -> None:
+    reader = images.ImageReader(ImageProcessor())
+    path = tmp_path / "page.png"
+    path.write_bytes(encoded(Image.fromarray(NOISE), "PNG")[:60])
+    for _ in range(2):
+        with pytest.raises(PageError, match=f"{path} is truncated or damaged"):
+            reader.read(path)
