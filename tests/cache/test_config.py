@@ -20,7 +20,26 @@ def test_a_budget_or_a_lifetime_that_is_no_positive_number_is_refused_with_its_v
 
 @pytest.mark.parametrize("value", [0.001, 1, 2048, 1e9])
 def test_any_positive_number_is_a_budget(value: float) -> None:
-    assert CacheConfig(max_cache_size_mb=value).max_bytes == value * 1024 * 1024
+    assert CacheConfig(max_cache_size_mb=value).max_bytes == int(value * 1024 * 1024)
+
+
+@pytest.mark.parametrize("value", [0, -1, True, 2.0, "8"])
+def test_a_number_of_slots_that_is_none_is_refused_with_its_value(value: Any) -> None:
+    with pytest.raises(SetupError, match=f"slots is {value!r}: give 1 or more, or None"):
+        CacheConfig(slots=value)
+
+
+@pytest.mark.parametrize("value", ["int8", "float16", None, 16])
+def test_an_unknown_dtype_of_keys_and_values_is_refused_with_those_there_are(value: Any) -> None:
+    with pytest.raises(SetupError, match=f"kv_dtype is {value!r}: give one of fp32, fp16, bf16"):
+        CacheConfig(kv_dtype=value)
+
+
+@pytest.mark.parametrize(
+    ("budget_mb", "slot_mb", "slots"), [(512, 12, 8), (96, 12, 7), (12, 12, 1), (25, 12, 1), (27, 12, 2), (1000, 235, 3)]
+)
+def test_slots_take_nine_tenths_of_the_budget_and_are_eight_at_most(budget_mb: float, slot_mb: int, slots: int) -> None:
+    assert CacheConfig(max_cache_size_mb=budget_mb).slots_of(slot_mb << 20, 2048) == slots
 
 
 def test_the_defaults_are_the_documented_ones() -> None:
@@ -31,6 +50,9 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "cache_ttl_seconds": 300.0,
         "enable_flash_attention": False,
         "auto_detect_flash_attention": True,
+        # Beyond the request's own:
+        "kv_dtype": "fp32",
+        "slots": None,
     }
 
 
