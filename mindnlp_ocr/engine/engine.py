@@ -1,5 +1,6 @@
 """Requests to tokens: each takes a slot, reuses what the cache knows of its prompt, and decodes beside the others."""
 
+import math
 import threading
 import time
 from collections import deque
@@ -14,6 +15,9 @@ from mindnlp_ocr.engine.generate import Generation
 from mindnlp_ocr.engine.graphs import Graphs, Step
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.ops.select import Attentions
+from mindnlp_ocr.processing.images import PromptImage
+
+MAX_PACKED_PATCHES = 2048  # of several images in one call: more would fall out of the processor's caches
 
 Outcome = PageError | None  # of a request: None where it went on
 
@@ -236,9 +240,7 @@ class Engine:
                         wanted[image.digest] = image
                     else:
                         generation.features[image.digest] = features
-            digests = list(wanted)
-            for first in range(0, len(digests), self.graphs.images_at_once):
-                pack = digests[first : first + self.graphs.images_at_once]
+            for pack in self._packs(wanted):
                 try:
                     found = self.graphs.vision([wanted[digest].patches() for digest in pack])
                 except PageError:
@@ -254,6 +256,19 @@ class Engine:
                             generation.features[digest] = features
             for generation in generations:
                 _count(generation, "vision", start)
+
+    def _packs(self, images: dict[bytes, PromptImage]) -> Iterator[list[bytes]]:
+        """Images for one call of the vision graph, as many as fit; those that are alone too large for it by themselves."""
+        pack: list[bytes] = []
+        patches = 0
+        for digest, image in images.items():
+            patches += math.prod(image.grid_thw)
+            if pack and (patches > MAX_PACKED_PATCHES or len(pack) == self.graphs.images_at_once):
+                yield pack
+                pack, patches = [], math.prod(image.grid_thw)
+            pack.append(digest)
+        if pack:
+            yield pack
 
     def _known(self, generation: Generation) -> int:
         return self.manager.lookup(generation.key) if self.manager is not None else 0
