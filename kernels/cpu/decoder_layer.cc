@@ -1,9 +1,9 @@
 // One Qwen2 decoder layer for new tokens over KV slots, as a MindSpore AOT custom op: a prompt, the rest of a prompt whose
 // beginning a slot holds, or one token each of many slots.
 //
-// In eager MindSpore the layer is some 45 operators of 10 to 20 microseconds each. Here it is one: RMSNorm, q/k/v, rotary, the
-// write of k and v into their slot, attention over the live rows alone, output projection, RMSNorm and the gated MLP, both
-// residuals included. Defined by mindnlp_ocr/modeling/language.py (DecoderLayer) and tested against it.
+// In eager MindSpore the layer is some 45 operators of 10 to 20 microseconds each. Here it is one: RMSNorm, q/k/v, rotary,
+// the write of k and v into their slot, attention over the live rows alone, output projection, RMSNorm and the gated MLP,
+// both residuals included. Defined by mindnlp_ocr/modeling/language.py (DecoderLayer) and tested against it.
 //
 // A row's bits depend on its own slot alone: every sum is taken by one thread in a fixed order, however many rows and
 // threads there are, and whether its token came alone or in a prompt.
@@ -75,8 +75,8 @@ Fault ReadSizes(int *ndims, int64_t **shapes, const char **dtypes, Sizes *out) {
                     is(kOutWeight, {Panels(hidden), out->QueryWidth(), kPanel}) &&
                     is(kGateUpWeight, {2 * Panels(out->inner), hidden, kPanel}) &&
                     is(kDownWeight, {Panels(hidden), out->inner, kPanel}) && is(kCos, {out->rows, half}) &&
-                    is(kSin, {out->rows, half}) && std::equal(kv, kv + 4, shapes[kValues]) &&
-                    is(kLive, {out->segments}) && is(kCount, {out->segments}) && is(kEps, {1});
+                    is(kSin, {out->rows, half}) && std::equal(kv, kv + 4, shapes[kValues]) && is(kLive, {out->segments}) &&
+                    is(kCount, {out->segments}) && is(kEps, {1});
   return fits ? kOk : kWrongShape;
 }
 
@@ -122,9 +122,8 @@ void RunLayer(const Sizes &sizes, const std::vector<Segment> &segments, void **p
   }
 
   Parallel([&](const Worker &worker) {
-    worker.Static(rows, [&](int64_t r) {
-      kernels.rms_norm(in(kX) + r * hidden, in(kNorm1), hidden, eps, &normed[r * hidden]);
-    });
+    worker.Static(rows,
+                  [&](int64_t r) { kernels.rms_norm(in(kX) + r * hidden, in(kNorm1), hidden, eps, &normed[r * hidden]); });
     Multiply(worker,
              {normed.get(), rows, in(kQkvWeight), hidden, qkv_width, in(kQkvBias), Activation::kNone, nullptr, qkv.get()});
     worker.Static(rows, [&](int64_t r) {
@@ -153,13 +152,12 @@ void RunLayer(const Sizes &sizes, const std::vector<Segment> &segments, void **p
          units);
 
   Parallel([&](const Worker &worker) {
-    Multiply(worker, {attended.get(), rows, in(kOutWeight), query_width, hidden, nullptr, Activation::kNone, in(kX),
-                      middle.get()});
-    worker.Static(rows, [&](int64_t r) {
-      kernels.rms_norm(&middle[r * hidden], in(kNorm2), hidden, eps, &normed[r * hidden]);
-    });
-    Multiply(worker, {normed.get(), rows, in(kGateUpWeight), hidden, inner, nullptr, Activation::kSiluGate, nullptr,
-                      gated.get()});
+    Multiply(worker,
+             {attended.get(), rows, in(kOutWeight), query_width, hidden, nullptr, Activation::kNone, in(kX), middle.get()});
+    worker.Static(rows,
+                  [&](int64_t r) { kernels.rms_norm(&middle[r * hidden], in(kNorm2), hidden, eps, &normed[r * hidden]); });
+    Multiply(worker,
+             {normed.get(), rows, in(kGateUpWeight), hidden, inner, nullptr, Activation::kSiluGate, nullptr, gated.get()});
     Multiply(worker, {gated.get(), rows, in(kDownWeight), inner, hidden, nullptr, Activation::kNone, middle.get(), y});
   });
   std::fill(y + rows * hidden, y + sizes.rows * hidden, 0.0f);
@@ -168,10 +166,10 @@ void RunLayer(const Sizes &sizes, const std::vector<Segment> &segments, void **p
 }  // namespace
 
 // Inputs, float32 unless said otherwise, in the order of `Parameter`: x [segments * tokens, hidden]; norm weights [hidden];
-// packed weights [panels, in, kPanel], those of gate and up taking turns; bias [out]; cos, sin [segments * tokens, head_dim / 2];
-// keys and values [slots, kv_heads, max_length, head_dim] of any float dtype, written in place; slots, live, count int32
-// [segments]: where a segment's tokens go, rows held there before, and tokens that are new. Only the last segment that brings
-// tokens may bring fewer than `tokens`; those behind it bring none. eps [1]. Output as x, zero for padding.
+// packed weights [panels, in, kPanel], those of gate and up taking turns; bias [out]; cos, sin [segments * tokens, head_dim
+// / 2]; keys and values [slots, kv_heads, max_length, head_dim] of any float dtype, written in place; slots, live, count
+// int32 [segments]: where a segment's tokens go, rows held there before, and tokens that are new. Only the last segment that
+// brings tokens may bring fewer than `tokens`; those behind it bring none. eps [1]. Output as x, zero for padding.
 extern "C" int DecoderLayer(AOT_ARGUMENTS) {
   if (nparam != kParameters) return kWrongCount;
   Sizes sizes;

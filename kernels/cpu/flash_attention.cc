@@ -74,9 +74,9 @@ extern "C" int FlashVision(AOT_ARGUMENTS) {
   return AttendPacked(packed, params, units);
 }
 
-// q [segments, tokens, heads, dim]; k, v [segments, tokens, kv_heads, dim]; keys and values [slots, kv_heads, max_length, dim]
-// of any float dtype; slots, live and count int32 [segments]: the slot of each segment, rows that it holds, and tokens that are
-// new (the others are padding). They are written in place behind the live rows. Output as q, zero for padding.
+// q [segments, tokens, heads, dim]; k, v [segments, tokens, kv_heads, dim]; keys and values [slots, kv_heads, max_length,
+// dim] of any float dtype; slots, live and count int32 [segments]: the slot of each segment, rows that it holds, and tokens
+// that are new (the others are padding). They are written in place behind the live rows. Output as q, zero for padding.
 extern "C" int FlashDecode(AOT_ARGUMENTS) {
   enum { kQ, kK, kV, kKeys, kValues, kSlots, kLive, kCount, kY, kParameters };
   if (nparam != kParameters) return kWrongCount;
@@ -126,8 +126,8 @@ extern "C" int FlashDecode(AOT_ARGUMENTS) {
     const int64_t answer = heads * dim * item;
     std::memset(y + (s * tokens + count) * answer, 0, (tokens - count) * answer);
   }
-  const AttentionProblem problem{types[kQ], types[kKeys], heads, kv_heads, dim, static_cast<char *>(params[kQ]), y,
-                                 row,       length * row};
+  const AttentionProblem problem{types[kQ], types[kKeys], heads,       kv_heads, dim, static_cast<char *>(params[kQ]),
+                                 y,         row,          length * row};
   try {
     Attend(problem, units);
   } catch (const std::bad_alloc &) {

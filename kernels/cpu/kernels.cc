@@ -1,12 +1,13 @@
 // The routines of kernels.inc for each instruction set, and the choice among them at run time.
 
 #include "kernels.h"
-#include "threads.h"
 
 #include <atomic>
 #include <cmath>
 #include <cstring>
 #include <utility>
+
+#include "threads.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>

@@ -31,8 +31,8 @@ struct Queries {
 
 enum class Activation { kNone, kQuickGelu, kGelu, kSiluGate };
 
-// y = activation(x w + bias) + residual, over rows of `in` floats that follow one another. w: panels [out / kPanel][in][kPanel];
-// for kSiluGate the panels of gate and up take turns, and y = silu(gate) * up + residual.
+// y = activation(x w + bias) + residual, over rows of `in` floats that follow one another. w: panels [out /
+// kPanel][in][kPanel]; for kSiluGate the panels of gate and up take turns, and y = silu(gate) * up + residual.
 struct Product {
   const float *x;
   int64_t rows;
@@ -67,7 +67,8 @@ struct Kernels {
   // Up to kQueryRows rows of x in the order in which `product_panels` reads them.
   void (*pack_rows)(const float *x, int64_t stride, int64_t rows, int64_t in, float *packed);
   // Panels first .. last of the output, for packed rows whose answers begin at row `row`.
-  void (*product_panels)(const Product &product, const float *packed, int64_t row, int64_t rows, int64_t first, int64_t last);
+  void (*product_panels)(const Product &product, const float *packed, int64_t row, int64_t rows, int64_t first,
+                         int64_t last);
   void (*rms_norm)(const float *x, const float *weight, int64_t n, float eps, float *y);
   void (*layer_norm)(const float *x, const float *weight, const float *bias, int64_t n, float eps, float *y);
   // Turns the pairs (i, i + half) of one head.

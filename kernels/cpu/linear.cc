@@ -1,6 +1,7 @@
 // Products with packed weights, norms and the embedding, as MindSpore AOT custom ops.
 //
-// A row's bits depend on its own row alone, however many rows and threads there are. Defined by mindnlp_ocr/ops/operators.py.
+// A row's bits depend on its own row alone, however many rows and threads there are. Defined by
+// mindnlp_ocr/ops/operators.py.
 
 #include <algorithm>
 #include <cstring>
@@ -48,12 +49,8 @@ int RunLinear(int nparam, void **params, int *ndims, int64_t **shapes, const cha
 
 }  // namespace
 
-extern "C" int Linear(AOT_ARGUMENTS) {
-  return RunLinear(nparam, params, ndims, shapes, dtypes, Activation::kNone, false);
-}
-extern "C" int LinearAdd(AOT_ARGUMENTS) {
-  return RunLinear(nparam, params, ndims, shapes, dtypes, Activation::kNone, true);
-}
+extern "C" int Linear(AOT_ARGUMENTS) { return RunLinear(nparam, params, ndims, shapes, dtypes, Activation::kNone, false); }
+extern "C" int LinearAdd(AOT_ARGUMENTS) { return RunLinear(nparam, params, ndims, shapes, dtypes, Activation::kNone, true); }
 extern "C" int LinearQuickGelu(AOT_ARGUMENTS) {
   return RunLinear(nparam, params, ndims, shapes, dtypes, Activation::kQuickGelu, false);
 }
@@ -75,9 +72,8 @@ extern "C" int RmsNorm(AOT_ARGUMENTS) {
   if (shapes[1][0] != n || shapes[2][0] != 1) return kWrongShape;
   const auto floats = [params](int i) { return static_cast<float *>(params[i]); };
   Parallel([&](const Worker &worker) {
-    worker.Static(rows, [&](int64_t r) {
-      Chosen().rms_norm(floats(0) + r * n, floats(1), n, *floats(2), floats(3) + r * n);
-    });
+    worker.Static(rows,
+                  [&](int64_t r) { Chosen().rms_norm(floats(0) + r * n, floats(1), n, *floats(2), floats(3) + r * n); });
   });
   return kOk;
 }

@@ -109,9 +109,7 @@ std::atomic<int> asked{0};
 
 }  // namespace
 
-int Threads() {
-  return std::clamp(asked > 0 ? asked.load() : CPU_COUNT(&Cores()), 1, static_cast<int>(kMaxThreads));
-}
+int Threads() { return std::clamp(asked > 0 ? asked.load() : CPU_COUNT(&Cores()), 1, static_cast<int>(kMaxThreads)); }
 
 void Worker::Barrier() const {
   Team &team = TheTeam();

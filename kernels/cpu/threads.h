@@ -1,7 +1,7 @@
 // One team of threads for all operators, whichever thread of MindSpore calls them.
 //
-// OpenMP keeps a team for every thread that ever called, and stops spinning at barriers as soon as all teams together have more
-// threads than there are cores: a barrier then sleeps and wakes, which took longer than the work of a small layer.
+// OpenMP keeps a team for every thread that ever called, and stops spinning at barriers as soon as all teams together have
+// more threads than there are cores: a barrier then sleeps and wakes, which took longer than the work of a small layer.
 
 #pragma once
 

@@ -222,10 +222,12 @@ class Engine:
     # Images
 
     def _run_vision(self, generations: Sequence[Generation], reused: int | None = None) -> None:
-        """Features of all images that are missing, several in one call.
+        """Features of the images that are missing behind ``reused`` tokens, several in one call.
+
+        Ahead of admission, when it is not known what a slot will hold (None), failures are left for then.
 
         Raises:
-            PageError: of a single generation; where there are several, each meets its own fault when it is admitted.
+            PageError: an image cannot be run; never ahead of admission.
         """
         with self.lock:
             start = time.perf_counter()
@@ -244,7 +246,7 @@ class Engine:
                 try:
                     found = self.graphs.vision([wanted[digest].patches() for digest in pack])
                 except PageError:
-                    if len(generations) == 1:
+                    if reused is not None:
                         raise
                     continue
                 for digest, features in zip(pack, found, strict=True):

@@ -144,7 +144,21 @@ void Attend(const float *q, const float *k, const float *v, int64_t rows, int64_
 
 // TND without a mask: every sequence attends to all of itself.
 void Packed(const Call &call) {
-  enum { kQ, kK, kV, kFirstAbsent, kLastAbsent = 7, kQEnds, kKEnds, kHeads, kKeep, kScale, kLayout = 16, kSparse, kOut = 21 };
+  enum {
+    kQ,
+    kK,
+    kV,
+    kFirstAbsent,
+    kLastAbsent = 7,
+    kQEnds,
+    kKEnds,
+    kHeads,
+    kKeep,
+    kScale,
+    kLayout = 16,
+    kSparse,
+    kOut = 21
+  };
   call.RequireHalf({kQ, kK, kV});
   call.RequireAbsent(kFirstAbsent, kLastAbsent);
   Require(call.Integer(kLayout) == kTND && call.Integer(kSparse) == 0, "only TND with sparse_mode 0 is emulated");
@@ -334,8 +348,14 @@ void Rms(const Call &call) {
   call.Store(kInverse, inverses);
 }
 
-const char *kOperators[] = {"FlashAttentionScore", "PromptFlashAttention", "IncreFlashAttention", "ScatterNdUpdate",
-                            "GatherNd",            "Gather",               "TensorMove",          "RmsNorm"};
+const char *kOperators[] = {"FlashAttentionScore",
+                            "PromptFlashAttention",
+                            "IncreFlashAttention",
+                            "ScatterNdUpdate",
+                            "GatherNd",
+                            "Gather",
+                            "TensorMove",
+                            "RmsNorm"};
 
 }  // namespace
 
@@ -353,10 +373,10 @@ bool IsKernelRegistered(const char *name) {
   return false;
 }
 
-#define OPERATOR(NAME, FUNCTION)                                                                                       \
-  int NAME(int, void **data, int *ranks, int64_t **shapes, const char **dtypes, void *, void *) {                      \
-    FUNCTION({data, ranks, shapes, dtypes});                                                                           \
-    return 0;                                                                                                          \
+#define OPERATOR(NAME, FUNCTION) \
+  int NAME(int, void **data, int *ranks, int64_t **shapes, const char **dtypes, void *, void *) { \
+    FUNCTION({data, ranks, shapes, dtypes}); \
+    return 0; \
   }
 
 OPERATOR(FlashAttentionScore, Packed)

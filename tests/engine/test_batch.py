@@ -68,9 +68,10 @@ def test_failing_pages_harm_no_other_and_free_their_slots(model: Qwen2VLModel, t
     assert model.get_cache_stats()["slots"]["live"] == 0
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
 @pytest.mark.parametrize("graph", ["vision", "prefill", "decode"])
 def test_a_device_that_fails_on_one_page_fails_that_page_alone(
-    model: Qwen2VLModel, monkeypatch: pytest.MonkeyPatch, graph: str
+    model: Qwen2VLModel, monkeypatch: pytest.MonkeyPatch, graph: str, batch_size: int
 ) -> None:
     names = ["word_56x56", "line_392x28", "small_48x30"]
     model.clear_cache()
@@ -90,7 +91,7 @@ def test_a_device_that_fails_on_one_page_fails_that_page_alone(
         return sound(first, *rest)
 
     monkeypatch.setattr(graphs, graph, failing)
-    results = dict(model.generate_batch([case(name)["messages"] for name in names], batch_size=3))
+    results = dict(model.generate_batch([case(name)["messages"] for name in names], batch_size=batch_size))
     assert str(results[1]) == "the device is on fire"
     for number in (0, 2):
         assert results[number].token_ids == case(names[number])["token_ids"]
