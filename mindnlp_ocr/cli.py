@@ -13,9 +13,9 @@ from typing import Any, NoReturn, TextIO
 from tqdm import tqdm
 
 from mindnlp_ocr import __version__
+from mindnlp_ocr.cache.config import DEFAULT_SLOTS, KV_DTYPES, CacheConfig, get_optimal_cache_config
 from mindnlp_ocr.errors import PageError, SetupError
 
-KV_DTYPES = ("fp32", "fp16", "bf16")
 DEFAULT_PROMPT = "Extract all text from this image."
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
 
@@ -145,7 +145,6 @@ def expand(name: str) -> list[str]:
 
 
 def _load_model(arguments: argparse.Namespace) -> Any:
-    from mindnlp_ocr.cache.config import DEFAULT_SLOTS, CacheConfig, get_optimal_cache_config
     from mindnlp_ocr.ops.device import Device
 
     Device.parse(arguments.device).check()  # before MindSpore is imported: it takes seconds

@@ -12,30 +12,27 @@
 
 namespace {
 
-// Inputs x [rows, in], w [panels, in, kPanel], bias [out], then residual [rows, out] if `with_residual`; last, where given,
-// live int32 [1]: rows that are not padding, whose answer is zero. Output [rows, out].
+// Inputs x [rows, in], w [panels, in, kPanel], bias [out], then residual [rows, out] if `with_residual`; last live int32
+// [1]: rows that are not padding, whose answer is zero. Output [rows, out].
 int RunLinear(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, Activation activation,
               bool with_residual) {
-  const int fixed = with_residual ? 4 : 3, inputs = nparam - 1;
-  if (inputs != fixed && inputs != fixed + 1) return kWrongCount;
+  const int last = with_residual ? 4 : 3;
+  if (nparam != last + 2) return kWrongCount;
   constexpr int kRanks[] = {2, 3, 1, 2};
-  for (int i = 0; i < fixed; ++i) {
+  for (int i = 0; i < last; ++i) {
     if (ndims[i] != kRanks[i]) return kWrongRank;
     if (ParseDtype(dtypes[i]) != Dtype::kFloat32) return kWrongDtype;
   }
+  if (ndims[last] != 1 || shapes[last][0] != 1) return kWrongRank;
+  if (ParseDtype(dtypes[last]) != Dtype::kInt32) return kWrongDtype;
   const int64_t rows = shapes[0][0], in = shapes[0][1], out = shapes[2][0];
   const int64_t panels = activation == Activation::kSiluGate ? 2 * Panels(out) : Panels(out);
   if (shapes[1][0] != panels || shapes[1][1] != in || shapes[1][2] != kPanel) return kWrongShape;
   if (with_residual && (shapes[3][0] != rows || shapes[3][1] != out)) return kWrongShape;
-  int64_t live = rows;
-  if (inputs > fixed) {
-    if (ndims[fixed] != 1 || shapes[fixed][0] != 1) return kWrongRank;
-    if (ParseDtype(dtypes[fixed]) != Dtype::kInt32) return kWrongDtype;
-    live = *static_cast<const int32_t *>(params[fixed]);
-    if (live < 0 || live > rows) return kWrongLengths;
-  }
+  const int64_t live = *static_cast<const int32_t *>(params[last]);
+  if (live < 0 || live > rows) return kWrongLengths;
   const auto floats = [params](int i) { return static_cast<float *>(params[i]); };
-  float *y = floats(inputs);
+  float *y = floats(last + 1);
   const Product product{floats(0), live, floats(1), in, out, floats(2), activation, with_residual ? floats(3) : nullptr, y};
   try {
     ReserveScratch(ProductScratch(in));

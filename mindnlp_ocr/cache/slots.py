@@ -55,7 +55,7 @@ class KVSlots(nn.Cell):
     @staticmethod
     def item_bytes(dtype: str) -> int:
         """Bytes of a number in "fp32", "fp16" or "bf16"."""
-        return 4 if dtype == "fp32" else 2
+        return np.dtype(DTYPES[dtype]).itemsize
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:

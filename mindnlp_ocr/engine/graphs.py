@@ -1,4 +1,4 @@
-"""The compiled graphs: vision and prefill by bucket, decode once. Each is compiled on its first use, and counted."""
+"""The compiled graphs, by bucket of patches, tokens or requests. Each is compiled on its first use, and counted."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -238,7 +238,7 @@ class Graphs:
 
     def warm_up(self, patches: int, tokens: int, segments: int) -> None:
         """Compile every graph for images of up to ``patches``, prompts of up to ``tokens`` and decode steps of up to
-        ``segments``; slot 0 must be free."""
+        ``segments``; it writes to the slots, which must be free."""
         vision = self._config.vision
         for bucket in _until(patches, bucket_sizes(MIN_PATCHES, MAX_PATCHES)):
             grid = (1, vision.spatial_merge_size, bucket // vision.spatial_merge_size)

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -22,13 +23,20 @@ from mindnlp_ocr.engine.graphs import Graphs
 from mindnlp_ocr.errors import BatchError, PageError, SetupError
 from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.models.limits import TEXT_TOKENS, limited, longest_answer, slot_length
-from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.select import Attention, AttentionChoice, attentions_for, choose_attention, kv_dtype_for, operators_for
+from mindnlp_ocr.ops.select import (
+    Attention,
+    AttentionChoice,
+    attentions_for,
+    choose_attention,
+    code_for,
+    kv_dtype_for,
+    operators_for,
+)
 from mindnlp_ocr.processing.chat import ChatProcessor, Messages
 from mindnlp_ocr.processing.images import ImageProcessor
 from mindnlp_ocr.weights.fingerprint import fingerprint
-from mindnlp_ocr.weights.folder import FolderWeights
+from mindnlp_ocr.weights.folder import FolderWeights, checked_folder
 
 EMBEDDED = Path(__file__).parent.parent / "assets" / "qwen2vl-ocr-tiny"
 DEFAULT_BATCH_SIZE = 8
@@ -72,7 +80,7 @@ class Qwen2VLModel:
         max_pixels: int | None = None,
         attn: Attention = "auto",
     ) -> None:
-        self._folder = _checked_folder(model_name)
+        self._folder = checked_folder(model_name)
         if lora_weights_path is not None:
             raise SetupError("LoRA adapters are not read by this release: merge the adapter into the checkpoint first")
         self._device = Device.parse(device)
@@ -115,8 +123,10 @@ class Qwen2VLModel:
             PageError: these messages or images cannot be read; others can.
         """
         generation = self._generation(messages, max_new_tokens)
-        for piece in self._pieces(generation):
-            if on_text is not None:
+        if on_text is None:
+            deque(self._engine.run(generation), maxlen=0)
+        else:
+            for piece in self._pieces(generation):
                 on_text(piece)
         return self._reading(generation)
 
@@ -380,19 +390,8 @@ class Qwen2VLModel:
     @property
     def _stored_base(self) -> str:
         """The same for a file, which may come from anywhere: bits differ between instruction sets and releases too."""
-        code = native.instruction_set() if str(self._device) == "cpu" and native.available()[0] else str(self._device)
-        return f"{self._fingerprint} {self._base} {code} mindnlp_ocr {__version__}"
+        return f"{self._fingerprint} {self._base} {code_for(self._device)} mindnlp_ocr {__version__}"
 
     @cached_property
     def _fingerprint(self) -> str:
         return fingerprint(self._folder)
-
-
-def _checked_folder(name: str | Path) -> Path:
-    folder = Path(name)
-    if folder.is_dir():
-        return folder
-    if folder.suffix == ".npz":
-        raise SetupError(f"model {folder}: merged .npz files are not read by this release: give a Hugging Face folder")
-    kind = "is a file" if folder.exists() else "does not exist (nothing is downloaded)"
-    raise SetupError(f"model {folder} {kind}: give a Qwen2-VL folder with config.json and safetensors")

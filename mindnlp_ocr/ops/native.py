@@ -99,6 +99,10 @@ def _custom(name: str, shape: Callable[..., Shape], in_place: bool = False, dtyp
     return custom
 
 
+def _like_first(first: Shape, *_: Shape) -> Shape:
+    return first
+
+
 def _as_first(check: Callable[..., None]) -> Callable[..., Shape]:
     """The shape of the first input, if ``check`` has nothing against the shapes: it sees them when a graph is compiled."""
 
@@ -166,27 +170,27 @@ def decoder_layer() -> Any:
     eps [1]. Only the last segment that brings tokens may bring fewer than ``tokens``; those behind it bring none.
     Output: x after the layer, zero for padding. What does not fit raises a RuntimeError with a code of :data:`FAULTS`.
     """
-    return _custom("DecoderLayer", _as_first(lambda *_: None), in_place=True)
+    return _custom("DecoderLayer", _like_first, in_place=True)
 
 
 Product = Literal["Linear", "LinearAdd", "LinearQuickGelu", "LinearGelu", "LinearSiluGate"]
 
 
 def linear(name: Product) -> Any:
-    """x [rows, in]; packed weight [panels, in, 32]; bias [out]; for LinearAdd a residual [rows, out]; then, if wanted, live
-    int32 [1] -> [rows, out], float32. Rows from ``live`` on are padding: they are not computed, and zero.
+    """x [rows, in]; packed weight [panels, in, 32]; bias [out]; for LinearAdd a residual [rows, out]; live int32 [1]
+    -> [rows, out], float32. Rows from ``live`` on are padding: they are not computed, and zero.
     """
     return _custom(name, lambda x, weight, bias, *_: [x[0], bias[0]])
 
 
 def rms_norm() -> Any:
     """x [rows, n], weight [n], eps [1] -> as x, float32."""
-    return _custom("RmsNorm", _as_first(lambda *_: None))
+    return _custom("RmsNorm", _like_first)
 
 
 def layer_norm() -> Any:
     """x [rows, n], weight and bias [n], eps [1] -> as x, float32."""
-    return _custom("LayerNorm", _as_first(lambda *_: None))
+    return _custom("LayerNorm", _like_first)
 
 
 def embed() -> Any:

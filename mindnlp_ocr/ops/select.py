@@ -100,6 +100,13 @@ def attention_for(
     return (AscendAttention if device.kind == "Ascend" else FlashAttention)(heads, kv_heads, head_dim)
 
 
+def code_for(device: Device) -> str:
+    """Which of our code, or whose, computes on a device: two of them may round differently."""
+    from mindnlp_ocr.ops import native
+
+    return native.instruction_set() if device.kind == "CPU" and native.available()[0] else str(device)
+
+
 def operators_for(device: Device) -> "Operators":
     """Our own products and norms on a CPU, where the library is there; else MindSpore's."""
     from mindnlp_ocr.ops import native

@@ -7,7 +7,7 @@ READ = ("*.json", "*.safetensors")
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over the names and all bytes of a checkpoint's configuration, tokenizer and weights. Some 1 GB a second."""
+    """SHA-256 over the names and all bytes of a checkpoint's configuration, tokenizer and weights."""
     digest = hashlib.sha256()
     for path in sorted(path for pattern in READ for path in folder.glob(pattern)):
         digest.update(f"{path.name} {path.stat().st_size} ".encode())

@@ -21,6 +21,21 @@ DTYPES = {"F32", "F16", "BF16"}
 assert ml_dtypes.bfloat16  # importing it is what teaches NumPy, and so safetensors, bfloat16
 
 
+def checked_folder(name: str | Path) -> Path:
+    """The folder of a checkpoint.
+
+    Raises:
+        SetupError: it is none.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if folder.suffix == ".npz":
+        raise SetupError(f"model {folder}: merged .npz files are not read by this release: give a Hugging Face folder")
+    kind = "is a file" if folder.exists() else "does not exist (nothing is downloaded)"
+    raise SetupError(f"model {folder} {kind}: give a Qwen2-VL folder with config.json and safetensors")
+
+
 class FolderWeights(Mapping[str, NDArray[np.float32]]):
     """Published name -> float32 array, read from disk when asked for. Names, shapes and dtypes are checked first.
 

@@ -31,7 +31,7 @@ class EveryOperator(nn.Cell):
     ) -> tuple[Tensor, ...]:
         """q [tokens, 4, 16]; k, v [tokens, 2, 16]."""
         attended = self.extend(q[None], k[None], v[None], self.keys, self.values, slots, live, count)
-        x = self.linear(q.reshape(q.shape[0], 64), self.weight, self.bias)
+        x = self.linear(q.reshape(q.shape[0], 64), self.weight, self.bias, count)
         norms = self.rms_norm(x, self.scale, self.eps), self.layer_norm(x, self.scale, self.bias, self.eps)
-        gated = self.gate(q.reshape(q.shape[0], 64), self.gate_up, self.bias)
+        gated = self.gate(q.reshape(q.shape[0], 64), self.gate_up, self.bias, count)
         return self.vision(q, q, q, cu_seqlens), attended, x, gated, *norms, self.embed(ids, self.table)

@@ -234,7 +234,7 @@ def test_products_that_do_not_fit_raise_and_the_code_has_words(name: Any, change
 @with_library
 @pytest.mark.parametrize("shape", [(4, 40), (5, 39)])
 def test_a_residual_of_another_shape_raises(shape: tuple[int, int]) -> None:
-    inputs = [tensor(random(5, 8)), tensor(random(2, 8, 32)), tensor(random(40)), tensor(random(*shape))]
+    inputs = [tensor(random(5, 8)), tensor(random(2, 8, 32)), tensor(random(40)), tensor(random(*shape)), integers(5)]
     refused(native.linear("LinearAdd"), inputs, "LinearAdd", WRONG_SHAPE)
 
 
