@@ -55,7 +55,8 @@ Fault ReadSizes(int *ndims, int64_t **shapes, const char **dtypes, Sizes *out) {
     if (ndims[i] != kRanks[i]) return kWrongRank;
     const Dtype dtype = ParseDtype(dtypes[i]);
     const bool integer = i == kSlots || i == kLive || i == kCount, held = i == kKeys || i == kValues;
-    if (held ? !IsFloat(dtype) : dtype != (integer ? Dtype::kInt32 : Dtype::kFloat32)) return kWrongDtype;
+    if (kRanks[i] == 3 ? !IsWeight(dtype) : held ? !IsFloat(dtype) : dtype != (integer ? Dtype::kInt32 : Dtype::kFloat32))
+      return kWrongDtype;
   }
   out->kv_dtype = ParseDtype(dtypes[kKeys]);
   if (ParseDtype(dtypes[kValues]) != out->kv_dtype) return kWrongDtype;
@@ -70,13 +71,15 @@ Fault ReadSizes(int *ndims, int64_t **shapes, const char **dtypes, Sizes *out) {
   const auto is = [shapes](int i, std::vector<int64_t> expected) {
     return std::equal(expected.begin(), expected.end(), shapes[i]);
   };
+  const auto holds = [shapes, dtypes](int i, int64_t panels, int64_t inputs) {
+    return HoldsPanels(shapes[i], ParseDtype(dtypes[i]), panels, inputs);
+  };
   const bool fits = ValidHeads(out->heads, out->kv_heads, out->dim) && is(kNorm1, {hidden}) && is(kNorm2, {hidden}) &&
-                    is(kQkvWeight, {Panels(out->QkvWidth()), hidden, kPanel}) && is(kQkvBias, {out->QkvWidth()}) &&
-                    is(kOutWeight, {Panels(hidden), out->QueryWidth(), kPanel}) &&
-                    is(kGateUpWeight, {2 * Panels(out->inner), hidden, kPanel}) &&
-                    is(kDownWeight, {Panels(hidden), out->inner, kPanel}) && is(kCos, {out->rows, half}) &&
-                    is(kSin, {out->rows, half}) && std::equal(kv, kv + 4, shapes[kValues]) && is(kLive, {out->segments}) &&
-                    is(kCount, {out->segments}) && is(kEps, {1});
+                    holds(kQkvWeight, Panels(out->QkvWidth()), hidden) && is(kQkvBias, {out->QkvWidth()}) &&
+                    holds(kOutWeight, Panels(hidden), out->QueryWidth()) &&
+                    holds(kGateUpWeight, 2 * Panels(out->inner), hidden) && holds(kDownWeight, Panels(hidden), out->inner) &&
+                    is(kCos, {out->rows, half}) && is(kSin, {out->rows, half}) && std::equal(kv, kv + 4, shapes[kValues]) &&
+                    is(kLive, {out->segments}) && is(kCount, {out->segments}) && is(kEps, {1});
   return fits ? kOk : kWrongShape;
 }
 
@@ -103,9 +106,10 @@ Fault ReadSegments(const Sizes &sizes, void **params, std::vector<Segment> *out)
   return kOk;
 }
 
-void RunLayer(const Sizes &sizes, const std::vector<Segment> &segments, void **params) {
+void RunLayer(const Sizes &sizes, const std::vector<Segment> &segments, void **params, const char **dtypes) {
   const Kernels &kernels = Chosen();
   const auto in = [params](int i) { return static_cast<const float *>(params[i]); };
+  const auto weight = [params, dtypes](int i) { return Weight{params[i], ParseDtype(dtypes[i])}; };
   const int64_t hidden = sizes.hidden, inner = sizes.inner, dim = sizes.dim, heads = sizes.heads, kv_heads = sizes.kv_heads;
   const int64_t rows = segments.back().row + segments.back().tokens, query_width = sizes.QueryWidth();
   const int64_t qkv_width = sizes.QkvWidth(), row_bytes = dim * ItemSize(sizes.kv_dtype);
@@ -124,8 +128,8 @@ void RunLayer(const Sizes &sizes, const std::vector<Segment> &segments, void **p
   Parallel([&](const Worker &worker) {
     worker.Static(rows,
                   [&](int64_t r) { kernels.rms_norm(in(kX) + r * hidden, in(kNorm1), hidden, eps, &normed[r * hidden]); });
-    Multiply(worker,
-             {normed.get(), rows, in(kQkvWeight), hidden, qkv_width, in(kQkvBias), Activation::kNone, nullptr, qkv.get()});
+    Multiply(worker, {normed.get(), rows, weight(kQkvWeight), hidden, qkv_width, in(kQkvBias), Activation::kNone, nullptr,
+                      qkv.get()});
     worker.Static(rows, [&](int64_t r) {
       const Segment &segment = *owner[r];
       const float *cos = in(kCos) + r * (dim / 2), *sin = in(kSin) + r * (dim / 2), *x = &qkv[r * qkv_width];
@@ -152,13 +156,13 @@ void RunLayer(const Sizes &sizes, const std::vector<Segment> &segments, void **p
          units);
 
   Parallel([&](const Worker &worker) {
-    Multiply(worker,
-             {attended.get(), rows, in(kOutWeight), query_width, hidden, nullptr, Activation::kNone, in(kX), middle.get()});
+    Multiply(worker, {attended.get(), rows, weight(kOutWeight), query_width, hidden, nullptr, Activation::kNone, in(kX),
+                      middle.get()});
     worker.Static(rows,
                   [&](int64_t r) { kernels.rms_norm(&middle[r * hidden], in(kNorm2), hidden, eps, &normed[r * hidden]); });
-    Multiply(worker,
-             {normed.get(), rows, in(kGateUpWeight), hidden, inner, nullptr, Activation::kSiluGate, nullptr, gated.get()});
-    Multiply(worker, {gated.get(), rows, in(kDownWeight), inner, hidden, nullptr, Activation::kNone, middle.get(), y});
+    Multiply(worker, {normed.get(), rows, weight(kGateUpWeight), hidden, inner, nullptr, Activation::kSiluGate, nullptr,
+                      gated.get()});
+    Multiply(worker, {gated.get(), rows, weight(kDownWeight), inner, hidden, nullptr, Activation::kNone, middle.get(), y});
   });
   std::fill(y + rows * hidden, y + sizes.rows * hidden, 0.0f);
 }
@@ -181,7 +185,7 @@ extern "C" int DecoderLayer(AOT_ARGUMENTS) {
     return kOk;
   }
   try {
-    RunLayer(sizes, segments, params);
+    RunLayer(sizes, segments, params, dtypes);
   } catch (const std::bad_alloc &) {
     return kNoMemory;
   }

@@ -8,6 +8,12 @@ enum class Dtype { kFloat32, kFloat16, kBfloat16, kInt32, kUnknown };
 
 constexpr int64_t ItemSize(Dtype dtype) { return dtype == Dtype::kFloat16 || dtype == Dtype::kBfloat16 ? 2 : 4; }
 
+// A weight [in, out] at rest, packed in panels of kPanel outputs.
+struct Weight {
+  const void *data;
+  Dtype dtype;
+};
+
 constexpr int64_t kMaxDim = 256;    // of a head
 constexpr int64_t kQueryRows = 96;  // of a block: a multiple of every row block in kernels.inc
 constexpr int64_t kTile = 128;      // keys whose scores are held at once
@@ -32,11 +38,11 @@ struct Queries {
 enum class Activation { kNone, kQuickGelu, kGelu, kSiluGate };
 
 // y = activation(x w + bias) + residual, over rows of `in` floats that follow one another. w: panels [out /
-// kPanel][in][kPanel]; for kSiluGate the panels of gate and up take turns, and y = silu(gate) * up + residual.
+// kPanel][in][kPanel]; for kSiluGate those of gate and up take turns, and y = silu(gate) * up + residual.
 struct Product {
   const float *x;
   int64_t rows;
-  const float *w;
+  Weight w;
   int64_t in, out;
   const float *bias;  // [out], or null
   Activation activation;

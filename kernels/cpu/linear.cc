@@ -21,19 +21,21 @@ int RunLinear(int nparam, void **params, int *ndims, int64_t **shapes, const cha
   constexpr int kRanks[] = {2, 3, 1, 2};
   for (int i = 0; i < last; ++i) {
     if (ndims[i] != kRanks[i]) return kWrongRank;
-    if (ParseDtype(dtypes[i]) != Dtype::kFloat32) return kWrongDtype;
+    if (i != 1 && ParseDtype(dtypes[i]) != Dtype::kFloat32) return kWrongDtype;
   }
+  const Weight weight{params[1], ParseDtype(dtypes[1])};
+  if (!IsWeight(weight.dtype)) return kWrongDtype;
   if (ndims[last] != 1 || shapes[last][0] != 1) return kWrongRank;
   if (ParseDtype(dtypes[last]) != Dtype::kInt32) return kWrongDtype;
   const int64_t rows = shapes[0][0], in = shapes[0][1], out = shapes[2][0];
   const int64_t panels = activation == Activation::kSiluGate ? 2 * Panels(out) : Panels(out);
-  if (shapes[1][0] != panels || shapes[1][1] != in || shapes[1][2] != kPanel) return kWrongShape;
+  if (!HoldsPanels(shapes[1], weight.dtype, panels, in)) return kWrongShape;
   if (with_residual && (shapes[3][0] != rows || shapes[3][1] != out)) return kWrongShape;
   const int64_t live = *static_cast<const int32_t *>(params[last]);
   if (live < 0 || live > rows) return kWrongLengths;
   const auto floats = [params](int i) { return static_cast<float *>(params[i]); };
   float *y = floats(last + 1);
-  const Product product{floats(0), live, floats(1), in, out, floats(2), activation, with_residual ? floats(3) : nullptr, y};
+  const Product product{floats(0), live, weight, in, out, floats(2), activation, with_residual ? floats(3) : nullptr, y};
   try {
     ReserveScratch(ProductScratch(in));
   } catch (const std::bad_alloc &) {

@@ -15,5 +15,12 @@ void ReserveScratch(int64_t floats);
 constexpr int64_t ProductScratch(int64_t in) { return kQueryRows * in; }
 constexpr int64_t Panels(int64_t out) { return (out + kPanel - 1) / kPanel; }
 
+constexpr bool IsWeight(Dtype dtype) { return dtype == Dtype::kFloat32; }
+
+// Whether a tensor [panels, rows, kPanel] can be so many panels of `in` inputs.
+inline bool HoldsPanels(const int64_t *shape, Dtype dtype, int64_t panels, int64_t in) {
+  return IsWeight(dtype) && shape[0] == panels && shape[1] == in && shape[2] == kPanel;
+}
+
 // To be called by all threads of the team; the answer is complete when it returns.
 void Multiply(const Worker &worker, const Product &product);
