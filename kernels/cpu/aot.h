@@ -2,8 +2,10 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 
 #include "kernels.h"
 
@@ -21,6 +23,31 @@ inline Dtype ParseDtype(const char *name) {
 }
 
 inline bool IsFloat(Dtype dtype) { return dtype != Dtype::kInt32 && dtype != Dtype::kUnknown; }
+
+// An input or an output.
+struct Tensor {
+  void *data;
+  int rank;
+  const int64_t *shape;
+  Dtype dtype;
+
+  // Compares as many lengths as are given: the rank is checked before.
+  bool Has(std::initializer_list<int64_t> lengths) const { return std::equal(lengths.begin(), lengths.end(), shape); }
+  float *Floats() const { return static_cast<float *>(data); }
+  int32_t *Ints() const { return static_cast<int32_t *>(data); }
+  char *Bytes() const { return static_cast<char *>(data); }
+};
+
+struct Arguments {
+  void **data;
+  int *ranks;
+  int64_t **shapes;
+  const char **dtypes;
+
+  Tensor operator[](int i) const { return {data[i], ranks[i], shapes[i], ParseDtype(dtypes[i])}; }
+};
+
+inline Weight AsWeight(const Tensor &tensor) { return {tensor.data, tensor.dtype}; }
 
 // What attention.h can do.
 inline bool ValidHeads(int64_t heads, int64_t kv_heads, int64_t dim) {

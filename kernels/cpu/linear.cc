@@ -29,7 +29,7 @@ int RunLinear(int nparam, void **params, int *ndims, int64_t **shapes, const cha
   if (ParseDtype(dtypes[last]) != Dtype::kInt32) return kWrongDtype;
   const int64_t rows = shapes[0][0], in = shapes[0][1], out = shapes[2][0];
   const int64_t panels = activation == Activation::kSiluGate ? 2 * Panels(out) : Panels(out);
-  if (!HoldsPanels(shapes[1], weight.dtype, panels, in)) return kWrongShape;
+  if (!HoldsPanels(Arguments{params, ndims, shapes, dtypes}[1], panels, in)) return kWrongShape;
   if (with_residual && (shapes[3][0] != rows || shapes[3][1] != out)) return kWrongShape;
   const int64_t live = *static_cast<const int32_t *>(params[last]);
   if (live < 0 || live > rows) return kWrongLengths;
@@ -102,13 +102,12 @@ extern "C" int Embed(AOT_ARGUMENTS) {
   if (ParseDtype(dtypes[0]) != Dtype::kInt32 || ParseDtype(dtypes[1]) != Dtype::kFloat32) return kWrongDtype;
   if (shapes[1][2] != kPanel) return kWrongShape;
   const auto *ids = static_cast<const int32_t *>(params[0]);
-  const auto *w = static_cast<const float *>(params[1]);
+  const Weight w{params[1], ParseDtype(dtypes[1])};
   auto *y = static_cast<float *>(params[2]);
   const int64_t in = shapes[1][1];
   for (int64_t t = 0; t < shapes[0][0]; ++t) {
     if (ids[t] < 0 || ids[t] >= shapes[1][0] * kPanel) return kWrongLengths;
-    const float *panel = w + ids[t] / kPanel * in * kPanel + ids[t] % kPanel;
-    for (int64_t i = 0; i < in; ++i) y[t * in + i] = panel[i * kPanel];
+    ReadRow(w, in, ids[t], y + t * in);
   }
   return kOk;
 }

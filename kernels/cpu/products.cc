@@ -29,6 +29,11 @@ void ReserveScratch(int64_t floats) {
   if (full) throw std::bad_alloc();
 }
 
+void ReadRow(const Weight &weight, int64_t in, int64_t id, float *y) {
+  const float *panel = static_cast<const float *>(weight.data) + id / kPanel * in * kPanel + id % kPanel;
+  for (int64_t i = 0; i < in; ++i) y[i] = panel[i * kPanel];
+}
+
 // A task is a group of rows and a range of panels. A thread keeps the rows that it has packed for its next task.
 void Multiply(const Worker &worker, const Product &product) {
   const Kernels &kernels = Chosen();

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "aot.h"
 #include "kernels.h"
 #include "threads.h"
 
@@ -18,9 +19,10 @@ constexpr int64_t Panels(int64_t out) { return (out + kPanel - 1) / kPanel; }
 constexpr bool IsWeight(Dtype dtype) { return dtype == Dtype::kFloat32; }
 
 // Whether a tensor [panels, rows, kPanel] can be so many panels of `in` inputs.
-inline bool HoldsPanels(const int64_t *shape, Dtype dtype, int64_t panels, int64_t in) {
-  return IsWeight(dtype) && shape[0] == panels && shape[1] == in && shape[2] == kPanel;
-}
+inline bool HoldsPanels(const Tensor &tensor, int64_t panels, int64_t in) { return tensor.Has({panels, in, kPanel}); }
+
+// Row `id` of an embedding that is packed as a weight whose outputs are the vocabulary.
+void ReadRow(const Weight &weight, int64_t in, int64_t id, float *y);
 
 // To be called by all threads of the team; the answer is complete when it returns.
 void Multiply(const Worker &worker, const Product &product);

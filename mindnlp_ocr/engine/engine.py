@@ -18,6 +18,7 @@ from mindnlp_ocr.ops.select import Attentions
 from mindnlp_ocr.processing.images import PromptImage
 
 MAX_PACKED_PATCHES = 2048  # of several images in one call: more would fall out of the processor's caches
+BURST_SECONDS = 0.05
 
 Outcome = PageError | None  # of a request: None where it went on
 
@@ -34,6 +35,7 @@ class Engine:
         self.lock = threading.RLock()  # a step at a time: compiling is not thread-safe, and slots may be moved between steps
         self._freed = threading.Condition(self.lock)
         self._running: dict[Generation, int] = {}  # the thread that asked for each
+        self._burst = 1  # tokens that the next step asks for
 
     # One request, or many
 
@@ -45,8 +47,10 @@ class Engine:
         """
         try:
             _raise(self._admit_or_wait(generation))
+            yielded = 0
             while True:
-                yield generation.token_ids[-1]
+                yield from generation.token_ids[yielded:]
+                yielded = len(generation.token_ids)
                 if generation.finish_reason is not None:
                     return
                 _raise(self.step([generation])[0])
@@ -137,7 +141,7 @@ class Engine:
     # The parts of a request
 
     def step(self, generations: Sequence[Generation]) -> list[Outcome]:
-        """One token more for each, in one call."""
+        """Tokens more for each, in one call."""
         if not generations:
             return []
         with self.lock:
@@ -209,7 +213,11 @@ class Engine:
     def _steps(self, generations: Sequence[Generation]) -> list[Step]:
         if self.manager is None:
             return [self._prefill(generation) for generation in generations]
-        return self.graphs.decode([generation.newest() for generation in generations])
+        start, count = time.perf_counter(), self._burst
+        steps = self.graphs.decode([generation.newest(count) for generation in generations])
+        taken = max(len(step.token_ids) for step in steps)
+        self._burst = burst(taken / (time.perf_counter() - start), self.graphs.decode_steps)
+        return steps
 
     def _prefill(self, generation: Generation) -> Step:
         """All tokens that the slot does not hold."""
@@ -274,6 +282,11 @@ class Engine:
 
     def _known(self, generation: Generation) -> int:
         return self.manager.lookup(generation.key) if self.manager is not None else 0
+
+
+def burst(tokens_per_second: float, most: int) -> int:
+    """Tokens to decode in one call: as many as take BURST_SECONDS, so that a text is seen to grow."""
+    return max(1, min(int(tokens_per_second * BURST_SECONDS), most))
 
 
 class _NoSlot(PageError):

@@ -107,24 +107,33 @@ class Generation:
         return [number for number, span in enumerate(self.key.images) if span.start >= reused]
 
     def take(self, step: Step) -> None:
-        """The next token; ends the text where it has to end."""
-        self.token_ids.append(step.token_id)
+        """The next tokens; ends the text where it has to end."""
+        self.token_ids += step.token_ids
         if self.steps is not None:
             self.steps.append(step)
-        tokens = len(self.prompt.token_ids) + len(self.token_ids)
         if step.token_id in self.config.eos_token_ids:
             self.finish_reason = "stop"
-        elif (
-            len(self.token_ids) == self.max_new_tokens
-            or tokens > self.max_length  # no row left for the keys and values of this token
-            or tokens + self.positions.delta > self.config.max_position_embeddings
-        ):
+        elif self.room == 0:
             self.finish_reason = "length"
 
-    def newest(self) -> NewToken:
-        """What the next decode step runs: the newest token, behind all others."""
+    @property
+    def room(self) -> int:
+        """Tokens that may still come."""
+        tokens = len(self.prompt.token_ids) + len(self.token_ids)
+        return min(
+            self.max_new_tokens - len(self.token_ids),
+            self.max_length + 1 - tokens,  # the last token's keys and values need no row
+            self.config.max_position_embeddings + 1 - tokens - self.positions.delta,
+        )
+
+    def newest(self, count: int) -> NewToken:
+        """What the next decode steps run: the newest token, behind all others, and up to ``count`` that follow."""
         assert self.lease is not None
-        return NewToken(self.token_ids[-1], self.live + self.positions.delta, self.lease.slot, self.live)
+        if self.steps is not None:
+            count = 1  # whoever keeps steps wants the logits of each
+        return NewToken(
+            self.token_ids[-1], self.live + self.positions.delta, self.lease.slot, self.live, min(count, self.room)
+        )
 
     def whole(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Prompt and new tokens, and their positions [3, tokens]."""

@@ -31,11 +31,15 @@ MIN_TOKENS = 64
 
 
 class Step(NamedTuple):
-    """The next token by greedy choice, and the logits that it was chosen from."""
+    """The next tokens by greedy choice, and the logits that the last was chosen from."""
 
-    token_id: int
+    token_ids: list[int]
     logits: Tensor  # float32 [segments, vocab], on the device until somebody asks
     row: int
+
+    @property
+    def token_id(self) -> int:
+        return self.token_ids[-1]
 
     def numpy(self) -> NDArray[np.float32]:
         """Logits [vocab] on the host."""
@@ -49,6 +53,7 @@ class NewToken(NamedTuple):
     position: int
     slot: int
     live: int  # tokens that the slot holds before it
+    wanted: int = 1  # tokens to come behind it, if the text does not end before
 
 
 class Vision(nn.Cell):
@@ -100,8 +105,25 @@ class Decode(nn.Cell):
     def construct(
         self, token_ids: Tensor, position_ids: Tensor, slots: Tensor, live: Tensor, count: Tensor, rows: Tensor
     ) -> tuple[Tensor, Tensor]:
-        logits = self.language.decode(token_ids, position_ids, slots, live, count, rows, self.attention, self.kv)
-        return ops.argmax(logits, -1), logits
+        return self.language.decode(token_ids, position_ids, slots, live, count, rows, self.attention, self.kv)
+
+
+class DecodeSteps(nn.Cell):
+    """Several tokens more, where the attention has an operator for it."""
+
+    def __init__(self, language: LanguageModel, attention: EagerAttention, kv: KVSlots, ends: Sequence[int]) -> None:
+        super().__init__(auto_prefix=False)
+        self.language = language
+        self.attention = attention
+        self.layers = language.layer_tensors(kv)
+        self.ends = Tensor(np.asarray(ends, np.int32))
+
+    def construct(
+        self, token_ids: Tensor, position_ids: Tensor, slots: Tensor, live: Tensor, count: Tensor, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return self.language.decode_steps(
+            token_ids, position_ids, slots, live, count, self.ends, self.attention, self.layers
+        )
 
 
 class Graphs:
@@ -135,7 +157,11 @@ class Graphs:
         self._compiled = {key for key in self._compiled if key[0] == "vision"}
         self._slots = kv.shape[0]
         self._prefill = ms.jit(Prefill(self._language, attention.text, kv))
-        self._decode = ms.jit(Decode(self._language, attention.text, kv))
+        if attention.text.greedy_decode is None:
+            decode = Decode(self._language, attention.text, kv)
+        else:
+            decode = DecodeSteps(self._language, attention.text, kv, self._config.eos_token_ids)
+        self._decode = ms.jit(decode)
 
     @property
     def compilations(self) -> int:
@@ -214,21 +240,24 @@ class Graphs:
                 Tensor(np.ascontiguousarray(_padded(position_ids.T, bucket).T)),
                 *_integers([slot], [live], [len(token_ids)]),
             )
-            return Step(int(token.asnumpy()[0]), logits, 0)
+            return Step([int(token.asnumpy()[0])], logits, 0)
+
+    @property
+    def decode_steps(self) -> int:
+        """Tokens that a text may get in one call of :meth:`decode`."""
+        return self.attentions.text.decode_steps
 
     def decode(self, new: Sequence[NewToken]) -> list[Step]:
-        """One token more in each of some slots, all in one call."""
+        """Tokens more in each of some slots, all in one call."""
         bucket = self._decode_bucket(len(new))
         rows = [token.slot for token in new] if self.attentions.text.rows_are_slots else list(range(len(new)))
         table = np.zeros((5, bucket), np.int32)  # token, position, slot, live, count
         table[2] = np.arange(bucket) if self.attentions.text.rows_are_slots else 0
-        table[:, rows] = np.array([(*token, 1) for token in new], np.int32).T
+        table[:, rows] = np.array(new, np.int32).T
         with self._running("decode", bucket):
-            tokens, logits = self._decode(
-                Tensor(table[0]), Tensor(np.tile(table[1], (3, 1))), *_integers(*table[2:], [len(new)])
-            )
+            tokens, logits = self._decode(*_integers(*table, [len(new)]))
             chosen = tokens.asnumpy()
-        return [Step(int(chosen[row]), logits, row) for row in rows]
+        return [Step([int(token) for token in chosen[:, row] if token >= 0], logits, row) for row in rows]
 
     def _decode_bucket(self, segments: int) -> int:
         """Powers of two; all slots where the attention wants them so."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.modeling.layers import Linear, Weights, parameter
@@ -81,18 +81,48 @@ class LanguageModel(nn.Cell):
         rows: Tensor,
         attention: EagerAttention,
         kv: KVSlots,
-    ) -> Tensor:
-        """Logits [segments, vocab] after one more token in some slots.
+    ) -> tuple[Tensor, Tensor]:
+        """One token more in some slots, by greedy choice: int32 [1, segments], and logits [segments, vocab].
 
         Args:
-            token_ids: int32 [segments].
-            position_ids: int32 [3, segments].
+            token_ids, position_ids: int32 [segments], the newest token of each text and its position, alike on all axes.
             slots, live, count: int32 [segments], the slot, the tokens that it holds already, and 1, or 0 at rest.
             rows: int32 [1], how many segments do not rest; they come first, if the attention does not order them by slot.
         """
         x = self.operators.embed(token_ids, self.embed_tokens)
-        x = self.extend(x, position_ids, slots, live, count, rows, attention, kv)
-        return self.head(x, rows)
+        position_ids = ops.broadcast_to(position_ids, (3, position_ids.shape[0]))
+        logits = self.head(self.extend(x, position_ids, slots, live, count, rows, attention, kv), rows)
+        return ops.expand_dims(ops.argmax(logits, -1), 0), logits
+
+    def decode_steps(
+        self,
+        token_ids: Tensor,
+        position_ids: Tensor,
+        slots: Tensor,
+        live: Tensor,
+        count: Tensor,
+        ends: Tensor,
+        attention: EagerAttention,
+        layers: ParameterTuple,
+    ) -> tuple[Tensor, Tensor]:
+        """As many steps of :meth:`decode` as ``count`` says for each text, or until it ends, as one operator.
+
+        Args:
+            ends: int32 [n], tokens that end a text.
+            layers: from :meth:`layer_tensors`.
+        Returns:
+            int32 [steps, segments], -1 where there is no token; and the logits [segments, vocab] of the last ones.
+        """
+        head, bias = (self.embed_tokens, self.no_bias) if self.tied else (self.lm_head.weight, self.lm_head.bias)
+        steps: tuple[Tensor, Tensor] = attention.greedy_decode(
+            token_ids, position_ids, slots, live, count, ends, self.rotary.cos, self.rotary.sin, self.embed_tokens,
+            self.norm.weight, head, bias, self.norm.eps, *layers,
+        )  # fmt: skip
+        return steps
+
+    def layer_tensors(self, kv: KVSlots) -> ParameterTuple:
+        """The weights, keys and values of all layers, in the order in which our operators take them."""
+        return ParameterTuple([x for layer in self.layers for x in layer.tensors(kv)])
 
     def extend(
         self,
@@ -163,8 +193,10 @@ class DecoderLayer(nn.Cell):
         kv: KVSlots,
     ) -> Tensor:
         """What ``construct`` does, as one operator in place of some 45."""
-        return attention.decoder_layer(
-            x,
+        return attention.decoder_layer(x, cos, sin, slots, live, count, self.input_layernorm.eps, *self.tensors(kv))
+
+    def tensors(self, kv: KVSlots) -> tuple[Parameter, ...]:
+        return (
             self.input_layernorm.weight,
             self.self_attn.qkv_proj.weight,
             self.self_attn.qkv_proj.bias,
@@ -172,14 +204,8 @@ class DecoderLayer(nn.Cell):
             self.post_attention_layernorm.weight,
             self.mlp.gate_up,
             self.mlp.down_proj.weight,
-            cos,
-            sin,
             kv.keys[self.index],
             kv.values[self.index],
-            slots,
-            live,
-            count,
-            self.input_layernorm.eps,
         )
 
 

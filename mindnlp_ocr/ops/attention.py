@@ -32,6 +32,8 @@ class EagerAttention(nn.Cell):
     """
 
     decoder_layer: Any = None  # an operator that takes a whole decoder layer, where there is one
+    greedy_decode: Any = None  # one that takes decode steps of all layers
+    decode_steps = 1  # that one call may take
     packed_images = 8  # that one vision graph takes
     rows_are_slots = False  # whether a decode step needs one segment a slot, in the order of the slots
 

@@ -15,11 +15,14 @@ class FlashAttention(EagerAttention):
     and keys alone: not on its neighbours in the batch, nor on the number of threads.
     """
 
+    decode_steps = 32
+
     def __init__(self, heads: int, kv_heads: int, head_dim: int) -> None:
         super().__init__(heads, kv_heads, head_dim)
         self.vision_op = native.flash_vision()
         self.decode_op = native.flash_decode()
         self.decoder_layer = native.decoder_layer()
+        self.greedy_decode = native.greedy_decode(self.decode_steps)
 
     def slot_tensor(self, x: Tensor) -> Tensor:
         return x

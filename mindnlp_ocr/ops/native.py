@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+import mindspore as ms
 from mindspore import ops
 
 LIBRARY = Path(__file__).with_name("_cpu" + str(sysconfig.get_config_var("EXT_SUFFIX")))
@@ -94,8 +95,12 @@ def _custom(name: str, shape: Callable[..., Shape], in_place: bool = False, dtyp
     if LIBRARY.exists():
         _library()  # sets the number of threads
     custom = ops.Custom(f"{LIBRARY}:{name}", shape, lambda *dtypes: dtypes[dtype_of], func_type="aot")
-    if in_place:
-        custom.add_prim_attr("side_effect_mem", True)
+    return _in_place(custom) if in_place else custom
+
+
+def _in_place(custom: Any) -> Any:
+    """An operator that writes to its inputs: without this calls merge or vanish."""
+    custom.add_prim_attr("side_effect_mem", True)
     return custom
 
 
@@ -163,14 +168,32 @@ def flash_decode() -> Any:
 def decoder_layer() -> Any:
     """One decoder layer for new tokens of some slots, whose keys and values it writes in place.
 
-    Inputs, float32 unless said otherwise: x [segments * tokens, hidden]; RMSNorm weight [hidden]; packed q/k/v weight and
-    its bias [(heads + 2 kv_heads) * head_dim]; packed output weight; RMSNorm weight; packed gate/up and down weights; cos
-    and sin [segments * tokens, head_dim / 2]; keys and values [slots, kv_heads, max_length, head_dim] of any float dtype;
+    Inputs, float32 unless said otherwise: x [segments * tokens, hidden]; cos and sin [segments * tokens, head_dim / 2];
     slots, live, count int32 [segments]: where the tokens of a segment go, rows held there before, and how many are new;
-    eps [1]. Only the last segment that brings tokens may bring fewer than ``tokens``; those behind it bring none.
-    Output: x after the layer, zero for padding. What does not fit raises a RuntimeError with a code of :data:`FAULTS`.
+    eps [1]; then the layer's: RMSNorm weight [hidden]; packed q/k/v weight and its bias [(heads + 2 kv_heads) * head_dim];
+    packed output weight; RMSNorm weight; packed gate/up and down weights; keys and values [slots, kv_heads, max_length,
+    head_dim] of any float dtype. Only the last segment that brings tokens may bring fewer than ``tokens``; those behind it
+    bring none. Output: x after the layer, zero for padding. What does not fit raises a RuntimeError with a code of
+    :data:`FAULTS`.
     """
     return _custom("DecoderLayer", _like_first, in_place=True)
+
+
+def greedy_decode(steps: int) -> Any:
+    """Up to ``steps`` decode steps of the whole language model, each text's until it ends.
+
+    Inputs, n = segments: token_ids, position_ids (alike on all axes), slots, live, count int32 [n]: the newest token of each
+    text, rows that its slot holds before it, and how many tokens more are wanted (0: the segment rests); int32 [ends],
+    tokens that end a text; cos and sin [positions, head_dim / 2]; the packed embedding; RMSNorm weight [hidden]; packed
+    head and its bias [vocab]; eps [1]; then of every layer what :func:`decoder_layer` takes behind eps.
+    Outputs: int32 [steps, n], -1 where there is no token; float32 [n, vocab], the logits that the last one was chosen from.
+    """
+
+    def shapes(token_ids: Shape, *others: Shape) -> tuple[Shape, Shape]:
+        return [steps, token_ids[0]], [token_ids[0], others[10][0]]
+
+    custom = ops.Custom(f"{LIBRARY}:GreedyDecode", shapes, lambda *_: (ms.int32, ms.float32), func_type="aot")
+    return _in_place(custom)
 
 
 Product = Literal["Linear", "LinearAdd", "LinearQuickGelu", "LinearGelu", "LinearSiluGate"]

@@ -29,7 +29,7 @@ def test_pages_of_all_sizes_read_together_give_the_golden_tokens(model: Qwen2VLM
 
 
 def test_texts_come_in_the_order_of_the_messages_however_they_end(model: Qwen2VLModel) -> None:
-    names = ["line_400x60", "word_56x56", "line_392x28", "small_48x30"]
+    names = ["odd_301x173", "word_56x56", "line_392x28", "small_48x30"]
     assert model.infer_batch([case(n)["messages"] for n in names], batch_size=3) == [case(n)["text"] for n in names]
     order = [number for number, _ in model.generate_batch([case(n)["messages"] for n in names], batch_size=4)]
     assert order[0] == 1  # the shortest text ends first, and does not wait for the others
@@ -41,13 +41,13 @@ def test_a_request_that_ends_makes_room_for_the_next_while_others_go_on(model: Q
     events: list[str] = []
 
     def messages() -> Any:
-        for name in ("line_400x60", "word_56x56", "line_392x28"):
+        for name in ("tall_126x644", "word_56x56", "line_392x28"):
             events.append(f"taken {name}")
             yield case(name)["messages"]
 
     for number, _ in model.generate_batch(messages(), batch_size=2):
         events.append(f"ended {number}")
-    assert events == ["taken line_400x60", "taken word_56x56", "ended 1", "taken line_392x28", "ended 2", "ended 0"]
+    assert events == ["taken tall_126x644", "taken word_56x56", "ended 1", "taken line_392x28", "ended 2", "ended 0"]
 
 
 def test_failing_pages_harm_no_other_and_free_their_slots(model: Qwen2VLModel, tmp_path: Path) -> None:

@@ -48,6 +48,12 @@ def arguments(
     pack, rows = CpuOperators().pack, x.shape[0] * x.shape[1]
     return {
         "x": tensor(x.reshape(rows, HIDDEN)),
+        "cos": tensor(np.cos(angles).reshape(rows, -1)),
+        "sin": tensor(np.sin(angles).reshape(rows, -1)),
+        "slots": integers(*slots),
+        "live": integers(*live),
+        "count": integers(*count),
+        "eps": Tensor(np.array([EPS], np.float32)),
         "norm1": tensor(NORMS[0]),
         "qkv": tensor(pack(QKV_WEIGHT)),
         "qkv bias": tensor(QKV_BIAS),
@@ -55,14 +61,8 @@ def arguments(
         "norm2": tensor(NORMS[1]),
         "gate/up": tensor(CpuOperators().pack_gate(GATE_WEIGHT, UP_WEIGHT)),
         "down": tensor(pack(DOWN_WEIGHT)),
-        "cos": tensor(np.cos(angles).reshape(rows, -1)),
-        "sin": tensor(np.sin(angles).reshape(rows, -1)),
         "keys": parameter(keys, "keys", dtype),
         "values": parameter(values, "values", dtype),
-        "slots": integers(*slots),
-        "live": integers(*live),
-        "count": integers(*count),
-        "eps": Tensor(np.array([EPS], np.float32)),
     }
 
 
