@@ -162,3 +162,14 @@ class Attention {
 }  // namespace
 
 void Attend(const AttentionProblem &problem, const std::vector<Unit> &units) { Attention(problem).Run(units); }
+
+Fault ReadImages(const Tensor &starts, int64_t patches, std::vector<Unit> *images) {
+  const int32_t *first = starts.Ints(), count = starts.shape[0] - 1;
+  if (count < 1 || first[0] != 0 || first[count] > patches) return kWrongLengths;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t length = first[i + 1] - first[i];
+    if (length < 0) return kWrongLengths;
+    images->push_back({first[i], length, nullptr, nullptr, length, -1});
+  }
+  return kOk;
+}

@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "aot.h"
 #include "kernels.h"
 
 // Consecutive query tokens over one set of keys and values: an image, a prompt or a slot.
@@ -23,6 +24,9 @@ struct AttentionProblem {
   char *y;
   int64_t kv_stride, kv_head_stride;
 };
+
+// The images that int32 [images + 1] bounds; without their keys and values.
+Fault ReadImages(const Tensor &starts, int64_t patches, std::vector<Unit> *images);
 
 // Memory in use beside the answer: O(keys) for the largest unit. Throws std::bad_alloc.
 void Attend(const AttentionProblem &problem, const std::vector<Unit> &units);

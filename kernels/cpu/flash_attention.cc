@@ -60,16 +60,12 @@ extern "C" int FlashVision(AOT_ARGUMENTS) {
   if (const Fault fault = ReadPacked(ndims, shapes, dtypes, &packed)) return fault;
   if (ndims[3] != 1) return kWrongRank;
   if (ParseDtype(dtypes[3]) != Dtype::kInt32) return kWrongDtype;
-  const auto *starts = static_cast<const int32_t *>(params[3]);
-  const int64_t images = shapes[3][0] - 1, row = packed.kv_heads * packed.dim * ItemSize(packed.dtype);
-  if (images < 1 || starts[0] != 0 || starts[images] > packed.tokens) return kWrongLengths;
+  const int64_t row = packed.kv_heads * packed.dim * ItemSize(packed.dtype);
   std::vector<Unit> units;
-  for (int64_t i = 0; i < images; ++i) {
-    const int64_t length = starts[i + 1] - starts[i];
-    if (length < 0) return kWrongLengths;
-    const char *k = static_cast<const char *>(params[1]) + starts[i] * row;
-    const char *v = static_cast<const char *>(params[2]) + starts[i] * row;
-    units.push_back({starts[i], length, k, v, length, -1});
+  if (const Fault fault = ReadImages(Arguments{params, ndims, shapes, dtypes}[3], packed.tokens, &units)) return fault;
+  for (Unit &unit : units) {
+    unit.k = static_cast<const char *>(params[1]) + unit.first * row;
+    unit.v = static_cast<const char *>(params[2]) + unit.first * row;
   }
   return AttendPacked(packed, params, units);
 }

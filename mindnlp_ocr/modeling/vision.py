@@ -5,12 +5,14 @@ Reference: Qwen2-VL (Wang et al. 2024, arXiv:2409.12191).
 
 from typing import Any
 
+import mindspore as ms
 from mindspore import Tensor, nn
 
 from mindnlp_ocr.modeling.layers import Linear, Weights, parameter
 from mindnlp_ocr.models.config import VisionConfig
 from mindnlp_ocr.ops.attention import EagerAttention
 from mindnlp_ocr.ops.layout import take_heads
+from mindnlp_ocr.ops.norm import LAYER_NORM_EPS
 from mindnlp_ocr.ops.operators import Operators
 from mindnlp_ocr.ops.rotary import per_head, rotate
 
@@ -33,6 +35,10 @@ class VisionTower(nn.Cell):
         """patches float32 [n, patch_dim]; cos, sin [n, head_dim / 2]; cu_seqlens int32 [images + 1]."""
         live = cu_seqlens[-1:]
         x = self.patch_embed(patches, live)
+        if attention.vision_block is not None:
+            for block in self.blocks:
+                x = block.fused(x, cos, sin, cu_seqlens, attention)
+            return self.merger(x, live)
         mask = attention.vision_mask(patches.shape[0], cu_seqlens)
         cos, sin = per_head(cos, 2 * self.heads), per_head(sin, 2 * self.heads)  # for q and k at once
         for block in self.blocks:
@@ -50,10 +56,19 @@ class VisionBlock(nn.Cell):
         self.norm2 = LayerNorm(weights, f"{name}.norm2", operators)
         self.fc1 = Linear(weights, f"{name}.mlp.fc1", operators)
         self.fc2 = Linear(weights, f"{name}.mlp.fc2", operators)
+        self.eps = Tensor([LAYER_NORM_EPS], ms.float32)
 
     def construct(self, x: Tensor, cos: Tensor, sin: Tensor, attention: EagerAttention, mask: Any, live: Tensor) -> Tensor:
         x = self.attn(self.norm1(x), x, cos, sin, attention, mask, live)
         return self.fc2.add(self.fc1.quick_gelu(self.norm2(x), live), x, live)
+
+    def fused(self, x: Tensor, cos: Tensor, sin: Tensor, cu_seqlens: Tensor, attention: EagerAttention) -> Tensor:
+        """What ``construct`` does, as one operator."""
+        return attention.vision_block(
+            x, cos, sin, cu_seqlens, self.eps, self.norm1.weight, self.norm1.bias, self.attn.qkv.weight,
+            self.attn.qkv.bias, self.attn.proj.weight, self.attn.proj.bias, self.norm2.weight, self.norm2.bias,
+            self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias,
+        )  # fmt: skip
 
 
 class VisionAttention(nn.Cell):

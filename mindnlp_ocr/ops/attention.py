@@ -31,7 +31,8 @@ class EagerAttention(nn.Cell):
     (s * kv_heads + h) * max_length + t. Answers for padding are finite numbers without meaning.
     """
 
-    decoder_layer: Any = None  # an operator that takes a whole decoder layer, where there is one
+    vision_block: Any = None  # an operator that takes a whole block of the vision tower, where there is one
+    decoder_layer: Any = None  # one that takes a whole decoder layer
     greedy_decode: Any = None  # one that takes decode steps of all layers
     decode_steps = 1  # that one call may take
     packed_images = 8  # that one vision graph takes

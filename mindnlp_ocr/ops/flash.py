@@ -21,6 +21,7 @@ class FlashAttention(EagerAttention):
         super().__init__(heads, kv_heads, head_dim)
         self.vision_op = native.flash_vision()
         self.decode_op = native.flash_decode()
+        self.vision_block = native.vision_block()
         self.decoder_layer = native.decoder_layer()
         self.greedy_decode = native.greedy_decode(self.decode_steps)
 

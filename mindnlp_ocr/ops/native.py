@@ -165,6 +165,17 @@ def flash_decode() -> Any:
     return _custom("FlashDecode", _as_first(_check_decode), in_place=True)
 
 
+def vision_block() -> Any:
+    """One block of the vision tower, over packed images.
+
+    Inputs, float32 unless said otherwise: x [patches, width]; cos and sin [patches, head_dim / 2]; cu_seqlens int32
+    [images + 1]; eps [1]; LayerNorm weight and bias [width]; packed q/k/v weight and its bias [3 * width]; packed output
+    weight and its bias; LayerNorm weight and bias; two packed weights of the MLP, each with its bias.
+    Output: x after the block, zero for padding.
+    """
+    return _custom("VisionBlock", _like_first)
+
+
 def decoder_layer() -> Any:
     """One decoder layer for new tokens of some slots, whose keys and values it writes in place.
 
