@@ -95,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         help="attention: flash (memory grows with the page, not its square), eager (MindSpore's own operators), or auto: "
         "flash where it is supported, but on an NPU eager (default: auto)",
     )
+    parser.add_argument("--threads", type=int, metavar="N", help="of the CPU (default: all cores that the process may use)")
     parser.add_argument("--version", action="version", version=f"mindnlp-ocr {__version__}")
     return parser
 
@@ -168,6 +169,7 @@ def _load_model(arguments: argparse.Namespace) -> Any:
         min_pixels=arguments.min_pixels,
         max_pixels=arguments.max_pixels,
         attn=arguments.attn,
+        threads=arguments.threads,
     )
 
 

@@ -56,6 +56,7 @@ class Qwen2VLModel:
         min_pixels, max_pixels: limits of an image after resizing; by default the checkpoint's own, the upper one lowered
             where one image would not leave room in ``max_length``.
         attn: "auto" (as ``cache_config`` says), "eager" (MindSpore's own attention) or "flash".
+        threads: of a CPU, for the whole process; by default all cores that it may use.
 
     Raises:
         SetupError: the checkpoint, the device or a setting cannot be used; the message says what to do.
@@ -79,6 +80,7 @@ class Qwen2VLModel:
         min_pixels: int | None = None,
         max_pixels: int | None = None,
         attn: Attention = "auto",
+        threads: int | None = None,
     ) -> None:
         self._folder = checked_folder(model_name)
         if lora_weights_path is not None:
@@ -94,7 +96,7 @@ class Qwen2VLModel:
         images = limited(images, self._max_length, min_pixels, max_pixels)
         self._processor = ChatProcessor(self._folder, self.config, images)
         slots = self._slots(self._cache_config, self._attention)
-        self._device.activate()
+        self._device.activate(threads)
         self._attentions = attentions_for(self._device, self._attention.implementation, self.config)
         kv = self._new_kv(self._cache_config, slots)
         with FolderWeights(self._folder, self.config) as weights:

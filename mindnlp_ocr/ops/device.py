@@ -52,22 +52,47 @@ class Device:
                 "run `source /usr/local/Ascend/ascend-toolkit/set_env.sh`, or use --device CPU"
             )
 
-    def activate(self) -> None:
+    def activate(self, threads: int | None = None) -> None:
         """Make MindSpore run on this device.
+
+        Args:
+            threads: for the operators of a CPU, MindSpore's and ours, in the whole process; None: as it was.
 
         Raises:
             SetupError: the device is not there, or MindSpore cannot use it.
         """
         self.check()
+        if threads is not None and threads < 1:
+            raise SetupError(f"threads is {threads}: give 1 or more")
         import mindspore as ms
 
         try:
             ms.set_device(self.kind, self.index)
         except (RuntimeError, ValueError) as error:
-            if (ms.get_context("device_target"), ms.get_context("device_id")) == (self.kind, self.index):
-                return  # the process has run something on this very device before
-            first_line = str(error).strip().splitlines()[0]
-            raise SetupError(f"device '{self}': MindSpore {ms.__version__} cannot use it: {first_line}") from error
+            # It says so, too, where the process has run something on this very device before.
+            if (ms.get_context("device_target"), ms.get_context("device_id")) != (self.kind, self.index):
+                first_line = str(error).strip().splitlines()[0]
+                raise SetupError(f"device '{self}': MindSpore {ms.__version__} cannot use it: {first_line}") from error
+        if threads is not None:
+            _use_threads(threads)
+
+
+_threads: int | None = None  # that MindSpore's own operators were given: it takes a number once in a process
+
+
+def _use_threads(count: int) -> None:
+    from mindspore.device_context.cpu.op_tuning import threads_num
+
+    from mindnlp_ocr.ops import native
+
+    global _threads
+    if _threads is None:
+        threads_num(count)
+        _threads = count
+    elif _threads != count:
+        raise SetupError(f"threads is {count}, and was {_threads} before in this process: MindSpore takes one number only")
+    if native.available()[0]:
+        native.use_threads(count)
 
 
 def missing_ascend() -> str:

@@ -79,6 +79,11 @@ def use_threads(count: int) -> None:
     _library().UseThreads(count)
 
 
+def threads() -> int:
+    """How many it runs on."""
+    return int(_library().ThreadCount())
+
+
 def explain(error: BaseException) -> str:
     """The first line of what MindSpore raised; the code of an operator of ours in words."""
     text = str(error).strip()
