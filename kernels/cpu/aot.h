@@ -18,11 +18,15 @@ inline Dtype ParseDtype(const char *name) {
   if (std::strcmp(name, "float32") == 0) return Dtype::kFloat32;
   if (std::strcmp(name, "float16") == 0) return Dtype::kFloat16;
   if (std::strcmp(name, "bfloat16") == 0) return Dtype::kBfloat16;
+  if (std::strcmp(name, "int8") == 0) return Dtype::kInt8;
   if (std::strcmp(name, "int32") == 0) return Dtype::kInt32;
   return Dtype::kUnknown;
 }
 
-inline bool IsFloat(Dtype dtype) { return dtype != Dtype::kInt32 && dtype != Dtype::kUnknown; }
+inline bool IsFloat(Dtype dtype) {
+  return dtype == Dtype::kFloat32 || dtype == Dtype::kFloat16 || dtype == Dtype::kBfloat16;
+}
+inline bool IsWeight(Dtype dtype) { return IsFloat(dtype) || dtype == Dtype::kInt8; }
 
 // An input or an output.
 struct Tensor {

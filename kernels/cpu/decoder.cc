@@ -25,8 +25,9 @@ Fault ReadLayer(const Arguments &arguments, int first, int64_t hidden, float eps
     }
   }
   if (t[kKeys].dtype != t[kValues].dtype) return kWrongDtype;
-  const int64_t *kv = t[kKeys].shape, dim = kv[3], inner = t[kDownWeight].shape[1];
-  const int64_t heads = dim > 0 ? t[kOutWeight].shape[1] / dim : 0;
+  const auto inputs = [&t](int i) { return Inputs(t[i].dtype, t[i].shape[1]); };
+  const int64_t *kv = t[kKeys].shape, dim = kv[3], inner = inputs(kDownWeight);
+  const int64_t heads = dim > 0 ? inputs(kOutWeight) / dim : 0;
   *layer = {hidden,
             inner,
             heads,

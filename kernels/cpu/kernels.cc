@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "threads.h"
@@ -88,14 +89,24 @@ namespace avx2 {
 #undef LOW_HALVES
 #undef HIGH_HALVES
 
-#define NAME "avx512"
-#define VECTOR_BYTES 64
-#define ROW_BLOCK 12
 #define LOW_HALVES 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
 #define HIGH_HALVES 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#define VECTOR_BYTES 64
+#define ROW_BLOCK 12
+#define NAME "avx512"
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")
 namespace avx512 {
+#include "kernels.inc"
+}
+#pragma GCC pop_options
+#undef NAME
+
+#define NAME "avx512vnni"
+#define VNNI
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c,prefer-vector-width=512")
+namespace avx512vnni {
 #include "kernels.inc"
 }
 #pragma GCC pop_options
@@ -104,12 +115,13 @@ namespace avx512 {
 // Best first.
 const Kernels *const kTables[] = {
 #if defined(__x86_64__)
-    &avx512::table, &avx2::table,
+    &avx512vnni::table, &avx512::table, &avx2::table,
 #endif
     &portable::table};
 
 bool ProcessorHas(const Kernels &kernels) {
 #if defined(__x86_64__)
+  if (&kernels == &avx512vnni::table) return __builtin_cpu_supports("avx512vnni") && ProcessorHas(avx512::table);
   if (&kernels == &avx512::table) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vl") && ProcessorHas(avx2::table);

@@ -4,15 +4,11 @@
 
 #include <cstdint>
 
-enum class Dtype { kFloat32, kFloat16, kBfloat16, kInt32, kUnknown };
+enum class Dtype { kFloat32, kFloat16, kBfloat16, kInt8, kInt32, kUnknown };
 
-constexpr int64_t ItemSize(Dtype dtype) { return dtype == Dtype::kFloat16 || dtype == Dtype::kBfloat16 ? 2 : 4; }
-
-// A weight [in, out] at rest, packed in panels of kPanel outputs.
-struct Weight {
-  const void *data;
-  Dtype dtype;
-};
+constexpr int64_t ItemSize(Dtype dtype) {
+  return dtype == Dtype::kInt8 ? 1 : dtype == Dtype::kFloat16 || dtype == Dtype::kBfloat16 ? 2 : 4;
+}
 
 constexpr int64_t kMaxDim = 256;    // of a head
 constexpr int64_t kQueryRows = 96;  // of a block: a multiple of every row block in kernels.inc
@@ -20,6 +16,25 @@ constexpr int64_t kTile = 128;      // keys whose scores are held at once
 constexpr int64_t kPanel = 32;      // columns of a weight that lie side by side: a multiple of every vector
 constexpr int64_t kDepth = 1024;    // rows of a panel that stay in the cache while rows of x pass by
 constexpr int64_t kChunk = 512;     // keys that one softmax state covers; chunks are merged from left to right
+constexpr int64_t kGroup = 128;     // inputs of an int8 weight that share a scale
+constexpr int64_t kHeader = 8;      // rows of an int8 panel ahead of each group
+
+// A weight [in, out] at rest, packed in panels [rows][kPanel] of kPanel outputs each. A row is
+// - float32, float16: one input's weights.
+// - bfloat16: the same in pairs, column i beside column i + kPanel / 2, so that they are widened two at a time.
+// - int8: for each group of inputs kPanel float scales and kPanel int32 offsets (-128 times the sum of the group's weights),
+//   then four inputs of each output side by side.
+struct Weight {
+  const void *data;
+  Dtype dtype;
+};
+
+constexpr int64_t Groups(int64_t in) { return (in + kGroup - 1) / kGroup; }
+constexpr int64_t PanelRows(Dtype dtype, int64_t in) { return dtype == Dtype::kInt8 ? in + kHeader * Groups(in) : in; }
+// The reverse: how many inputs so many rows hold.
+constexpr int64_t Inputs(Dtype dtype, int64_t rows) {
+  return dtype == Dtype::kInt8 ? rows - kHeader * ((rows + kGroup + kHeader - 1) / (kGroup + kHeader)) : rows;
+}
 
 // Keys and values of one head: row i starts at k + i * stride bytes.
 struct Head {
@@ -37,8 +52,8 @@ struct Queries {
 
 enum class Activation { kNone, kQuickGelu, kGelu, kSiluGate };
 
-// y = activation(x w + bias) + residual, over rows of `in` floats that follow one another. w: panels [out /
-// kPanel][in][kPanel]; for kSiluGate those of gate and up take turns, and y = silu(gate) * up + residual.
+// y = activation(x w + bias) + residual, over rows of `in` floats that follow one another. For kSiluGate the panels of gate
+// and up take turns, and y = silu(gate) * up + residual. x is rounded to 8 bits a group where the weights are int8.
 struct Product {
   const float *x;
   int64_t rows;
@@ -70,8 +85,8 @@ struct Kernels {
   // Row r of the answer; zero where it saw no key.
   void (*finish)(int64_t rows, int64_t dim, const float *state, int64_t r, Dtype dtype, void *y);
 
-  // Up to kQueryRows rows of x in the order in which `product_panels` reads them.
-  void (*pack_rows)(const float *x, int64_t stride, int64_t rows, int64_t in, float *packed);
+  // Up to kQueryRows rows of x as `product_panels` reads them beside weights of a dtype.
+  void (*pack_rows)(Dtype dtype, const float *x, int64_t rows, int64_t in, float *packed);
   // Panels first .. last of the output, for packed rows whose answers begin at row `row`.
   void (*product_panels)(const Product &product, const float *packed, int64_t row, int64_t rows, int64_t first,
                          int64_t last);

@@ -99,15 +99,16 @@ extern "C" int LayerNorm(AOT_ARGUMENTS) {
 extern "C" int Embed(AOT_ARGUMENTS) {
   if (nparam != 3) return kWrongCount;
   if (ndims[0] != 1 || ndims[1] != 3) return kWrongRank;
-  if (ParseDtype(dtypes[0]) != Dtype::kInt32 || ParseDtype(dtypes[1]) != Dtype::kFloat32) return kWrongDtype;
-  if (shapes[1][2] != kPanel) return kWrongShape;
+  const Arguments arguments{params, ndims, shapes, dtypes};
+  const Tensor table = arguments[1];
+  if (arguments[0].dtype != Dtype::kInt32 || !IsWeight(table.dtype)) return kWrongDtype;
+  const int64_t in = Inputs(table.dtype, table.shape[1]);
+  if (!HoldsPanels(table, table.shape[0], in) || !arguments[2].Has({shapes[0][0], in})) return kWrongShape;
   const auto *ids = static_cast<const int32_t *>(params[0]);
-  const Weight w{params[1], ParseDtype(dtypes[1])};
   auto *y = static_cast<float *>(params[2]);
-  const int64_t in = shapes[1][1];
   for (int64_t t = 0; t < shapes[0][0]; ++t) {
     if (ids[t] < 0 || ids[t] >= shapes[1][0] * kPanel) return kWrongLengths;
-    ReadRow(w, in, ids[t], y + t * in);
+    ReadRow(AsWeight(table), in, ids[t], y + t * in);
   }
   return kOk;
 }

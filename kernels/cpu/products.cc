@@ -30,8 +30,22 @@ void ReserveScratch(int64_t floats) {
 }
 
 void ReadRow(const Weight &weight, int64_t in, int64_t id, float *y) {
-  const float *panel = static_cast<const float *>(weight.data) + id / kPanel * in * kPanel + id % kPanel;
-  for (int64_t i = 0; i < in; ++i) y[i] = panel[i * kPanel];
+  const int64_t column = id % kPanel, panel_bytes = PanelRows(weight.dtype, in) * kPanel * ItemSize(weight.dtype);
+  const char *panel = static_cast<const char *>(weight.data) + id / kPanel * panel_bytes;
+  if (weight.dtype == Dtype::kInt8) {
+    for (int64_t first = 0; first < in; first += kGroup) {
+      const int64_t inputs = std::min(kGroup, in - first);
+      const char *group = panel + PanelRows(Dtype::kInt8, first) * kPanel, *quads = group + kHeader * kPanel;
+      const float scale = reinterpret_cast<const float *>(group)[column];
+      for (int64_t i = 0; i < inputs; ++i) {
+        y[first + i] = scale * static_cast<signed char>(quads[(i / 4 * kPanel + column) * 4 + i % 4]);
+      }
+    }
+    return;
+  }
+  const int64_t paired = 2 * (column % (kPanel / 2)) + column / (kPanel / 2);
+  const int64_t item = ItemSize(weight.dtype), place = weight.dtype == Dtype::kBfloat16 ? paired : column;
+  for (int64_t i = 0; i < in; ++i) Chosen().to_float(weight.dtype, panel + (i * kPanel + place) * item, 1, y + i);
 }
 
 // A task is a group of rows and a range of panels. A thread keeps the rows that it has packed for its next task.
@@ -44,7 +58,7 @@ void Multiply(const Worker &worker, const Product &product) {
   worker.Dynamic(groups * ranges, [&](int64_t task) {
     const int64_t group = task / ranges, range = task % ranges;
     const int64_t row = group * kQueryRows, rows = std::min(kQueryRows, product.rows - row);
-    if (held != group) kernels.pack_rows(product.x + row * product.in, product.in, rows, product.in, packed);
+    if (held != group) kernels.pack_rows(product.w.dtype, product.x + row * product.in, rows, product.in, packed);
     held = group;
     kernels.product_panels(product, packed, row, rows, panels * range / ranges, panels * (range + 1) / ranges);
   });

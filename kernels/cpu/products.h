@@ -16,10 +16,10 @@ void ReserveScratch(int64_t floats);
 constexpr int64_t ProductScratch(int64_t in) { return kQueryRows * in; }
 constexpr int64_t Panels(int64_t out) { return (out + kPanel - 1) / kPanel; }
 
-constexpr bool IsWeight(Dtype dtype) { return dtype == Dtype::kFloat32; }
-
 // Whether a tensor [panels, rows, kPanel] can be so many panels of `in` inputs.
-inline bool HoldsPanels(const Tensor &tensor, int64_t panels, int64_t in) { return tensor.Has({panels, in, kPanel}); }
+inline bool HoldsPanels(const Tensor &tensor, int64_t panels, int64_t in) {
+  return tensor.Has({panels, PanelRows(tensor.dtype, in), kPanel}) && (tensor.dtype != Dtype::kInt8 || in % 4 == 0);
+}
 
 // Row `id` of an embedding that is packed as a weight whose outputs are the vocabulary.
 void ReadRow(const Weight &weight, int64_t in, int64_t id, float *y);

@@ -12,9 +12,11 @@ from typing import Any, Literal
 import mindspore as ms
 from mindspore import ops
 
+from mindnlp_ocr.ops.packing import WeightDtype, panel_inputs
+
 LIBRARY = Path(__file__).with_name("_cpu" + str(sysconfig.get_config_var("EXT_SUFFIX")))
 HEAD_DIMS = range(8, 257, 8)
-INSTRUCTION_SETS = ("avx512", "avx2", "portable")
+INSTRUCTION_SETS = ("avx512vnni", "avx512", "avx2", "portable")
 
 # What the operators return (kernels/cpu/aot.h).
 FAULTS = {
@@ -95,17 +97,14 @@ def explain(error: BaseException) -> str:
 Shape = Sequence[int]
 
 
-def _custom(name: str, shape: Callable[..., Shape], in_place: bool = False, dtype_of: int = 0) -> Any:
-    """An operator whose output has the shape that ``shape`` makes of those of its inputs, and the dtype of one of them."""
+def _custom(name: str, shape: Callable[..., Any], in_place: bool = False, dtype: Any = None) -> Any:
+    """An operator whose outputs have the shape that ``shape`` makes of those of its inputs, and a dtype: by default that of
+    the first input."""
     if LIBRARY.exists():
         _library()  # sets the number of threads
-    custom = ops.Custom(f"{LIBRARY}:{name}", shape, lambda *dtypes: dtypes[dtype_of], func_type="aot")
-    return _in_place(custom) if in_place else custom
-
-
-def _in_place(custom: Any) -> Any:
-    """An operator that writes to its inputs: without this calls merge or vanish."""
-    custom.add_prim_attr("side_effect_mem", True)
+    custom = ops.Custom(f"{LIBRARY}:{name}", shape, lambda first, *_: dtype or first, func_type="aot")
+    if in_place:
+        custom.add_prim_attr("side_effect_mem", True)  # without it calls merge or vanish
     return custom
 
 
@@ -208,8 +207,7 @@ def greedy_decode(steps: int) -> Any:
     def shapes(token_ids: Shape, *others: Shape) -> tuple[Shape, Shape]:
         return [steps, token_ids[0]], [token_ids[0], others[10][0]]
 
-    custom = ops.Custom(f"{LIBRARY}:GreedyDecode", shapes, lambda *_: (ms.int32, ms.float32), func_type="aot")
-    return _in_place(custom)
+    return _custom("GreedyDecode", shapes, in_place=True, dtype=(ms.int32, ms.float32))
 
 
 Product = Literal["Linear", "LinearAdd", "LinearQuickGelu", "LinearGelu", "LinearSiluGate"]
@@ -232,6 +230,6 @@ def layer_norm() -> Any:
     return _custom("LayerNorm", _like_first)
 
 
-def embed() -> Any:
-    """int32 ids [tokens]; packed table [panels, hidden, 32] -> [tokens, hidden], float32."""
-    return _custom("Embed", lambda ids, table: [ids[0], table[1]], dtype_of=1)
+def embed(dtype: WeightDtype = "fp32") -> Any:
+    """int32 ids [tokens]; packed table -> [tokens, hidden], float32."""
+    return _custom("Embed", lambda ids, table: [ids[0], panel_inputs(table[1], dtype)], dtype=ms.float32)

@@ -3,6 +3,8 @@
 A weight is packed once, when it is loaded, in the form that its operators read.
 """
 
+from typing import Any
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
@@ -10,11 +12,12 @@ from numpy.typing import NDArray
 
 from mindnlp_ocr.ops import activation as activations
 from mindnlp_ocr.ops import linear as products
-from mindnlp_ocr.ops import native
+from mindnlp_ocr.ops import native, packing
 from mindnlp_ocr.ops import norm as norms
+from mindnlp_ocr.ops.packing import Source, WeightDtype
+from mindnlp_ocr.weights.quantize import Quantized, dequantize
 
-Array = NDArray[np.float32]
-PANEL = 32  # outputs side by side: kPanel of kernels/cpu/kernels.h
+Array = NDArray[Any]
 
 
 class Operators(nn.Cell):
@@ -26,17 +29,17 @@ class Operators(nn.Cell):
     def __init__(self) -> None:
         super().__init__(auto_prefix=False)
 
-    def pack(self, weight: Array) -> Array:
-        """A published weight [out, in]."""
-        return products.pack(weight)
+    def pack(self, weight: Source) -> Array:
+        """A published weight [out, in] of any float dtype, or in 8 bits."""
+        return products.pack(_float32(weight))
 
-    def pack_gate(self, gate: Array, up: Array) -> Array:
+    def pack_gate(self, gate: Source, up: Source) -> Array:
         """Two weights [inner, in] for :meth:`gate`."""
-        return products.pack(np.concatenate([gate, up]))
+        return products.pack(np.concatenate([_float32(gate), _float32(up)]))
 
-    def pack_table(self, table: Array) -> Array:
+    def pack_table(self, table: Source) -> Array:
         """An embedding [vocab, hidden] for :meth:`embed` and :meth:`tied_head`."""
-        return table[None]
+        return _float32(table)[None]
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor, live: Tensor) -> Tensor:
         return products.linear_bias(x, weight, bias)
@@ -69,31 +72,30 @@ class Operators(nn.Cell):
 
 
 class CpuOperators(Operators):
-    """On our own operators (kernels/cpu/linear.cc): a row's bits depend on its own row alone."""
+    """On our own operators (kernels/cpu/linear.cc): a row's bits depend on its own row alone.
 
-    def __init__(self) -> None:
+    Args:
+        dtype: what weights are held in. Sums and all else are float32; beside int8 weights a row is rounded to 8 bits too.
+    """
+
+    def __init__(self, dtype: WeightDtype = "fp32") -> None:
         super().__init__()
+        self.weight_dtype: WeightDtype = dtype
         self.linear_op = native.linear("Linear")
         self.linear_add_op = native.linear("LinearAdd")
         self.linear_quick_gelu_op = native.linear("LinearQuickGelu")
         self.linear_gelu_op = native.linear("LinearGelu")
         self.gate_op = native.linear("LinearSiluGate")
-        self.embed_op, self.rms_norm_op, self.layer_norm_op = native.embed(), native.rms_norm(), native.layer_norm()
+        self.embed_op, self.rms_norm_op, self.layer_norm_op = native.embed(dtype), native.rms_norm(), native.layer_norm()
         self.layer_norm_eps = Tensor([norms.LAYER_NORM_EPS], ms.float32)
 
-    def pack(self, weight: Array) -> Array:
-        """[out, in] as [panels, in, PANEL], the last panel filled up with zeros."""
-        out, width = weight.shape
-        if out % PANEL:
-            weight = np.concatenate([weight, np.zeros((-out % PANEL, width), np.float32)])
-        return np.ascontiguousarray(weight.reshape(-1, PANEL, width).transpose(0, 2, 1))
+    def pack(self, weight: Source) -> Array:
+        return packing.pack(weight, self.weight_dtype)
 
-    def pack_gate(self, gate: Array, up: Array) -> Array:
-        """Panels of gate and up in turns, so that what is multiplied is computed together."""
-        both = np.stack([self.pack(gate), self.pack(up)], 1)
-        return both.reshape(-1, *both.shape[2:])
+    def pack_gate(self, gate: Source, up: Source) -> Array:
+        return packing.pack_gate(gate, up, self.weight_dtype)
 
-    def pack_table(self, table: Array) -> Array:
+    def pack_table(self, table: Source) -> Array:
         return self.pack(table)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor, live: Tensor) -> Tensor:
@@ -122,3 +124,7 @@ class CpuOperators(Operators):
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return self.layer_norm_op(x, weight, bias, self.layer_norm_eps)
+
+
+def _float32(weight: Source) -> NDArray[np.float32]:
+    return dequantize(weight) if isinstance(weight, Quantized) else weight.astype(np.float32, copy=False)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from mindnlp_ocr.bench.products import Call, Method, ProductCase, compiled
 from mindnlp_ocr.ops import native
-from mindnlp_ocr.ops.operators import PANEL, CpuOperators, Operators
+from mindnlp_ocr.ops.operators import CpuOperators, Operators
+from mindnlp_ocr.ops.packing import PANEL
 from tests.ops.arrays import integers, random, tensor
 
 with_library = pytest.mark.skipif(not native.available()[0], reason=native.available()[1])

@@ -1,0 +1,98 @@
+"""Weights in the form that our CPU operators read: panels of 32 outputs (struct Weight of kernels/cpu/kernels.h).
+
+A packed weight is the only one that is held: no more than a few panels exist beside it and what it is made from.
+"""
+
+from typing import Any, Literal, get_args
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.weights.quantize import GROUP, Quantized, dequantize, quantize
+
+PANEL = 32  # outputs side by side: kPanel
+HEADER = 8  # rows of an int8 panel ahead of each group: kHeader
+AT_ONCE = 1 << 22  # numbers that are on their way
+
+WeightDtype = Literal["fp32", "fp16", "bf16", "int8"]
+WEIGHT_DTYPES: tuple[WeightDtype, ...] = get_args(WeightDtype)
+NUMPY: dict[str, Any] = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16, "int8": np.int8}
+
+Source = NDArray[Any] | Quantized
+
+
+def pack(weight: Source, dtype: WeightDtype) -> NDArray[Any]:
+    """A published weight [out, in] as [panels, rows, PANEL], the last panel filled up with zeros.
+
+    Raises:
+        SetupError: it cannot be held in this dtype.
+    """
+    out, width = weight.shape
+    packed = np.empty((-(-out // PANEL), panel_rows(width, dtype), PANEL), NUMPY[dtype])
+    step = max(1, AT_ONCE // (PANEL * width)) * PANEL
+    for first in range(0, out, step):
+        panels = packed[first // PANEL : (first + step) // PANEL]
+        if isinstance(weight, Quantized):
+            part: Source = Quantized(weight.q[first : first + step], weight.scales[first : first + step])
+        else:
+            part = weight[first : first + step]
+        (_pack_int8 if dtype == "int8" else _pack_floats)(part, panels)
+    return packed
+
+
+def pack_gate(gate: Source, up: Source, dtype: WeightDtype) -> NDArray[Any]:
+    """Panels of two weights [inner, in] in turns, so that what is multiplied is computed together."""
+    first, second = pack(gate, dtype), pack(up, dtype)
+    both = np.empty((2 * len(first), *first.shape[1:]), first.dtype)
+    both[::2], both[1::2] = first, second
+    return both
+
+
+def panel_rows(width: int, dtype: WeightDtype) -> int:
+    """Rows of a panel for so many inputs."""
+    if dtype != "int8":
+        return width
+    if width % 4:
+        raise SetupError(f"a weight of {width} inputs has no int8 form (they are no multiple of 4): use another dtype")
+    return width + HEADER * -(-width // GROUP)
+
+
+def panel_inputs(rows: int, dtype: WeightDtype) -> int:
+    """The reverse of :func:`panel_rows`."""
+    return rows - HEADER * -(-rows // (GROUP + HEADER)) if dtype == "int8" else rows
+
+
+def _pack_floats(weight: Source, panels: NDArray[Any]) -> None:
+    if isinstance(weight, Quantized):
+        weight = dequantize(weight)
+    if panels.dtype == np.float16 and (largest := float(np.abs(weight).max(initial=0))) > np.finfo(np.float16).max:
+        raise SetupError(f"a weight of {largest:g} does not fit in fp16: use bf16 or fp32")
+    columns = _filled(weight.astype(panels.dtype, copy=False), len(panels))
+    if panels.dtype == NUMPY["bf16"]:  # column i beside column i + PANEL / 2
+        pairs = columns.reshape(len(panels), 2, PANEL // 2, -1).transpose(0, 3, 2, 1)
+        panels.reshape(*pairs.shape)[...] = pairs
+    else:
+        panels[...] = columns.reshape(len(panels), PANEL, -1).transpose(0, 2, 1)
+
+
+def _pack_int8(weight: Source, panels: NDArray[np.int8]) -> None:
+    q, scales = weight if isinstance(weight, Quantized) else quantize(weight)
+    width, count = q.shape[1], len(panels)
+    q, scales = _filled(q, count).reshape(count, PANEL, width), _filled(scales, count).reshape(count, PANEL, -1)
+    for group in range(scales.shape[2]):
+        columns = q[:, :, group * GROUP : (group + 1) * GROUP]
+        rows = panels[:, group * (GROUP + HEADER) : (group + 1) * (GROUP + HEADER)]
+        offsets = -128 * columns.sum(2, dtype=np.int32)
+        half = HEADER // 2
+        rows[:, :half] = np.ascontiguousarray(scales[:, :, group]).view(np.int8).reshape(count, half, PANEL)
+        rows[:, half:HEADER] = offsets.view(np.int8).reshape(count, half, PANEL)
+        quads = columns.reshape(count, PANEL, -1, 4).transpose(0, 2, 1, 3)
+        rows[:, HEADER:] = quads.reshape(count, -1, PANEL)
+
+
+def _filled(array: NDArray[Any], panels: int) -> NDArray[Any]:
+    """With rows of zeros to the end of the last panel."""
+    missing = panels * PANEL - len(array)
+    return np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)]) if missing else array
