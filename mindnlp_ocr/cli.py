@@ -15,6 +15,7 @@ from tqdm import tqdm
 from mindnlp_ocr import __version__
 from mindnlp_ocr.cache.config import DEFAULT_SLOTS, KV_DTYPES, CacheConfig, get_optimal_cache_config
 from mindnlp_ocr.errors import PageError, SetupError
+from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES
 
 DEFAULT_PROMPT = "Extract all text from this image."
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
@@ -95,6 +96,13 @@ def _parser() -> argparse.ArgumentParser:
         help="attention: flash (memory grows with the page, not its square), eager (MindSpore's own operators), or auto: "
         "flash where it is supported, but on an NPU eager (default: auto)",
     )
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", *WEIGHT_DTYPES),
+        default="auto",
+        help="what weights are held in (default: auto, as the checkpoint stores them); int8 rounds, the others give the "
+        "text of fp32",
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="of the CPU (default: all cores that the process may use)")
     parser.add_argument("--version", action="version", version=f"mindnlp-ocr {__version__}")
     return parser
@@ -170,6 +178,7 @@ def _load_model(arguments: argparse.Namespace) -> Any:
         max_pixels=arguments.max_pixels,
         attn=arguments.attn,
         threads=arguments.threads,
+        dtype=arguments.dtype,
     )
 
 

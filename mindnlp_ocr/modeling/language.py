@@ -12,7 +12,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.modeling.layers import Linear, Weights, parameter
+from mindnlp_ocr.modeling.layers import Linear, Weights, parameter, vector
 from mindnlp_ocr.modeling.rope import rotary_table
 from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops.attention import EagerAttention
@@ -253,7 +253,7 @@ class MLP(nn.Cell):
         super().__init__(auto_prefix=False)
         gate, up = weights[f"{name}.gate_proj.weight"], weights[f"{name}.up_proj.weight"]
         self.gate_up = parameter(f"{name}.gate_proj+up_proj.weight", operators.pack_gate(gate, up))
-        self.no_bias = Tensor(np.zeros(len(gate), np.float32))
+        self.no_bias = Tensor(np.zeros(gate.shape[0], np.float32))
         self.down_proj = Linear(weights, f"{name}.down_proj", operators)
         self.operators = operators
 
@@ -264,7 +264,7 @@ class MLP(nn.Cell):
 class RMSNorm(nn.Cell):
     def __init__(self, config: Qwen2VLConfig, weights: Weights, name: str, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
-        self.weight = parameter(f"{name}.weight", weights[f"{name}.weight"])
+        self.weight = vector(weights, f"{name}.weight")
         self.eps = Tensor([config.rms_norm_eps], ms.float32)
         self.operators = operators
 

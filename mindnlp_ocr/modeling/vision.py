@@ -8,13 +8,14 @@ from typing import Any
 import mindspore as ms
 from mindspore import Tensor, nn
 
-from mindnlp_ocr.modeling.layers import Linear, Weights, parameter
+from mindnlp_ocr.modeling.layers import Linear, Weights, vector
 from mindnlp_ocr.models.config import VisionConfig
 from mindnlp_ocr.ops.attention import EagerAttention
 from mindnlp_ocr.ops.layout import take_heads
 from mindnlp_ocr.ops.norm import LAYER_NORM_EPS
 from mindnlp_ocr.ops.operators import Operators
 from mindnlp_ocr.ops.rotary import per_head, rotate
+from mindnlp_ocr.weights.quantize import flat
 
 
 class VisionTower(nn.Cell):
@@ -23,8 +24,8 @@ class VisionTower(nn.Cell):
     def __init__(self, config: VisionConfig, weights: Weights, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
         # A convolution whose stride is its kernel is a matrix product over flattened patches.
-        flat = weights["visual.patch_embed.proj.weight"].reshape(config.embed_dim, config.patch_dim)
-        self.patch_embed = Linear({"visual.patch_embed.proj.weight": flat}, "visual.patch_embed.proj", operators)
+        name = "visual.patch_embed.proj"
+        self.patch_embed = Linear({f"{name}.weight": flat(weights[f"{name}.weight"])}, name, operators)
         self.blocks = nn.CellList(
             [VisionBlock(config, weights, f"visual.blocks.{i}", operators) for i in range(config.depth)], auto_prefix=False
         )
@@ -111,8 +112,7 @@ class PatchMerger(nn.Cell):
 class LayerNorm(nn.Cell):
     def __init__(self, weights: Weights, name: str, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
-        self.weight = parameter(f"{name}.weight", weights[f"{name}.weight"])
-        self.bias = parameter(f"{name}.bias", weights[f"{name}.bias"])
+        self.weight, self.bias = vector(weights, f"{name}.weight"), vector(weights, f"{name}.bias")
         self.operators = operators
 
     def construct(self, x: Tensor) -> Tensor:

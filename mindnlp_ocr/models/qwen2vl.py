@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mindnlp_ocr import __version__
 from mindnlp_ocr.cache.config import CacheConfig
@@ -23,6 +23,7 @@ from mindnlp_ocr.engine.graphs import Graphs
 from mindnlp_ocr.errors import BatchError, PageError, SetupError
 from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.models.limits import TEXT_TOKENS, limited, longest_answer, slot_length
+from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.ops.select import (
     Attention,
@@ -32,11 +33,13 @@ from mindnlp_ocr.ops.select import (
     code_for,
     kv_dtype_for,
     operators_for,
+    weight_dtype_for,
 )
 from mindnlp_ocr.processing.chat import ChatProcessor, Messages
 from mindnlp_ocr.processing.images import ImageProcessor
 from mindnlp_ocr.weights.fingerprint import fingerprint
 from mindnlp_ocr.weights.folder import FolderWeights, checked_folder
+from mindnlp_ocr.weights.quantize import WeightDtype
 
 EMBEDDED = Path(__file__).parent.parent / "assets" / "qwen2vl-ocr-tiny"
 DEFAULT_BATCH_SIZE = 8
@@ -57,6 +60,9 @@ class Qwen2VLModel:
             where one image would not leave room in ``max_length``.
         attn: "auto" (as ``cache_config`` says), "eager" (MindSpore's own attention) or "flash".
         threads: of a CPU, for the whole process; by default all cores that it may use.
+        dtype: what weights are held in, "fp32", "bf16", "fp16" or "int8"; "auto": as the checkpoint stores them. All else is
+            float32, so 16 bits change the text no more than storing the weights so did; "int8" rounds what is multiplied
+            by weights to 8 bits too.
 
     Raises:
         SetupError: the checkpoint, the device or a setting cannot be used; the message says what to do.
@@ -81,6 +87,7 @@ class Qwen2VLModel:
         max_pixels: int | None = None,
         attn: Attention = "auto",
         threads: int | None = None,
+        dtype: WeightDtype | Literal["auto"] = "auto",
     ) -> None:
         self._folder = checked_folder(model_name)
         if lora_weights_path is not None:
@@ -100,7 +107,8 @@ class Qwen2VLModel:
         self._attentions = attentions_for(self._device, self._attention.implementation, self.config)
         kv = self._new_kv(self._cache_config, slots)
         with FolderWeights(self._folder, self.config) as weights:
-            operators = operators_for(self._device)
+            self._dtype = weight_dtype_for(self._device, dtype, weights.dtype)
+            operators = operators_for(self._device, self._dtype)
             graphs = Graphs(self.config, weights, self._max_length, operators, self._attentions, kv)
         self._engine = Engine(graphs, kv, self._new_manager(self._cache_config, slots))
 
@@ -295,7 +303,8 @@ class Qwen2VLModel:
             "flash_attention_support": self._attention.flash_supported,
             "flash_attention_reason": self._attention.reason,
             "attn_implementation": self._attention.implementation,
-            "dtype": "float32",
+            "dtype": self._dtype,
+            "threads": native.threads() if native.available()[0] else None,
             "kv_dtype": self._kv_dtype(self._cache_config, self._attention),
             "kv_slots": engine.kv.shape[0] if engine.manager is not None else 0,
             "max_length": self._max_length,
@@ -392,7 +401,7 @@ class Qwen2VLModel:
     @property
     def _stored_base(self) -> str:
         """The same for a file, which may come from anywhere: bits differ between instruction sets and releases too."""
-        return f"{self._fingerprint} {self._base} {code_for(self._device)} mindnlp_ocr {__version__}"
+        return f"{self._fingerprint} {self._dtype} {self._base} {code_for(self._device)} mindnlp_ocr {__version__}"
 
     @cached_property
     def _fingerprint(self) -> str:

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import mindspore as ms
 from mindspore import ops
 
-from mindnlp_ocr.ops.packing import WeightDtype, panel_inputs
+from mindnlp_ocr.ops.packing import panel_inputs
+from mindnlp_ocr.weights.quantize import WeightDtype
 
 LIBRARY = Path(__file__).with_name("_cpu" + str(sysconfig.get_config_var("EXT_SUFFIX")))
 HEAD_DIMS = range(8, 257, 8)

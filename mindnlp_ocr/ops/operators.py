@@ -14,8 +14,7 @@ from mindnlp_ocr.ops import activation as activations
 from mindnlp_ocr.ops import linear as products
 from mindnlp_ocr.ops import native, packing
 from mindnlp_ocr.ops import norm as norms
-from mindnlp_ocr.ops.packing import Source, WeightDtype
-from mindnlp_ocr.weights.quantize import Quantized, dequantize
+from mindnlp_ocr.weights.quantize import Quantized, Source, WeightDtype, dequantize
 
 Array = NDArray[Any]
 

@@ -3,24 +3,20 @@
 A packed weight is the only one that is held: no more than a few panels exist beside it and what it is made from.
 """
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from mindnlp_ocr.errors import SetupError
-from mindnlp_ocr.weights.quantize import GROUP, Quantized, dequantize, quantize
+from mindnlp_ocr.weights.quantize import GROUP, Quantized, Source, WeightDtype, dequantize, quantize
 
 PANEL = 32  # outputs side by side: kPanel
 HEADER = 8  # rows of an int8 panel ahead of each group: kHeader
 AT_ONCE = 1 << 22  # numbers that are on their way
 
-WeightDtype = Literal["fp32", "fp16", "bf16", "int8"]
-WEIGHT_DTYPES: tuple[WeightDtype, ...] = get_args(WeightDtype)
 NUMPY: dict[str, Any] = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16, "int8": np.int8}
-
-Source = NDArray[Any] | Quantized
 
 
 def pack(weight: Source, dtype: WeightDtype) -> NDArray[Any]:

@@ -8,6 +8,7 @@ from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.ops.detect import detect_flash_attention_support
 from mindnlp_ocr.ops.device import Device
+from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES, WeightDtype
 
 if TYPE_CHECKING:
     from mindnlp_ocr.models.config import Qwen2VLConfig
@@ -107,9 +108,26 @@ def code_for(device: Device) -> str:
     return native.instruction_set() if device.kind == "CPU" and native.available()[0] else str(device)
 
 
-def operators_for(device: Device) -> "Operators":
-    """Our own products and norms on a CPU, where the library is there; else MindSpore's."""
+def weight_dtype_for(device: Device, asked: WeightDtype | Literal["auto"], stored: WeightDtype) -> WeightDtype:
+    """What weights are held in: as asked, or as they are stored where our operators run, which read all dtypes.
+
+    Raises:
+        SetupError: the dtype is unknown, or needs our operators.
+    """
+    from mindnlp_ocr.ops import native
+
+    if asked != "auto" and asked not in WEIGHT_DTYPES:
+        raise SetupError(f"dtype {asked!r} is unknown: give auto, {', '.join(WEIGHT_DTYPES)}")
+    ours = device.kind == "CPU" and native.available()[0]
+    if asked not in ("auto", "fp32") and not ours:
+        reason = native.available()[1] if device.kind == "CPU" else f"they do not run on {device}"
+        raise SetupError(f"weights in {asked} need our CPU operators ({reason}): give dtype auto or fp32")
+    return (stored if ours else "fp32") if asked == "auto" else asked
+
+
+def operators_for(device: Device, dtype: WeightDtype = "fp32") -> "Operators":
+    """Our own products and norms on a CPU, where the library is there; else MindSpore's, which hold float32."""
     from mindnlp_ocr.ops import native
     from mindnlp_ocr.ops.operators import CpuOperators, Operators
 
-    return CpuOperators() if device.kind == "CPU" and native.available()[0] else Operators()
+    return CpuOperators(dtype) if device.kind == "CPU" and native.available()[0] else Operators()

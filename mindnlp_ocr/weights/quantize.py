@@ -1,12 +1,15 @@
 """Weights in 8 bits: rounded to the nearest, symmetric, with one scale for every output and GROUP inputs."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 GROUP = 128  # kGroup of kernels/cpu/kernels.h
+
+WeightDtype = Literal["fp32", "fp16", "bf16", "int8"]  # what weights are held in
+WEIGHT_DTYPES: tuple[WeightDtype, ...] = get_args(WeightDtype)
 
 
 class Quantized(NamedTuple):
@@ -18,6 +21,9 @@ class Quantized(NamedTuple):
     @property
     def shape(self) -> tuple[int, ...]:
         return self.q.shape
+
+
+Source = NDArray[Any] | Quantized  # of any float dtype, or in 8 bits
 
 
 def quantize(weight: NDArray[Any]) -> Quantized:
@@ -39,7 +45,12 @@ def dequantize(weight: Quantized) -> NDArray[np.float32]:
     return weight.q * scales
 
 
-def concatenate(weights: Sequence[NDArray[Any] | Quantized]) -> NDArray[Any] | Quantized:
+def flat(weight: Source) -> Source:
+    """A weight [out, ...] as [out, in]."""
+    return weight if isinstance(weight, Quantized) else weight.reshape(len(weight), -1)
+
+
+def concatenate(weights: Sequence[Source]) -> Source:
     """Weights of one input, one below the other."""
     if len(weights) == 1:
         return weights[0]

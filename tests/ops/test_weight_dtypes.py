@@ -14,8 +14,8 @@ from mindnlp_ocr.bench.products import Method, ProductCase, compiled
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.operators import CpuOperators
-from mindnlp_ocr.ops.packing import NUMPY, PANEL, WeightDtype, pack, pack_gate, panel_inputs, panel_rows
-from mindnlp_ocr.weights.quantize import GROUP, Quantized, concatenate, dequantize, quantize
+from mindnlp_ocr.ops.packing import NUMPY, PANEL, pack, pack_gate, panel_inputs, panel_rows
+from mindnlp_ocr.weights.quantize import GROUP, Quantized, WeightDtype, concatenate, dequantize, quantize
 from tests.ops.arrays import back, integers, random, tensor
 from tests.ops.test_operators import PRODUCTS, run
 

