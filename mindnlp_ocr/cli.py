@@ -1,15 +1,17 @@
 """The command line that reads pages: ``mindnlp-ocr page.png`` and ``tools/infer.py page.png``."""
 
 import argparse
+import difflib
 import glob
 import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+import yaml
 from tqdm import tqdm
 
 from mindnlp_ocr import __version__
@@ -34,8 +36,11 @@ cannot be used
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the pages that ``argv`` names; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    parser, argv = _parser(), sys.argv[1:] if argv is None else argv
+    arguments = parser.parse_args(argv)
     try:
+        if arguments.config:  # as if its settings stood before all others
+            arguments = parser.parse_args([*_settings(Path(arguments.config), vars(arguments)), *argv])
         with warnings.catch_warnings():
             warnings.showwarning = _warn
             return _run(arguments)
@@ -47,6 +52,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _settings(path: Path, options: Mapping[str, Any]) -> list[str]:
+    """The settings of a YAML file as options of the command line."""
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise SetupError(f"--config {path} cannot be read ({reason}): give a YAML file such as configs/cpu.yaml") from error
+    if not isinstance(settings, dict):
+        raise SetupError(f"--config {path} holds no settings: give lines such as `dtype: int8`")
+    known = sorted(name.replace("_", "-") for name in options if name not in ("images", "image", "config"))
+    given = []
+    for name, value in settings.items():
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, 1)
+            raise SetupError(f"--config {path}: {name!r} is no setting" + (f": did you mean {near[0]}?" if near else ""))
+        if value is True:
+            given.append(f"--{name}")
+        elif isinstance(value, str | int | float) and value is not False:
+            given.append(f"--{name}={value}")
+        elif value is not False and value is not None:
+            raise SetupError(f"--config {path}: {name} is {value!r}: give one value")
+    return given
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
@@ -67,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files, folders or patterns such as 'scans/*.png'")
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="one more image; may be repeated")
     parser.add_argument("--model", metavar="PATH", help="a Qwen2-VL folder (default: the small model that is built in)")
+    parser.add_argument(
+        "--config", metavar="FILE", help="settings, such as configs/cpu.yaml; options given here win over it"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, npu:0 or Ascend (default: cpu)")
     parser.add_argument(
         "--prompt", default=DEFAULT_PROMPT, metavar="TEXT", help=f"what to ask (default: {DEFAULT_PROMPT!r})"

@@ -296,3 +296,55 @@ def test_a_run_that_breaks_off_keeps_what_was_read(
     assert main([WORD, LINE, "--output", str(tmp_path / "pages.txt")]) == 130
     assert case("word_56x56")["text"] in (tmp_path / "pages.txt.part").read_text(encoding="utf-8")
     assert f"what was read before is in {tmp_path / 'pages.txt.part'}" in capsys.readouterr().err
+
+
+# Settings in a file
+
+
+def test_settings_of_a_file_are_as_if_given_and_what_is_given_wins(tmp_path: Path) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("dtype: int8\nthreads: 1\nformat: text\nno-kv-cache: false\nstats:\n", encoding="utf-8")
+    done = run(LINE, "--config", str(settings), "--format", "json")
+    info = json.loads(done.stdout)["model"]
+    assert (info["dtype"], info["threads"], info["kv_cache_enabled"]) == ("int8", 1, True)
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dtpye: int8", "'dtpye' is no setting: did you mean dtype?"),
+        ("images: [a.png]", "'images' is no setting"),
+        ("threads: [1, 2]", "threads is [1, 2]: give one value"),
+        ("- dtype", "holds no settings: give lines such as `dtype: int8`"),
+        ("dtype: [", "cannot be read (while parsing"),
+    ],
+)
+def test_settings_that_are_wrong_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(text, encoding="utf-8")
+    assert main([WORD, "--config", str(settings)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --config {settings}")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_setting_of_the_wrong_kind_and_a_file_that_is_missing_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("dtype: int4", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main([WORD, "--config", str(settings)])
+    assert "argument --dtype: invalid choice: 'int4'" in capsys.readouterr().err
+    assert main([WORD, "--config", str(tmp_path / "none.yaml")]) == 2
+    assert "none.yaml cannot be read ([Errno 2] No such file or directory" in capsys.readouterr().err
+
+
+def test_the_settings_that_ship_are_good(capsys: pytest.CaptureFixture[str]) -> None:
+    for settings in sorted((ROOT / "configs").glob("*.yaml")):
+        assert main(["--config", str(settings)]) == 2
+        assert capsys.readouterr().err == "error: no image is named: give files, folders or patterns (see --help)\n"

@@ -55,7 +55,7 @@ class FolderWeights(Mapping[str, Source]):
         self._stack = ExitStack()
         self._home: dict[str, tuple[Any, str]] = {}
         try:
-            for path in _shards(folder):
+            for path in shards(folder):
                 file = self._open(path)
                 self._home.update({published(name): (file, name) for name in file.keys()})  # noqa: SIM118
             self._check(folder, config)
@@ -134,7 +134,8 @@ class FolderWeights(Mapping[str, Source]):
         self._stack.close()
 
 
-def _shards(folder: Path) -> list[Path]:
+def shards(folder: Path) -> list[Path]:
+    """The weight files of a checkpoint. Errors as :class:`FolderWeights`."""
     if not (folder / INDEX).exists():
         if (folder / SINGLE).exists():
             return [folder / SINGLE]
