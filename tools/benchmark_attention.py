@@ -12,7 +12,6 @@ them already. The peer runs in an environment of its own:
 """
 
 import argparse
-import ctypes
 import json
 import os
 import statistics
@@ -152,20 +151,10 @@ class Worker:
 
 def limits() -> tuple[float, float]:
     """This machine's float32 multiply-add rate (GFLOP/s) and memory read rate (GB/s), on all cores, the best of seven."""
-    from mindnlp_ocr.ops.native import LIBRARY
+    from mindnlp_ocr.bench.machine import Machine
 
-    library = ctypes.CDLL(str(LIBRARY))
-    library.FmaFlops.restype, library.ReadAll.restype = ctypes.c_double, ctypes.c_float
-    memory = np.ones(256 << 18, np.float32)
-    flops, read = 0.0, 0.0
-    for _ in range(7):
-        start = time.perf_counter()
-        done = library.FmaFlops(ctypes.c_int64(10_000_000))
-        flops = max(flops, done / (time.perf_counter() - start) / 1e9)
-        start = time.perf_counter()
-        library.ReadAll(memory.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(memory.size))
-        read = max(read, memory.nbytes / (time.perf_counter() - start) / 1e9)
-    return flops, read
+    machine = Machine()
+    return max(machine.gflops() for _ in range(7)), max(machine.read_gbs() for _ in range(7))
 
 
 def times(arguments: argparse.Namespace) -> list[dict[str, Any]]:

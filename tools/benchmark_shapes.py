@@ -1,27 +1,33 @@
 #!/usr/bin/env python3
-"""Run all layers of Qwen2-VL-2B with random weights: time and memory of vision, prefill and decode, in float32.
+"""Run all layers of Qwen2-VL-2B with random weights: vision, prefill and decode beside what the machine can do, and memory.
 
-uv run tools/benchmark_shapes.py            # needs 10 GB of memory and about two minutes
+Every run is followed by one of the machine's own limit (multiply-adds, or reading memory); medians are compared.
+
+uv run tools/benchmark_shapes.py                  # float32: needs 10 GB of memory and some three minutes
+uv run tools/benchmark_shapes.py --dtype int8     # or bf16, fp16
 """
 
 import argparse
 import math
+import statistics
 import time
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mindnlp_ocr.bench.machine import READ_MB, Machine, peak_memory_mb
 from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.engine.graphs import Graphs, NewToken
 from mindnlp_ocr.modeling.rope import mrope_positions
-from mindnlp_ocr.models.config import Qwen2VLConfig
+from mindnlp_ocr.models.config import Qwen2VLConfig, VisionConfig
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.ops.select import attentions_for, choose_attention, operators_for
 from mindnlp_ocr.processing.images import Patches
 from mindnlp_ocr.weights.names import expected_shapes
+from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES
 
 # The published config.json of Qwen2-VL-2B-Instruct, as far as the network reads it.
 CPU = Device("CPU")
@@ -65,48 +71,83 @@ class RandomWeights(Mapping[str, NDArray[np.float32]]):
         return len(self._shapes)
 
 
-def memory() -> str:
-    """Peak resident memory so far."""
-    row = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmHWM"))
-    return f"{int(row.split()[1]) / 2**20:.1f} GiB peak"
+def vision_flops(config: VisionConfig, patches: int) -> int:
+    """Of the vision tower for one image."""
+    width, merged = config.embed_dim, config.embed_dim * config.spatial_merge_size**2
+    block = width * 3 * width + width * width + 2 * width * config.mlp_dim + 2 * patches * width
+    merger = (merged * merged + merged * config.hidden_size) / config.spatial_merge_size**2
+    return int(2 * patches * (config.patch_dim * width + config.depth * block + merger))
+
+
+def prefill_flops(config: Qwen2VLConfig, tokens: int) -> int:
+    """Of all layers for one prompt, and of the logits of its last token."""
+    hidden, kv_width = config.hidden_size, config.num_key_value_heads * config.head_dim
+    layer = hidden * (2 * hidden + 2 * kv_width) + 3 * hidden * config.intermediate_size + tokens * hidden
+    return 2 * (tokens * config.num_hidden_layers * layer + hidden * config.vocab_size)
+
+
+def in_turns(run: Callable[[], Any], limit: Callable[[], float], runs: int) -> tuple[float, float]:
+    """Medians: seconds of a run, and the limit."""
+    seconds, limits = [], []
+    for _ in range(runs):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+        limits.append(limit())
+    return statistics.median(seconds), statistics.median(limits)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=32, help="patches along each side of the image (default: 32)")
-    parser.add_argument("--tokens", type=int, default=8, help="tokens to decode (default: 8)")
+    parser.add_argument("--tokens", type=int, default=12, help="tokens to decode (default: 12)")
+    parser.add_argument("--runs", type=int, default=3, help="of vision and prefill (default: 3)")
     parser.add_argument("--max-length", type=int, default=1024, help="length of the KV slot (default: 1024)")
     parser.add_argument("--attn", choices=("auto", "eager", "flash"), default="auto", help="attention (default: auto)")
+    parser.add_argument("--dtype", choices=WEIGHT_DTYPES, default="fp32", help="of weights (default: fp32)")
     arguments = parser.parse_args()
     config = Qwen2VLConfig.from_dict(QWEN2_VL_2B)
-    weights = RandomWeights(config)
     choice = choose_attention(CPU, arguments.attn, CacheConfig(), (config.head_dim, config.vision.head_dim))
     attentions = attentions_for(CPU, choice.implementation, config)
     kv = KVSlots(config, 1, arguments.max_length, attentions.text)
-    print(f"attention: {choice.implementation}; {choice.reason}")
     start = time.perf_counter()
-    graphs = Graphs(config, weights, arguments.max_length, operators_for(CPU), attentions, kv)
-    print(f"built in {time.perf_counter() - start:.1f} s, {memory()}", flush=True)
+    operators = operators_for(CPU, arguments.dtype)
+    graphs = Graphs(config, RandomWeights(config), arguments.max_length, operators, attentions, kv)
+    weights = sum(parameter.nbytes for parameter in graphs.parameters()) / 2**20
+    held = sum(parameter.nbytes for parameter in (*kv.keys, *kv.values)) / 2**20
+    print(f"{choice.implementation} attention; weights in {arguments.dtype}: {weights:.0f} MB, KV {held:.0f} MB")
+    print(f"built in {time.perf_counter() - start:.1f} s", flush=True)
 
+    machine = Machine()
     grid = (1, arguments.side, arguments.side)
     pixels = np.random.default_rng(1).standard_normal((math.prod(grid), config.vision.patch_dim), dtype=np.float32)
     image = [config.image_token_id] * (math.prod(grid) // config.vision.spatial_merge_size**2)
     ids = np.asarray([1, 2, 3, *image, 4, 5, 6], np.int32)
     positions = mrope_positions(ids, [grid], config.image_token_id, config.vision.spatial_merge_size)
-    for run in ("first", "second"):
-        start = time.perf_counter()
-        features = graphs.vision([Patches(pixels, grid)])
-        print(f"vision, {len(pixels)} patches, {run} run: {time.perf_counter() - start:.2f} s, {memory()}", flush=True)
-    for run in ("first", "second"):
-        start = time.perf_counter()
-        step = graphs.prefill(ids, features, positions.ids)
-        print(f"prefill, {len(ids)} tokens, {run} run: {time.perf_counter() - start:.2f} s, {memory()}", flush=True)
-    times = []
-    for live in range(len(ids), len(ids) + arguments.tokens):
-        start = time.perf_counter()
+    features = graphs.vision([Patches(pixels, grid)])
+    step = graphs.prefill(ids, features, positions.ids)
+    for name, work, flops in (
+        ("vision", lambda: graphs.vision([Patches(pixels, grid)]), vision_flops(config.vision, len(pixels))),
+        ("prefill", lambda: graphs.prefill(ids, features, positions.ids), prefill_flops(config, len(ids))),
+    ):
+        seconds, peak = in_turns(work, machine.gflops, arguments.runs)
+        rate = flops / seconds / 1e9
+        size = len(pixels) if name == "vision" else len(ids)
+        print(f"{name}: {size} rows in {seconds:.2f} s, {rate:.0f} GFLOP/s: {rate / peak:.0%} of {peak:.0f}", flush=True)
+
+    live = len(ids)
+
+    def decode() -> None:
+        nonlocal step, live
         step = graphs.decode([NewToken(step.token_id, live + positions.delta, 0, live)])[0]
-        times.append(time.perf_counter() - start)
-    print(f"decode: median {np.median(times[1:]):.3f} s a token, the first {times[0]:.2f} s, {memory()}")
+        live += 1
+
+    decode()
+    seconds, peak = in_turns(decode, machine.read_gbs, arguments.tokens)
+    rate = graphs.decode_bytes / seconds / 1e9
+    print(f"decode: {seconds * 1e3:.0f} ms a token, weights read at {rate:.1f} GB/s: {rate / peak:.0%} of {peak:.1f}")
+    memory = peak_memory_mb() - READ_MB
+    print(f"peak memory: {memory:.0f} MB, {memory - weights - held:.0f} MB beside weights and KV")
 
 
 if __name__ == "__main__":

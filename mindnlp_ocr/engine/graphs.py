@@ -8,7 +8,7 @@ from typing import NamedTuple
 import mindspore as ms
 import numpy as np
 import psutil
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 from numpy.typing import NDArray
 
 from mindnlp_ocr.cache.slots import KVSlots
@@ -172,6 +172,16 @@ class Graphs:
     def compile_seconds(self) -> float:
         """Seconds spent in the first call of every graph: compiling it and running it once."""
         return sum(self._first_calls)
+
+    def parameters(self) -> list[Parameter]:
+        """All weights."""
+        return [*self._tower.get_parameters(), *self._language.get_parameters()]
+
+    @property
+    def decode_bytes(self) -> int:
+        """Bytes of weights that a decode step reads."""
+        read = sum(int(parameter.nbytes) for parameter in self._language.get_parameters())
+        return read if self._language.tied else read - int(self._language.embed_tokens.nbytes)
 
     @contextmanager
     def _running(self, graph: str, bucket: int, parts: int = 1) -> Iterator[None]:
