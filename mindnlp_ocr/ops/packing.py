@@ -25,8 +25,26 @@ def pack(weight: Source, dtype: WeightDtype) -> NDArray[Any]:
     Raises:
         SetupError: it cannot be held in this dtype.
     """
+    packed = _room(weight, 1, dtype)
+    _pack(weight, packed)
+    return packed
+
+
+def pack_gate(gate: Source, up: Source, dtype: WeightDtype) -> NDArray[Any]:
+    """Panels of two weights [inner, in] in turns, so that what is multiplied is computed together."""
+    packed = _room(gate, 2, dtype)
+    _pack(gate, packed[::2])
+    _pack(up, packed[1::2])
+    return packed
+
+
+def _room(weight: Source, weights: int, dtype: WeightDtype) -> NDArray[Any]:
     out, width = weight.shape
-    packed = np.empty((-(-out // PANEL), panel_rows(width, dtype), PANEL), NUMPY[dtype])
+    return np.empty((weights * -(-out // PANEL), panel_rows(width, dtype), PANEL), NUMPY[dtype])
+
+
+def _pack(weight: Source, packed: NDArray[Any]) -> None:
+    out, width = weight.shape
     step = max(1, AT_ONCE // (PANEL * width)) * PANEL
     for first in range(0, out, step):
         panels = packed[first // PANEL : (first + step) // PANEL]
@@ -34,16 +52,7 @@ def pack(weight: Source, dtype: WeightDtype) -> NDArray[Any]:
             part: Source = Quantized(weight.q[first : first + step], weight.scales[first : first + step])
         else:
             part = weight[first : first + step]
-        (_pack_int8 if dtype == "int8" else _pack_floats)(part, panels)
-    return packed
-
-
-def pack_gate(gate: Source, up: Source, dtype: WeightDtype) -> NDArray[Any]:
-    """Panels of two weights [inner, in] in turns, so that what is multiplied is computed together."""
-    first, second = pack(gate, dtype), pack(up, dtype)
-    both = np.empty((2 * len(first), *first.shape[1:]), first.dtype)
-    both[::2], both[1::2] = first, second
-    return both
+        (_pack_int8 if panels.dtype == np.int8 else _pack_floats)(part, panels)
 
 
 def panel_rows(width: int, dtype: WeightDtype) -> int:
@@ -68,7 +77,8 @@ def _pack_floats(weight: Source, panels: NDArray[Any]) -> None:
     columns = _filled(weight.astype(panels.dtype, copy=False), len(panels))
     if panels.dtype == NUMPY["bf16"]:  # column i beside column i + PANEL / 2
         pairs = columns.reshape(len(panels), 2, PANEL // 2, -1).transpose(0, 3, 2, 1)
-        panels.reshape(*pairs.shape)[...] = pairs
+        for panel, pair in zip(panels, pairs, strict=True):  # they may be every other one: no view of them all
+            panel.reshape(pair.shape)[...] = pair
     else:
         panels[...] = columns.reshape(len(panels), PANEL, -1).transpose(0, 2, 1)
 

@@ -34,8 +34,8 @@ def quantize(weight: NDArray[Any]) -> Quantized:
         columns = slice(group * GROUP, (group + 1) * GROUP)
         part = weight[:, columns].astype(np.float32)
         scales[:, group] = np.abs(part).max(1) / np.float32(127)
-        inverse = np.divide(1, scales[:, group], out=np.zeros(out, np.float32), where=scales[:, group] > 0)
-        q[:, columns] = np.rint(part * inverse[:, None])
+        divisor = np.where(scales[:, group] > 0, scales[:, group], np.float32(1))
+        q[:, columns] = np.rint(part / divisor[:, None]).clip(-127, 127)  # a scale that is subnormal is coarse
     return Quantized(q, scales)
 
 

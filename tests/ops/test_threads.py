@@ -51,7 +51,7 @@ class Work:
 
     def answers(self) -> list[NDArray[np.float32]]:
         return [
-            call("Linear", self.x, self.packed, self.bias, shape=(40, 200)),
+            call("Linear", self.x, self.packed, self.bias, np.array([40], np.int32), shape=(40, 200)),
             call("RmsNorm", self.x, self.scale, self.eps, shape=(40, 64)),
             call("FlashVision", self.heads, self.heads, self.heads, self.ends, shape=(90, 2, 16)),
         ]

@@ -1,5 +1,8 @@
 """Weights in 16 and 8 bits: the products' answers, their bits, and what is packed."""
 
+import tracemalloc
+import warnings
+from itertools import pairwise
 from typing import Any
 
 import ml_dtypes
@@ -16,7 +19,8 @@ from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.operators import CpuOperators
 from mindnlp_ocr.ops.packing import NUMPY, PANEL, pack, pack_gate, panel_inputs, panel_rows
 from mindnlp_ocr.weights.quantize import GROUP, Quantized, WeightDtype, concatenate, dequantize, quantize
-from tests.ops.arrays import back, integers, random, tensor
+from tests.ops import test_decoder_layer as layer
+from tests.ops.arrays import Array, back, integers, random, tensor
 from tests.ops.test_operators import PRODUCTS, run
 
 pytestmark = pytest.mark.skipif(not native.available()[0], reason=native.available()[1])
@@ -123,6 +127,15 @@ def test_eight_bits_have_the_same_bits_on_processors_that_fuse_alike() -> None:
     assert len(set(answers.values())) <= 1
 
 
+def test_a_row_is_rounded_to_the_nearest_step_on_every_instruction_set(instruction_set: str) -> None:
+    largest = np.random.default_rng(0).uniform(0.5, 2, (300, 1)).astype(np.float32)
+    step = largest / np.float32(127)
+    x = np.concatenate([largest, (np.arange(GROUP - 1, dtype=np.float32) + np.float32(0.5)) * step], 1)  # halfway, or nearly
+    inputs = [x, 127 * np.eye(GROUP, dtype=np.float32), np.zeros(GROUP, np.float32)]
+    answer = run(ProductCase("linear", 300, GROUP, GROUP), CpuOperators("int8"), inputs)
+    np.testing.assert_array_equal(np.rint(answer / 127 / step), np.rint(x / step).clip(-127, 127))
+
+
 def test_a_group_of_zeros_adds_nothing_and_what_is_not_finite_stays_in_its_row(instruction_set: str) -> None:
     case = ProductCase("linear", 5, 256, 40)
     x, weight, bias = case.inputs()
@@ -182,6 +195,39 @@ def test_the_fused_layers_answer_is_that_of_its_parts(dtype: WeightDtype) -> Non
     assert back(fused).tobytes() == back(operators.linear_add(hidden, packed[3], biases[3], middle, one)).tobytes()
 
 
+def run_layer(
+    x: Array, angles: Array, held: list[Array], slot: int, live: int, operators: CpuOperators, as_dtype: WeightDtype
+) -> tuple[Array, Array, Array]:
+    """The decoder layer with weights rounded to a dtype, and held in that of the operators."""
+    inputs = layer.arguments(x, angles, held[0], held[1], [slot], [live], [x.shape[1]], "float32")
+    published = {"qkv": layer.QKV_WEIGHT, "out": layer.OUT_WEIGHT, "down": layer.DOWN_WEIGHT}
+    rounding = np.float32 if as_dtype == "int8" else NUMPY[as_dtype]
+    for name, weight in published.items():
+        inputs[name] = Tensor.from_numpy(operators.pack(weight.astype(rounding).astype(np.float32)))
+    gate, up = (x.astype(rounding).astype(np.float32) for x in (layer.GATE_WEIGHT, layer.UP_WEIGHT))
+    inputs["gate/up"] = Tensor.from_numpy(operators.pack_gate(gate, up))
+    y = native.decoder_layer()(*inputs.values())
+    return back(y).reshape(x.shape), back(inputs["keys"]), back(inputs["values"])
+
+
+@pytest.mark.parametrize("dtype", [*SIXTEEN, "int8"])
+def test_a_decoder_layers_bits_are_those_of_its_pieces_and_of_float32_on_rounded_weights(
+    instruction_set: str, dtype: WeightDtype
+) -> None:
+    (x, angles), held, operators = layer.new_tokens(1, 40), list(layer.slots_of("float32")), CpuOperators(dtype)
+    whole = run_layer(x, angles, held, 0, 0, operators, dtype)
+    if dtype != "int8":
+        expected = run_layer(x, angles, held, 0, 0, CpuOperators(), dtype)
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(whole, expected, strict=True))
+    try:
+        for threads, (first, last) in enumerate(pairwise([0, 1, 14, 40]), 1):
+            native.use_threads(threads)
+            y, *held = run_layer(x[:, first:last], angles[:, first:last], held, 3, first, operators, dtype)
+            assert y.tobytes() == whole[0][:, first:last].tobytes()
+    finally:
+        native.use_threads(0)
+
+
 # Packing
 
 
@@ -231,6 +277,29 @@ def test_quantising_keeps_zeros_and_the_largest_number_of_each_group() -> None:
     assert not q[1, :GROUP].any()
     assert (np.abs(q[[0, 2], :GROUP]).max(1) == 127).all()
     assert np.abs(dequantize(Quantized(q, scales)) - weight).max() <= scales.max() / 2 * 1.0001
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-37, 1e-39])
+def test_weights_so_small_that_the_reverse_of_a_scale_is_infinite_are_rounded_as_others(size: float) -> None:
+    weight = (random(3, 300) * size).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        away = np.abs(dequantize(quantize(weight)) - weight).max()
+    assert away < np.abs(weight).max() / 200
+
+
+@pytest.mark.parametrize("dtype", NUMPY)
+def test_packing_a_gate_holds_the_packed_weight_once(dtype: WeightDtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mindnlp_ocr.ops.packing.AT_ONCE", 1)
+    gate, up = (random(2000, 256, seed=i).astype(np.float32) for i in range(2))
+    tracemalloc.start()
+    try:
+        packed = pack_gate(gate, up, dtype)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert packed[1::2].tobytes() == pack(up, dtype).tobytes()
+    assert peak < 1.4 * packed.nbytes
 
 
 def test_several_weights_become_one_whether_quantised_or_not() -> None:
