@@ -23,18 +23,9 @@ from mindnlp_ocr.engine.graphs import Graphs
 from mindnlp_ocr.errors import BatchError, PageError, SetupError
 from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.models.limits import TEXT_TOKENS, limited, longest_answer, slot_length
-from mindnlp_ocr.ops import native
+from mindnlp_ocr.ops import native, select
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.select import (
-    Attention,
-    AttentionChoice,
-    attentions_for,
-    choose_attention,
-    code_for,
-    kv_dtype_for,
-    operators_for,
-    weight_dtype_for,
-)
+from mindnlp_ocr.ops.select import Attention, AttentionChoice
 from mindnlp_ocr.processing.chat import ChatProcessor, Messages
 from mindnlp_ocr.processing.images import ImageProcessor
 from mindnlp_ocr.weights.fingerprint import fingerprint
@@ -104,11 +95,11 @@ class Qwen2VLModel:
         self._processor = ChatProcessor(self._folder, self.config, images)
         slots = self._slots(self._cache_config, self._attention)
         self._device.activate(threads)
-        self._attentions = attentions_for(self._device, self._attention.implementation, self.config)
+        self._attentions = select.attentions_for(self._device, self._attention.implementation, self.config)
         kv = self._new_kv(self._cache_config, slots)
         with FolderWeights(self._folder, self.config) as weights:
-            self._dtype = weight_dtype_for(self._device, dtype, weights.dtype)
-            operators = operators_for(self._device, self._dtype)
+            self._dtype = select.weight_dtype_for(self._device, dtype, weights.dtype)
+            operators = select.operators_for(self._device, self._dtype)
             graphs = Graphs(self.config, weights, self._max_length, operators, self._attentions, kv)
         self._engine = Engine(graphs, kv, self._new_manager(self._cache_config, slots))
 
@@ -245,7 +236,7 @@ class Qwen2VLModel:
                 with engine.idle("update_cache_config"):
                     self._cache_config, self._attention = config, attention
                     if other_attention:
-                        self._attentions = attentions_for(self._device, attention.implementation, self.config)
+                        self._attentions = select.attentions_for(self._device, attention.implementation, self.config)
                     engine.replace(self._attentions, self._new_kv(config, slots), self._new_manager(config, slots))
                 return
             if engine.manager is not None:
@@ -368,10 +359,10 @@ class Qwen2VLModel:
 
     def _choose_attention(self, config: CacheConfig) -> AttentionChoice:
         dims = (self.config.head_dim, self.config.vision.head_dim)
-        return choose_attention(self._device, self._asked_attention, config, dims)
+        return select.choose_attention(self._device, self._asked_attention, config, dims)
 
     def _kv_dtype(self, config: CacheConfig, attention: AttentionChoice) -> str:
-        return kv_dtype_for(self._device, attention.implementation, config.kv_dtype)
+        return select.kv_dtype_for(self._device, attention.implementation, config.kv_dtype)
 
     def _slot_bytes(self, config: CacheConfig, attention: AttentionChoice) -> int:
         item_bytes = KVSlots.item_bytes(self._kv_dtype(config, attention))
@@ -401,7 +392,7 @@ class Qwen2VLModel:
     @property
     def _stored_base(self) -> str:
         """The same for a file, which may come from anywhere: bits differ between instruction sets and releases too."""
-        return f"{self._fingerprint} {self._dtype} {self._base} {code_for(self._device)} mindnlp_ocr {__version__}"
+        return f"{self._fingerprint} {self._dtype} {self._base} {select.code_for(self._device)} mindnlp_ocr {__version__}"
 
     @cached_property
     def _fingerprint(self) -> str:

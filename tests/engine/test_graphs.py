@@ -1,11 +1,15 @@
 """Static shapes: what compiles, and when nothing does any more."""
 
 import numpy as np
+import pytest
 from mindspore.common.api import ms_compile_cache
 from PIL import Image
 
 from mindnlp_ocr.engine.buckets import bucket_for, bucket_sizes
+from mindnlp_ocr.engine.engine import burst
+from mindnlp_ocr.engine.graphs import NewToken
 from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
+from mindnlp_ocr.ops import native
 
 
 def test_buckets_are_powers_of_two_and_their_midpoints_up_to_the_largest() -> None:
@@ -31,6 +35,33 @@ def test_after_warm_up_30_images_of_different_sizes_and_prompts_compile_nothing(
         model.infer(_ask(page, "Text: " * (number + 1)), max_new_tokens=3)
     assert model.get_model_info()["compilations"] == warm
     assert len(ms_compile_cache) == mindspores_own_count
+
+
+@pytest.mark.skipif(not native.available()[0], reason=native.available()[1])
+def test_a_compiled_decode_step_reads_weights_and_slots_where_they_lie() -> None:
+    model = Qwen2VLModel()
+    model.infer(_ask(Image.open("tests/pages/word_56x56.png"), "OCR"))
+    graphs, kv = model._engine.graphs, model._engine.kv
+
+    def logits() -> bytes:
+        return graphs.decode([NewToken(5, 20, 0, 30)])[0].numpy().tobytes()
+
+    before = logits()
+    weight = graphs._language.layers[3].mlp.down_proj.weight
+    for held in (weight, kv.keys[2], kv.values[5]):
+        array = held.asnumpy().view(np.uint8)
+        copy = array.copy()
+        array[:] = 0
+        assert logits() != before
+        array[:] = copy
+        assert logits() == before
+
+
+@pytest.mark.parametrize(
+    ("tokens_per_second", "most", "tokens"), [(10, 32, 1), (19, 32, 1), (200, 32, 10), (2000, 32, 32), (2000, 1, 1)]
+)
+def test_a_call_takes_as_many_tokens_as_a_twentieth_of_a_second(tokens_per_second: float, most: int, tokens: int) -> None:
+    assert burst(tokens_per_second, most) == tokens
 
 
 def _ask(image: Image.Image, text: str) -> list[dict[str, object]]:

@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""What each fused operator and each weight dtype buys on a page: the same page without it, in turns; same tokens, asserted.
+
+uv run tools/benchmark_fusion.py [PAGE]
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+from typing import Any
+
+from mindnlp_ocr.cli import DEFAULT_PROMPT
+from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
+
+ROOT = Path(__file__).resolve().parent.parent
+VARIANTS: dict[str, tuple[str, str, tuple[str, ...]]] = {  # name -> weight dtype, attention, operators that are left out
+    "all, bf16": ("bf16", "auto", ()),
+    "all, fp32": ("fp32", "auto", ()),
+    "all, fp16": ("fp16", "auto", ()),
+    "all, int8": ("int8", "auto", ()),
+    "fp32, one token a call": ("fp32", "auto", ("greedy_decode",)),
+    "and no decoder layer": ("fp32", "auto", ("greedy_decode", "decoder_layer")),
+    "fp32, no vision block": ("fp32", "auto", ("vision_block",)),
+    "fp32, eager attention": ("fp32", "eager", ()),
+}
+TIMES = ("vision", "prefill", "decode", "total")
+
+
+def model_of(dtype: Any, attention: Any, without: tuple[str, ...]) -> Qwen2VLModel:
+    model = Qwen2VLModel(dtype=dtype, attn=attention)
+    for part in model._attentions:
+        for operator in without:
+            setattr(part, operator, None)
+        if "greedy_decode" in without:
+            part.decode_steps = 1
+    model._engine.graphs.attach(model._attentions, model._engine.kv)
+    return model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("page", nargs="?", default=str(ROOT / "examples" / "invoice.png"))
+    parser.add_argument("--runs", type=int, default=7, help="of each variant, after one to warm up (default: 7)")
+    arguments = parser.parse_args()
+    content = [{"type": "image", "image": arguments.page}, {"type": "text", "text": DEFAULT_PROMPT}]
+    models = {name: model_of(*variant) for name, variant in VARIANTS.items()}
+    readings: dict[str, list[Any]] = {name: [] for name in models}
+    for _ in range(arguments.runs + 1):
+        for name, model in models.items():
+            model.clear_cache()
+            readings[name].append(model.generate([{"role": "user", "content": content}]))
+    tokens = readings["all, fp32"][0].token_ids
+    print(f"{Path(arguments.page).name}, {len(tokens)} tokens; medians of {arguments.runs} runs, milliseconds")
+    print(f"{'':24}" + "".join(f"{time:>9}" for time in TIMES) + "  per token")
+    for name, taken in readings.items():
+        assert all(reading.token_ids == tokens for reading in taken), f"{name}: other tokens"
+        times = {time: statistics.median(reading.timings_ms[time] for reading in taken[1:]) for time in TIMES}
+        per_token = times["decode"] / (len(tokens) - 1)
+        print(f"{name:24}" + "".join(f"{times[time]:9.0f}" for time in TIMES) + f"{per_token:11.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

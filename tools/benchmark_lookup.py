@@ -1,0 +1,44 @@
+#!/usr/bin/env python3
+"""What speculative decoding by prompt lookup could save: tokens a step if every right guess were free.
+
+A guess is what followed the newest n tokens where they last stood in the text (Saxena 2023, "Prompt Lookup Decoding"). The
+prompt of a page is its image: only the text that is read so far can be looked up. Nothing of this is in the engine.
+
+uv run tools/benchmark_lookup.py
+"""
+
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def steps_of(tokens: list[int], n: int, guesses: int) -> tuple[int, int]:
+    """Steps that a text takes, and tokens that are guessed in all."""
+    done, steps, guessed = 1, 0, 0  # the prompt gives the first token
+    while done < len(tokens):
+        newest, guess = tokens[done - n : done] if done >= n else [], list[int]()
+        for start in range(done - n - 1, -1, -1):
+            if newest and tokens[start : start + n] == newest:
+                guess = tokens[start + n : min(start + n + guesses, done)]
+                break
+        right = 0
+        while right < len(guess) and done + right < len(tokens) and guess[right] == tokens[done + right]:
+            right += 1
+        steps, guessed, done = steps + 1, guessed + len(guess), done + right + 1
+    return steps, guessed
+
+
+def main() -> None:
+    cases = json.loads((ROOT / "tests" / "goldens" / "pages.json").read_text(encoding="utf-8"))["cases"]
+    texts = [case["token_ids"] for case in cases]
+    tokens = sum(len(text) - 1 for text in texts)
+    print(f"{len(texts)} golden texts, {tokens} decoded tokens")
+    for n in (1, 2, 3):
+        for guesses in (2, 4, 8):
+            steps, guessed = (sum(column) for column in zip(*(steps_of(text, n, guesses) for text in texts), strict=True))
+            print(f"n {n}, up to {guesses} guesses: {tokens / steps:.3f} tokens a step, {guessed / steps:.2f} guessed")
+
+
+if __name__ == "__main__":
+    main()

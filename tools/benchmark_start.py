@@ -1,0 +1,47 @@
+#!/usr/bin/env python3
+"""How long a cold process takes to the first text of a page, beside `import mindspore` alone; processes take turns.
+
+uv run tools/benchmark_start.py
+uv run tools/benchmark_start.py --runs 9 --image examples/letter.png -- --dtype int8    # what follows -- goes to infer.py
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def seconds(command: list[str]) -> tuple[float, float]:
+    """To the first byte on standard output, and to the end of the process."""
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0) as process:
+        assert process.stdout
+        if not process.stdout.read(1):
+            raise SystemExit(f"error: {command} printed nothing: run it by hand to see why")
+        first = time.perf_counter() - start
+        process.stdout.read()
+    return first, time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--image", default=str(ROOT / "examples" / "invoice.png"), help="the page (default: the invoice)")
+    parser.add_argument("--runs", type=int, default=5, help="of each (default: 5)")
+    parser.add_argument("options", nargs="*", help="for infer.py")
+    arguments = parser.parse_args()
+    alone = [sys.executable, "-c", "import mindspore; print(flush=True)"]
+    page = [sys.executable, str(ROOT / "tools" / "infer.py"), arguments.image, *arguments.options]
+    seconds(page)  # brings the files into memory
+    runs = [(seconds(alone)[0], *seconds(page)) for _ in range(arguments.runs)]
+    imported, first, end = (statistics.median(column) for column in zip(*runs, strict=True))
+    print(
+        f"import mindspore {imported:.2f} s; first text {first:.2f} s, {first - imported:.2f} s beyond it; end {end:.2f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()
