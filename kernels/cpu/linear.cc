@@ -12,30 +12,25 @@
 
 namespace {
 
-// Inputs x [rows, in], w [panels, in, kPanel], bias [out], then residual [rows, out] if `with_residual`; last live int32
-// [1]: rows that are not padding, whose answer is zero. Output [rows, out].
-int RunLinear(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, Activation activation,
-              bool with_residual) {
+// Inputs x [rows, in], a packed weight, bias [out], then residual [rows, out] if `with_residual`; last live int32 [1]: rows
+// that are not padding, whose answer is zero. Output [rows, out].
+int RunLinear(int nparam, const Arguments &t, Activation activation, bool with_residual) {
   const int last = with_residual ? 4 : 3;
   if (nparam != last + 2) return kWrongCount;
   constexpr int kRanks[] = {2, 3, 1, 2};
   for (int i = 0; i < last; ++i) {
-    if (ndims[i] != kRanks[i]) return kWrongRank;
-    if (i != 1 && ParseDtype(dtypes[i]) != Dtype::kFloat32) return kWrongDtype;
+    if (t[i].rank != kRanks[i]) return kWrongRank;
+    if (i == 1 ? !IsWeight(t[i].dtype) : t[i].dtype != Dtype::kFloat32) return kWrongDtype;
   }
-  const Weight weight{params[1], ParseDtype(dtypes[1])};
-  if (!IsWeight(weight.dtype)) return kWrongDtype;
-  if (ndims[last] != 1 || shapes[last][0] != 1) return kWrongRank;
-  if (ParseDtype(dtypes[last]) != Dtype::kInt32) return kWrongDtype;
-  const int64_t rows = shapes[0][0], in = shapes[0][1], out = shapes[2][0];
+  if (t[last].rank != 1 || !t[last].Has({1})) return kWrongRank;
+  if (t[last].dtype != Dtype::kInt32) return kWrongDtype;
+  const int64_t rows = t[0].shape[0], in = t[0].shape[1], out = t[2].shape[0], live = *t[last].Ints();
   const int64_t panels = activation == Activation::kSiluGate ? 2 * Panels(out) : Panels(out);
-  if (!HoldsPanels(Arguments{params, ndims, shapes, dtypes}[1], panels, in)) return kWrongShape;
-  if (with_residual && (shapes[3][0] != rows || shapes[3][1] != out)) return kWrongShape;
-  const int64_t live = *static_cast<const int32_t *>(params[last]);
+  if (!HoldsPanels(t[1], panels, in) || (with_residual && !t[3].Has({rows, out}))) return kWrongShape;
   if (live < 0 || live > rows) return kWrongLengths;
-  const auto floats = [params](int i) { return static_cast<float *>(params[i]); };
-  float *y = floats(last + 1);
-  const Product product{floats(0), live, weight, in, out, floats(2), activation, with_residual ? floats(3) : nullptr, y};
+  const float *residual = with_residual ? t[3].Floats() : nullptr;
+  float *y = t[last + 1].Floats();
+  const Product product{t[0].Floats(), live, AsWeight(t[1]), in, out, t[2].Floats(), activation, residual, y};
   try {
     ReserveScratch(ProductScratch(in));
   } catch (const std::bad_alloc &) {
@@ -48,16 +43,18 @@ int RunLinear(int nparam, void **params, int *ndims, int64_t **shapes, const cha
 
 }  // namespace
 
-extern "C" int Linear(AOT_ARGUMENTS) { return RunLinear(nparam, params, ndims, shapes, dtypes, Activation::kNone, false); }
-extern "C" int LinearAdd(AOT_ARGUMENTS) { return RunLinear(nparam, params, ndims, shapes, dtypes, Activation::kNone, true); }
+extern "C" int Linear(AOT_ARGUMENTS) { return RunLinear(nparam, {params, ndims, shapes, dtypes}, Activation::kNone, false); }
+extern "C" int LinearAdd(AOT_ARGUMENTS) {
+  return RunLinear(nparam, {params, ndims, shapes, dtypes}, Activation::kNone, true);
+}
 extern "C" int LinearQuickGelu(AOT_ARGUMENTS) {
-  return RunLinear(nparam, params, ndims, shapes, dtypes, Activation::kQuickGelu, false);
+  return RunLinear(nparam, {params, ndims, shapes, dtypes}, Activation::kQuickGelu, false);
 }
 extern "C" int LinearGelu(AOT_ARGUMENTS) {
-  return RunLinear(nparam, params, ndims, shapes, dtypes, Activation::kGelu, false);
+  return RunLinear(nparam, {params, ndims, shapes, dtypes}, Activation::kGelu, false);
 }
 extern "C" int LinearSiluGate(AOT_ARGUMENTS) {
-  return RunLinear(nparam, params, ndims, shapes, dtypes, Activation::kSiluGate, false);
+  return RunLinear(nparam, {params, ndims, shapes, dtypes}, Activation::kSiluGate, false);
 }
 
 // x [rows, n], weight [n], eps [1] -> x / sqrt(mean(x^2) + eps) * weight.
@@ -95,20 +92,19 @@ extern "C" int LayerNorm(AOT_ARGUMENTS) {
   return kOk;
 }
 
-// ids int32 [tokens], w as for a product whose outputs are the vocabulary -> rows [tokens, in].
+// ids int32 [tokens], a packed weight whose outputs are the vocabulary -> rows [tokens, in].
 extern "C" int Embed(AOT_ARGUMENTS) {
   if (nparam != 3) return kWrongCount;
-  if (ndims[0] != 1 || ndims[1] != 3) return kWrongRank;
-  const Arguments arguments{params, ndims, shapes, dtypes};
-  const Tensor table = arguments[1];
-  if (arguments[0].dtype != Dtype::kInt32 || !IsWeight(table.dtype)) return kWrongDtype;
-  const int64_t in = Inputs(table.dtype, table.shape[1]);
-  if (!HoldsPanels(table, table.shape[0], in) || !arguments[2].Has({shapes[0][0], in})) return kWrongShape;
-  const auto *ids = static_cast<const int32_t *>(params[0]);
-  auto *y = static_cast<float *>(params[2]);
-  for (int64_t t = 0; t < shapes[0][0]; ++t) {
-    if (ids[t] < 0 || ids[t] >= shapes[1][0] * kPanel) return kWrongLengths;
-    ReadRow(AsWeight(table), in, ids[t], y + t * in);
+  const Arguments t{params, ndims, shapes, dtypes};
+  const Tensor ids = t[0], table = t[1], y = t[2];
+  if (ids.rank != 1 || table.rank != 3) return kWrongRank;
+  if (ids.dtype != Dtype::kInt32 || !IsWeight(table.dtype)) return kWrongDtype;
+  const int64_t tokens = ids.shape[0], panels = table.shape[0], in = Inputs(table.dtype, table.shape[1]);
+  if (!HoldsPanels(table, panels, in) || !y.Has({tokens, in})) return kWrongShape;
+  for (int64_t i = 0; i < tokens; ++i) {
+    const int32_t id = ids.Ints()[i];
+    if (id < 0 || id >= panels * kPanel) return kWrongLengths;
+    ReadRow(AsWeight(table), in, id, y.Floats() + i * in);
   }
   return kOk;
 }

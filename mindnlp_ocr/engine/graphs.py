@@ -1,6 +1,7 @@
 """The compiled graphs, by bucket of patches, tokens or requests. Each is compiled on its first use, and counted."""
 
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.engine.buckets import bucket_for, bucket_sizes
+from mindnlp_ocr.engine.compiled import forget, phases
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.modeling.language import LanguageModel
 from mindnlp_ocr.modeling.layers import Weights
@@ -142,7 +144,8 @@ class Graphs:
         self._max_length = max_length
         self._tower = VisionTower(config.vision, weights, operators)
         self._language = LanguageModel(config, weights, max_length, operators)
-        self._compiled: set[tuple[str, int, int]] = set()
+        self._compiled: dict[tuple[str, int, int], set[str]] = {}  # graph, bucket and parts -> MindSpore's names for it
+        weakref.finalize(self, _forget_all, self._compiled).atexit = False
         self._first_calls: list[float] = []  # seconds
         self.attentions = attention
         self._vision = ms.jit(Vision(self._tower, attention.vision))
@@ -153,8 +156,8 @@ class Graphs:
         if attention is not self.attentions:
             self.attentions = attention
             self._vision = ms.jit(Vision(self._tower, attention.vision))
-            self._compiled.clear()
-        self._compiled = {key for key in self._compiled if key[0] == "vision"}
+            self._forget("vision")
+        self._forget("prefill", "decode")
         self._slots = kv.shape[0]
         self._prefill = ms.jit(Prefill(self._language, attention.text, kv))
         if attention.text.greedy_decode is None:
@@ -162,6 +165,10 @@ class Graphs:
         else:
             decode = DecodeSteps(self._language, attention.text, kv, self._config.eos_token_ids)
         self._decode = ms.jit(decode)
+
+    def _forget(self, *graphs: str) -> None:
+        for key in [key for key in self._compiled if key[0] in graphs]:
+            forget(self._compiled.pop(key))
 
     @property
     def compilations(self) -> int:
@@ -186,15 +193,16 @@ class Graphs:
     @contextmanager
     def _running(self, graph: str, bucket: int, parts: int = 1) -> Iterator[None]:
         """Counts a graph's first call, and makes a device that fails or is full the page's error."""
-        start = time.perf_counter()
+        key, start = (graph, bucket, parts), time.perf_counter()
+        before = phases() if key not in self._compiled else None
         try:
             yield
         except (RuntimeError, MemoryError) as error:
             raise PageError(
                 f"MindSpore failed in {graph} ({native.explain(error)}): lower max_pixels or max_length"
             ) from error
-        if (graph, bucket, parts) not in self._compiled:
-            self._compiled.add((graph, bucket, parts))
+        if before is not None:
+            self._compiled[key] = phases() - before
             self._first_calls.append(time.perf_counter() - start)
 
     @property
@@ -286,6 +294,11 @@ class Graphs:
             self.prefill(np.zeros(bucket, np.int32), [], np.zeros((3, bucket), np.int32))
         for count in sorted({self._decode_bucket(count) for count in range(1, segments + 1)}):
             self.decode([NewToken(0, 0, slot, 0) for slot in range(count)])
+
+
+def _forget_all(compiled: dict[tuple[str, int, int], set[str]]) -> None:
+    for names in compiled.values():
+        forget(names)
 
 
 def _until(size: int, buckets: Iterator[int]) -> Iterator[int]:

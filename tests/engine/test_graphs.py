@@ -1,10 +1,15 @@
 """Static shapes: what compiles, and when nothing does any more."""
 
+import gc
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from mindspore.common.api import ms_compile_cache
 from PIL import Image
 
+from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.engine.buckets import bucket_for, bucket_sizes
 from mindnlp_ocr.engine.engine import burst
 from mindnlp_ocr.engine.graphs import NewToken
@@ -62,6 +67,53 @@ def test_a_compiled_decode_step_reads_weights_and_slots_where_they_lie() -> None
 )
 def test_a_call_takes_as_many_tokens_as_a_twentieth_of_a_second(tokens_per_second: float, most: int, tokens: int) -> None:
     assert burst(tokens_per_second, most) == tokens
+
+
+def test_graphs_of_a_model_that_is_gone_are_forgotten() -> None:
+    before = set(ms_compile_cache)
+    model = Qwen2VLModel()
+    model.infer(_ask(Image.open("tests/pages/word_56x56.png"), "OCR"))
+    assert set(ms_compile_cache) - before
+    del model
+    gc.collect()
+    assert set(ms_compile_cache) <= before
+
+
+def test_graphs_over_slots_that_are_replaced_are_forgotten_and_those_of_vision_stay() -> None:
+    model = Qwen2VLModel(cache_config=CacheConfig(slots=2))
+    messages = _ask(Image.open("tests/pages/word_56x56.png"), "OCR")
+    text, before = model.infer(messages), set(ms_compile_cache)
+    model.update_cache_config(CacheConfig(slots=3))
+    assert len(before - set(ms_compile_cache)) == 2  # prefill and decode
+    assert model.infer(messages) == text
+    assert model.get_model_info()["compilations"] == 5
+
+
+MEMORY = """
+import gc
+from pathlib import Path
+from mindnlp_ocr.cache.config import CacheConfig
+from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20
+
+messages, after = [{"role": "user", "content": "Hello"}], []
+for _ in range(6):
+    model = Qwen2VLModel()
+    for slots in (8, 7):
+        model.update_cache_config(CacheConfig(slots=slots))
+        model.infer(messages, 3)
+    del model
+    gc.collect()
+    after.append(resident())
+print(max(after[2:]) - min(after[2:]))
+"""
+
+
+def test_models_that_come_and_go_and_slots_that_are_replaced_leave_no_memory_behind() -> None:
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 60  # MB; the slots of one model are 96
 
 
 def _ask(image: Image.Image, text: str) -> list[dict[str, object]]:
