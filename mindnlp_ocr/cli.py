@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-import yaml
 from tqdm import tqdm
 
 from mindnlp_ocr import __version__
@@ -56,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _settings(path: Path, options: Mapping[str, Any]) -> list[str]:
     """The settings of a YAML file as options of the command line."""
+    import yaml  # only for who has such a file
+
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

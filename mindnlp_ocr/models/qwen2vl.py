@@ -295,7 +295,7 @@ class Qwen2VLModel:
             "flash_attention_reason": self._attention.reason,
             "attn_implementation": self._attention.implementation,
             "dtype": self._dtype,
-            "threads": native.threads() if native.available()[0] else None,
+            "threads": native.threads(),
             "kv_dtype": self._kv_dtype(self._cache_config, self._attention),
             "kv_slots": engine.kv.shape[0] if engine.manager is not None else 0,
             "max_length": self._max_length,

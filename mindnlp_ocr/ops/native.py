@@ -82,9 +82,9 @@ def use_threads(count: int) -> None:
     _library().UseThreads(count)
 
 
-def threads() -> int:
-    """How many it runs on."""
-    return int(_library().ThreadCount())
+def threads() -> int | None:
+    """How many it runs on; None where there is no library."""
+    return int(_library().ThreadCount()) if available()[0] else None
 
 
 def explain(error: BaseException) -> str:

@@ -101,11 +101,18 @@ def attention_for(
     return (AscendAttention if device.kind == "Ascend" else FlashAttention)(heads, kv_heads, head_dim)
 
 
+def runs_ours(device: Device) -> bool:
+    """Whether our own products and norms run there; else MindSpore's, which hold float32."""
+    from mindnlp_ocr.ops import native
+
+    return device.kind == "CPU" and native.available()[0]
+
+
 def code_for(device: Device) -> str:
     """Which of our code, or whose, computes on a device: two of them may round differently."""
     from mindnlp_ocr.ops import native
 
-    return native.instruction_set() if device.kind == "CPU" and native.available()[0] else str(device)
+    return native.instruction_set() if runs_ours(device) else str(device)
 
 
 def weight_dtype_for(device: Device, asked: WeightDtype | Literal["auto"], stored: WeightDtype) -> WeightDtype:
@@ -118,7 +125,7 @@ def weight_dtype_for(device: Device, asked: WeightDtype | Literal["auto"], store
 
     if asked != "auto" and asked not in WEIGHT_DTYPES:
         raise SetupError(f"dtype {asked!r} is unknown: give auto, {', '.join(WEIGHT_DTYPES)}")
-    ours = device.kind == "CPU" and native.available()[0]
+    ours = runs_ours(device)
     if asked not in ("auto", "fp32") and not ours:
         reason = native.available()[1] if device.kind == "CPU" else f"they do not run on {device}"
         raise SetupError(f"weights in {asked} need our CPU operators ({reason}): give dtype auto or fp32")
@@ -126,8 +133,7 @@ def weight_dtype_for(device: Device, asked: WeightDtype | Literal["auto"], store
 
 
 def operators_for(device: Device, dtype: WeightDtype = "fp32") -> "Operators":
-    """Our own products and norms on a CPU, where the library is there; else MindSpore's, which hold float32."""
-    from mindnlp_ocr.ops import native
+    """The products and norms of a device, over weights that are held in ``dtype``."""
     from mindnlp_ocr.ops.operators import CpuOperators, Operators
 
-    return CpuOperators(dtype) if device.kind == "CPU" and native.available()[0] else Operators()
+    return CpuOperators(dtype) if runs_ours(device) else Operators()

@@ -21,7 +21,7 @@ from mindnlp_ocr.ops.packing import NUMPY, PANEL, pack, pack_gate, panel_inputs,
 from mindnlp_ocr.weights.quantize import GROUP, Quantized, WeightDtype, concatenate, dequantize, quantize
 from tests.ops import test_decoder_layer as layer
 from tests.ops.arrays import Array, back, integers, random, tensor
-from tests.ops.test_operators import PRODUCTS, run
+from tests.ops.test_operators import PRODUCTS, assert_rows_are_their_own, run
 
 pytestmark = pytest.mark.skipif(not native.available()[0], reason=native.available()[1])
 
@@ -151,18 +151,7 @@ def test_a_group_of_zeros_adds_nothing_and_what_is_not_finite_stays_in_its_row(i
 @pytest.mark.parametrize("dtype", [*SIXTEEN, "int8"])
 @pytest.mark.parametrize("method", PRODUCTS)
 def test_a_rows_bits_are_its_own(instruction_set: str, dtype: WeightDtype, method: Method) -> None:
-    case, operators = ProductCase(method, 130, 1100, 75), CpuOperators(dtype)
-    inputs = case.inputs()
-    rowwise = [0, 3] if method == "linear_add" else [0]
-    whole = run(case, operators, inputs)
-    for first, last, threads in ((0, 1, 1), (129, 130, 2), (5, 7, 3), (20, 25, 1), (90, 103, 1), (30, 130, 3)):
-        part = [x[first:last] if i in rowwise else x for i, x in enumerate(inputs)]
-        native.use_threads(threads)
-        try:
-            answer = run(ProductCase(method, last - first, 1100, 75), operators, part)
-        finally:
-            native.use_threads(0)
-        assert answer.tobytes() == whole[first:last].tobytes()
+    assert_rows_are_their_own(ProductCase(method, 131, 1100, 75), CpuOperators(dtype))
 
 
 @pytest.mark.parametrize("dtype", [*SIXTEEN, "int8"])
