@@ -2,7 +2,7 @@
 
 import time
 import weakref
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from numpy.typing import NDArray
 
 from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.engine.buckets import bucket_for, bucket_sizes
+from mindnlp_ocr.engine.buckets import bucket_sizes
 from mindnlp_ocr.engine.compiled import forget, phases
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.modeling.language import LanguageModel
@@ -140,33 +140,40 @@ class Graphs:
         attention: Attentions,
         kv: KVSlots,
     ) -> None:
-        self._config = config
-        self._max_length = max_length
+        self._start(config, max_length, attention)
         self._loader = Loader(weights)
         self._tower = VisionTower(config.vision, self._loader, operators)
         self._language = LanguageModel(config, self._loader, max_length, operators)
         self._loader.end()
+        self._vision = ms.jit(self.cells(kv)["vision"])
+        self.attach(attention, kv)
+
+    def _start(self, config: Qwen2VLConfig, max_length: int, attention: Attentions) -> None:
+        self._config = config
+        self._max_length = max_length
+        self.attentions = attention
         self._compiled: dict[tuple[str, int, int], set[str]] = {}  # graph, bucket and parts -> MindSpore's names for it
         weakref.finalize(self, _forget_all, self._compiled).atexit = False
         self._first_calls: list[float] = []  # seconds
-        self.attentions = attention
-        self._vision = ms.jit(Vision(self._tower, attention.vision))
-        self.attach(attention, kv)
+
+    def cells(self, kv: KVSlots) -> dict[str, nn.Cell]:
+        """The three graphs over these slots, by their names, not compiled."""
+        vision, text = self.attentions
+        if text.greedy_decode is None:
+            decode = Decode(self._language, text, kv)
+        else:
+            decode = DecodeSteps(self._language, text, kv, self._config.eos_token_ids)
+        return {"vision": Vision(self._tower, vision), "prefill": Prefill(self._language, text, kv), "decode": decode}
 
     def attach(self, attention: Attentions, kv: KVSlots) -> None:
         """Run on this attention and these slots from now on; the graphs over others are dropped."""
         if attention is not self.attentions:
             self.attentions = attention
-            self._vision = ms.jit(Vision(self._tower, attention.vision))
+            self._vision = ms.jit(self.cells(kv)["vision"])
             self._forget("vision")
         self._forget("prefill", "decode")
         self._slots = kv.shape[0]
-        self._prefill = ms.jit(Prefill(self._language, attention.text, kv))
-        if attention.text.greedy_decode is None:
-            decode = Decode(self._language, attention.text, kv)
-        else:
-            decode = DecodeSteps(self._language, attention.text, kv, self._config.eos_token_ids)
-        self._decode = ms.jit(decode)
+        self._prefill, self._decode = (ms.jit(self.cells(kv)[name]) for name in ("prefill", "decode"))
 
     def _forget(self, *graphs: str) -> None:
         for key in [key for key in self._compiled if key[0] in graphs]:
@@ -211,6 +218,13 @@ class Graphs:
             self._compiled[key] = phases() - before
             self._first_calls.append(time.perf_counter() - start)
 
+    def buckets(self, graph: str) -> Iterable[int]:
+        """Patches that the vision graph, or tokens that a prefill may be padded to, ascending."""
+        return bucket_sizes(MIN_PATCHES, MAX_PATCHES) if graph == "vision" else bucket_sizes(MIN_TOKENS, self._max_length)
+
+    def _bucket(self, graph: str, size: int) -> int:
+        return next(bucket for bucket in self.buckets(graph) if bucket >= size)
+
     @property
     def images_at_once(self) -> int:
         """Images that :meth:`vision` takes in one call."""
@@ -224,7 +238,7 @@ class Graphs:
         """
         ends = np.cumsum([0, *(len(image.pixels) for image in images)])
         live = int(ends[-1])
-        bucket = bucket_for(live, MIN_PATCHES, MAX_PATCHES)
+        bucket = self._bucket("vision", live)
         vision = self._config.vision
         needed, free = self.attentions.vision.score_bytes(bucket), psutil.virtual_memory().available
         if needed > free:
@@ -251,7 +265,7 @@ class Graphs:
         live: int = 0,
     ) -> Step:
         """Run the tokens of a prompt behind the first ``live``, which ``slot`` holds; image tokens take the features."""
-        bucket = bucket_for(len(token_ids), MIN_TOKENS, self._max_length)
+        bucket = self._bucket("prefill", len(token_ids))
         is_image = token_ids == self._config.image_token_id
         image_rows = np.zeros((bucket, self._config.hidden_size), np.float32)
         if is_image.any():
@@ -293,10 +307,10 @@ class Graphs:
         """Compile every graph for images of up to ``patches``, prompts of up to ``tokens`` and decode steps of up to
         ``segments``; it writes to the slots, which must be free."""
         vision = self._config.vision
-        for bucket in _until(patches, bucket_sizes(MIN_PATCHES, MAX_PATCHES)):
+        for bucket in _until(patches, self.buckets("vision")):
             grid = (1, vision.spatial_merge_size, bucket // vision.spatial_merge_size)
             self.vision([Patches(np.zeros((bucket, vision.patch_dim), np.float32), grid)])
-        for bucket in _until(tokens, bucket_sizes(MIN_TOKENS, self._max_length)):
+        for bucket in _until(tokens, self.buckets("prefill")):
             self.prefill(np.zeros(bucket, np.int32), [], np.zeros((3, bucket), np.int32))
         for count in sorted({self._decode_bucket(count) for count in range(1, segments + 1)}):
             self.decode([NewToken(0, 0, slot, 0) for slot in range(count)])
@@ -307,7 +321,7 @@ def _forget_all(compiled: dict[tuple[str, int, int], set[str]]) -> None:
         forget(names)
 
 
-def _until(size: int, buckets: Iterator[int]) -> Iterator[int]:
+def _until(size: int, buckets: Iterable[int]) -> Iterator[int]:
     """The buckets up to the one that holds ``size``."""
     for bucket in buckets:
         yield bucket
