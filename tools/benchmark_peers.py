@@ -11,7 +11,7 @@ compared. Each peer runs in an environment of its own (pip 25.1 or later):
 
 mindnlp runs in our own environment, with its own attention or with ours:
 
-    uv run tools/benchmark_peers.py --mindnlp eager --mindnlp mindnlp_ocr_flash examples/sign.png
+    uv run tools/benchmark_peers.py --mindnlp eager --mindnlp mindnlp_ocr_flash tests/pages/line_392x28.png
 
 OpenVINO reads an export of the checkpoint. Only the export needs torch and torchvision; both must come from one index:
 

@@ -4,6 +4,7 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import mindspore as ms
@@ -23,6 +24,7 @@ from mindnlp_ocr.modeling.vision import VisionTower
 from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.attention import EagerAttention
+from mindnlp_ocr.ops.device import JitLevel
 from mindnlp_ocr.ops.operators import Operators
 from mindnlp_ocr.ops.select import Attentions
 from mindnlp_ocr.processing.images import Patches
@@ -139,7 +141,9 @@ class Graphs:
         operators: Operators,
         attention: Attentions,
         kv: KVSlots,
+        jit_level: JitLevel = "O0",
     ) -> None:
+        self._jit = partial(ms.jit, jit_level=jit_level)
         self._config = config
         self._max_length = max_length
         self._tower = VisionTower(config.vision, weights, operators)
@@ -148,23 +152,23 @@ class Graphs:
         weakref.finalize(self, _forget_all, self._compiled).atexit = False
         self._first_calls: list[float] = []  # seconds
         self.attentions = attention
-        self._vision = ms.jit(Vision(self._tower, attention.vision))
+        self._vision = self._jit(Vision(self._tower, attention.vision))
         self.attach(attention, kv)
 
     def attach(self, attention: Attentions, kv: KVSlots) -> None:
         """Run on this attention and these slots from now on; the graphs over others are dropped."""
         if attention is not self.attentions:
             self.attentions = attention
-            self._vision = ms.jit(Vision(self._tower, attention.vision))
+            self._vision = self._jit(Vision(self._tower, attention.vision))
             self._forget("vision")
         self._forget("prefill", "decode")
         self._slots = kv.shape[0]
-        self._prefill = ms.jit(Prefill(self._language, attention.text, kv))
+        self._prefill = self._jit(Prefill(self._language, attention.text, kv))
         if attention.text.greedy_decode is None:
             decode = Decode(self._language, attention.text, kv)
         else:
             decode = DecodeSteps(self._language, attention.text, kv, self._config.eos_token_ids)
-        self._decode = ms.jit(decode)
+        self._decode = self._jit(decode)
 
     def _forget(self, *graphs: str) -> None:
         for key in [key for key in self._compiled if key[0] in graphs]:

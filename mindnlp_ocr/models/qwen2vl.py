@@ -41,7 +41,7 @@ class Qwen2VLModel:
 
     Args:
         model_name: a Hugging Face folder of Qwen2-VL; by default the small checkpoint that ships with this package.
-        device: "cpu", "npu:0" (or "Ascend") or "cuda".
+        device: "cpu", "npu:0" (or "Ascend") or "cuda"; or a ``Device``, which says how MindSpore is set up as well.
         lora_weights_path: an adapter; this release refuses it.
         cache_config: settings of the KV cache and of flash attention.
         max_length: tokens that one request may take, prompt and answer together: the length of a KV slot. By default
@@ -68,7 +68,7 @@ class Qwen2VLModel:
     def __init__(
         self,
         model_name: str | Path = EMBEDDED,
-        device: str = "cpu",
+        device: str | Device = "cpu",
         lora_weights_path: str | Path | None = None,
         cache_config: CacheConfig | None = None,
         *,
@@ -100,7 +100,8 @@ class Qwen2VLModel:
         with FolderWeights(self._folder, self.config) as weights:
             self._dtype = select.weight_dtype_for(self._device, dtype, weights.dtype)
             operators = select.operators_for(self._device, self._dtype)
-            graphs = Graphs(self.config, weights, self._max_length, operators, self._attentions, kv)
+            level = self._device.jit_level
+            graphs = Graphs(self.config, weights, self._max_length, operators, self._attentions, kv, level)
         self._engine = Engine(graphs, kv, self._new_manager(self._cache_config, slots))
 
     # Reading
