@@ -78,7 +78,10 @@ def _parser() -> _Parser:
     )
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files, folders or patterns such as 'scans/*.png'")
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="one more image; may be repeated")
-    parser.add_argument("--model", metavar="PATH", help="a Qwen2-VL folder (default: the small model that is built in)")
+    parser.add_argument(
+        "--model", metavar="PATH", help="a Qwen2-VL folder or merged .npz (default: the small model that is built in)"
+    )
+    parser.add_argument("--lora", metavar="DIR", help="a LoRA adapter of the model, as PEFT saves it")
     parser.add_argument(
         "--config", metavar="FILE", help="settings, such as configs/cpu.yaml; options given here win over it"
     )
@@ -199,6 +202,7 @@ def _load_model(arguments: argparse.Namespace) -> Any:
     return Qwen2VLModel(
         arguments.model or EMBEDDED,
         device,
+        arguments.lora,
         cache_config=config,
         max_length=arguments.max_length,
         max_new_tokens=arguments.max_new_tokens,

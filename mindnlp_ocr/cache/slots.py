@@ -1,7 +1,5 @@
 """Preallocated key and value tensors of fixed shape."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import ml_dtypes
@@ -11,6 +9,7 @@ from numpy.typing import NDArray
 
 from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops.attention import EagerAttention
+from mindnlp_ocr.ops.host import on_host
 
 Array = NDArray[Any]
 
@@ -70,8 +69,7 @@ class KVSlots(nn.Cell):
     def read(self, slot: int, tokens: int) -> tuple[Array, Array]:
         """Copies of the first ``tokens`` keys and values of a slot, [layers, kv_heads, tokens, head_dim]."""
         keys, values = (
-            np.stack([self._array(x).reshape(self.shape)[slot, :, :tokens] for x in held])
-            for held in (self.keys, self.values)
+            np.stack([self._shaped(x.asnumpy())[slot, :, :tokens] for x in held]) for held in (self.keys, self.values)
         )
         return keys, values
 
@@ -79,26 +77,16 @@ class KVSlots(nn.Cell):
         """Put what :meth:`read` gave, of whatever slots, at the beginning of a slot."""
         for held, arrays in ((self.keys, keys), (self.values, values)):
             for parameter, array in zip(held, arrays, strict=True):
-                with self._on_host(parameter) as rows:
-                    rows[slot, :, : array.shape[1]] = array
+                with on_host(parameter) as rows:
+                    self._shaped(rows)[slot, :, : array.shape[1]] = array
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         """Copy the first ``tokens`` keys and values of a slot to another."""
         for parameter in (*self.keys, *self.values):
-            with self._on_host(parameter) as rows:
+            with on_host(parameter) as memory:
+                rows = self._shaped(memory)
                 rows[target, :, :tokens] = rows[source, :, :tokens]
 
-    def _array(self, parameter: Parameter) -> Array:
-        """Its numbers in ``numpy_dtype``: MindSpore has a bfloat16 of its own."""
-        array: Array = parameter.asnumpy().view(self.numpy_dtype)
-        return array
-
-    @contextmanager
-    def _on_host(self, parameter: Parameter) -> Iterator[Array]:
-        """A tensor as an array of ``shape`` to be changed."""
-        array = self._array(parameter)
-        in_place = array.ctypes.data == parameter.data_ptr()  # on a CPU the array is the tensor's own memory
-        array = array if in_place else array.copy()
-        yield array.reshape(self.shape)
-        if not in_place:
-            parameter.set_data(Tensor(array))
+    def _shaped(self, memory: Array) -> Array:
+        """Its numbers in ``numpy_dtype`` and ``shape``: MindSpore has a bfloat16 of its own."""
+        return memory.view(self.numpy_dtype).reshape(self.shape)

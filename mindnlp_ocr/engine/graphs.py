@@ -2,7 +2,7 @@
 
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from mindnlp_ocr.engine.buckets import bucket_for, bucket_sizes
 from mindnlp_ocr.engine.compiled import forget, phases
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.modeling.language import LanguageModel
-from mindnlp_ocr.modeling.layers import Weights
+from mindnlp_ocr.modeling.layers import Loader, Weights
 from mindnlp_ocr.modeling.rope import vision_table
 from mindnlp_ocr.modeling.vision import VisionTower
 from mindnlp_ocr.models.config import Qwen2VLConfig
@@ -146,8 +146,10 @@ class Graphs:
         self._jit = partial(ms.jit, jit_level=jit_level)
         self._config = config
         self._max_length = max_length
-        self._tower = VisionTower(config.vision, weights, operators)
-        self._language = LanguageModel(config, weights, max_length, operators)
+        self._loader = Loader(weights)
+        self._tower = VisionTower(config.vision, self._loader, operators)
+        self._language = LanguageModel(config, self._loader, max_length, operators)
+        self._loader.end()
         self._compiled: dict[tuple[str, int, int], set[str]] = {}  # graph, bucket and parts -> MindSpore's names for it
         weakref.finalize(self, _forget_all, self._compiled).atexit = False
         self._first_calls: list[float] = []  # seconds
@@ -183,6 +185,10 @@ class Graphs:
     def compile_seconds(self) -> float:
         """Seconds spent in the first call of every graph: compiling it and running it once."""
         return sum(self._first_calls)
+
+    def update(self, weights: Weights, changed: Collection[str]) -> None:
+        """Run on other values of the weights that ``changed`` names, in place: nothing is compiled again."""
+        self._loader.update(weights, changed)
 
     def parameters(self) -> list[Parameter]:
         """All weights."""

@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.models.config import Qwen2VLConfig
+from mindnlp_ocr.weights.checkpoint import Checkpoint, StoredWeights
 from mindnlp_ocr.weights.names import expected_shapes, published
 from mindnlp_ocr.weights.quantize import Source, WeightDtype
 
@@ -27,7 +28,7 @@ _DTYPES: dict[Any, WeightDtype] = {
 }
 
 
-class MindNLPCheckpoint:
+class MindNLPCheckpoint(Checkpoint):
     """A Qwen2-VL on mindnlp, read as it is now.
 
     Arrays are the tensors' own memory where those lie on a CPU. What the engine packs (every matrix, on our CPU operators)
@@ -92,7 +93,7 @@ class MindNLPCheckpoint:
         return digest.hexdigest()
 
 
-class MindNLPWeights(Mapping[str, Source]):
+class MindNLPWeights(StoredWeights):
     """The weights that the engine asks for, under their published names.
 
     Attributes:
@@ -121,7 +122,7 @@ class MindNLPWeights(Mapping[str, Source]):
         if faults:
             more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
             raise SetupError(f"from_mindnlp: the weights do not fit the configuration: {'; '.join(faults[:5])}{more}")
-        self.dtype: WeightDtype = dtypes.pop() if len(dtypes) == 1 else "fp32"
+        self.dtype = dtypes.pop() if len(dtypes) == 1 else "fp32"
 
     def array(self, name: str) -> NDArray[Any]:
         """A view of a tensor on a CPU, a copy of one elsewhere."""

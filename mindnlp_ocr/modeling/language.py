@@ -12,7 +12,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.modeling.layers import Linear, Weights, parameter, vector
+from mindnlp_ocr.modeling.layers import Linear, Loader
 from mindnlp_ocr.modeling.rope import rotary_table
 from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops.attention import EagerAttention
@@ -27,10 +27,10 @@ class LanguageModel(nn.Cell):
     ``attention`` is the implementation to run on, ``kv`` the slots.
     """
 
-    def __init__(self, config: Qwen2VLConfig, weights: Weights, max_length: int, operators: Operators) -> None:
+    def __init__(self, config: Qwen2VLConfig, weights: Loader, max_length: int, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
-        table = weights["model.embed_tokens.weight"]
-        self.embed_tokens = parameter("model.embed_tokens.weight", operators.pack_table(table))
+        table = "model.embed_tokens.weight"
+        self.embed_tokens = weights.parameter(table, [table], lambda weights: operators.pack_table(weights[table]))
         self.rotary = Rotary(config, max_length)
         self.layers = nn.CellList(
             [DecoderLayer(config, weights, i, operators) for i in range(config.num_hidden_layers)], auto_prefix=False
@@ -43,7 +43,7 @@ class LanguageModel(nn.Cell):
         if self.tied:
             self.no_bias = Tensor(np.zeros(config.vocab_size, np.float32))
         else:
-            self.lm_head = Linear(weights, "lm_head", operators)
+            self.lm_head = Linear(weights, "lm_head", operators.for_logits(), no_bias=config.vocab_size)
 
     def prefill(
         self,
@@ -158,14 +158,14 @@ class LanguageModel(nn.Cell):
 class DecoderLayer(nn.Cell):
     """Attention and a gated MLP, each behind an RMSNorm and around a residual."""
 
-    def __init__(self, config: Qwen2VLConfig, weights: Weights, index: int, operators: Operators) -> None:
+    def __init__(self, config: Qwen2VLConfig, weights: Loader, index: int, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
         name = f"model.layers.{index}"
         self.index = index
         self.input_layernorm = RMSNorm(config, weights, f"{name}.input_layernorm", operators)
         self.self_attn = Attention(config, weights, index, operators)
         self.post_attention_layernorm = RMSNorm(config, weights, f"{name}.post_attention_layernorm", operators)
-        self.mlp = MLP(weights, f"{name}.mlp", operators)
+        self.mlp = MLP(config, weights, f"{name}.mlp", operators)
 
     def construct(
         self,
@@ -212,7 +212,7 @@ class DecoderLayer(nn.Cell):
 class Attention(nn.Cell):
     """Grouped-query attention; one product for q, k and v, one rotation for q and k; around a residual."""
 
-    def __init__(self, config: Qwen2VLConfig, weights: Weights, index: int, operators: Operators) -> None:
+    def __init__(self, config: Qwen2VLConfig, weights: Loader, index: int, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
         name = f"model.layers.{index}.self_attn"
         self.index = index
@@ -220,7 +220,7 @@ class Attention(nn.Cell):
         self.kv_heads = config.num_key_value_heads
         self.head_dim = config.head_dim
         self.qkv_proj = Linear(weights, [f"{name}.q_proj", f"{name}.k_proj", f"{name}.v_proj"], operators)
-        self.o_proj = Linear(weights, f"{name}.o_proj", operators)
+        self.o_proj = Linear(weights, f"{name}.o_proj", operators, no_bias=config.hidden_size)
 
     def construct(
         self,
@@ -249,12 +249,14 @@ class Attention(nn.Cell):
 class MLP(nn.Cell):
     """down(silu(gate x) * up x), around a residual."""
 
-    def __init__(self, weights: Weights, name: str, operators: Operators) -> None:
+    def __init__(self, config: Qwen2VLConfig, weights: Loader, name: str, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
-        gate, up = weights[f"{name}.gate_proj.weight"], weights[f"{name}.up_proj.weight"]
-        self.gate_up = parameter(f"{name}.gate_proj+up_proj.weight", operators.pack_gate(gate, up))
-        self.no_bias = Tensor(np.zeros(gate.shape[0], np.float32))
-        self.down_proj = Linear(weights, f"{name}.down_proj", operators)
+        gate, up = f"{name}.gate_proj.weight", f"{name}.up_proj.weight"
+        self.gate_up = weights.parameter(
+            f"{name}.gate_proj+up_proj.weight", [gate, up], lambda weights: operators.pack_gate(weights[gate], weights[up])
+        )
+        self.no_bias = Tensor(np.zeros(config.intermediate_size, np.float32))
+        self.down_proj = Linear(weights, f"{name}.down_proj", operators, no_bias=config.hidden_size)
         self.operators = operators
 
     def construct(self, x: Tensor, residual: Tensor, rows: Tensor) -> Tensor:
@@ -262,9 +264,9 @@ class MLP(nn.Cell):
 
 
 class RMSNorm(nn.Cell):
-    def __init__(self, config: Qwen2VLConfig, weights: Weights, name: str, operators: Operators) -> None:
+    def __init__(self, config: Qwen2VLConfig, weights: Loader, name: str, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
-        self.weight = vector(weights, f"{name}.weight")
+        self.weight = weights.vector(f"{name}.weight")
         self.eps = Tensor([config.rms_norm_eps], ms.float32)
         self.operators = operators
 

@@ -1,44 +1,90 @@
 """What holds weights everywhere."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 from numpy.typing import NDArray
+from tqdm import tqdm
 
+from mindnlp_ocr.ops.host import on_host
 from mindnlp_ocr.ops.operators import Operators
-from mindnlp_ocr.weights.quantize import Source, concatenate
+from mindnlp_ocr.weights.quantize import Source, concatenate, flat
 
 Weights = Mapping[str, Source]  # published name -> array of any float dtype, or 8 bits
 
 
+class _Made(NamedTuple):
+    parameter: Parameter
+    sources: Sequence[str]
+    make: Callable[[Weights], NDArray[Any]]
+
+
+class Loader:
+    """Makes the frozen parameters of a network of published weights, and makes them again when some of those change."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+        self._made: list[_Made] = []
+        self._bar = tqdm(total=len(weights), unit="weight", desc="loading", delay=2, disable=None, leave=False)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._weights
+
+    def parameter(self, name: str, sources: Sequence[str], make: Callable[[Weights], NDArray[Any]]) -> Parameter:
+        """What ``make`` makes of the weights that ``sources`` names."""
+        held = parameter(name, make(self._weights))
+        self._made.append(_Made(held, sources, make))
+        self._bar.update(len(sources))
+        return held
+
+    def vector(self, name: str) -> Parameter:
+        """A bias or the weight of a norm, in float32 whatever it is stored in."""
+        return self.parameter(name, [name], lambda weights: np.asarray(weights[name], np.float32))
+
+    def end(self) -> None:
+        """The network is complete. The weights, which may be an open file, are let go."""
+        self._bar.close()
+        self._weights = {}
+
+    def update(self, weights: Weights, changed: Collection[str]) -> None:
+        """Make what depends on the weights in ``changed`` again, in place."""
+        made = [made for made in self._made if not set(made.sources).isdisjoint(changed)]
+        for held, _, make in tqdm(made, unit="weight", desc="changing weights", delay=2, disable=None, leave=False):
+            array = np.ascontiguousarray(make(weights))
+            with on_host(held) as memory:
+                memory.view(np.uint8).reshape(-1)[...] = array.view(np.uint8).reshape(-1)
+
+
 def parameter(name: str, value: NDArray[Any]) -> Parameter:
-    """A frozen parameter under its published name, over the array's own memory: Parameter(tensor) would copy it."""
+    """A frozen parameter over the array's own memory: Parameter(tensor) would copy it."""
     held = Parameter(Tensor(np.zeros(1, value.dtype)), name=name, requires_grad=False)
     held.set_data(Tensor.from_numpy(np.ascontiguousarray(value)), slice_shape=True)
     return held
 
 
-def vector(weights: Weights, name: str) -> Parameter:
-    """A bias or the weight of a norm, in float32 whatever it is stored in."""
-    return parameter(name, np.asarray(weights[name], np.float32))
-
-
 class Linear(nn.Cell):
     """x [rows, in] -> [rows, out]. Several published layers of one input (q, k, v) become one product.
 
-    ``live`` int32 [1] says how many rows are not padding.
+    ``live`` int32 [1] says how many rows are not padding; ``no_bias`` is the number of outputs of a layer without biases.
     """
 
-    def __init__(self, weights: Weights, names: str | Sequence[str], operators: Operators) -> None:
+    def __init__(self, weights: Loader, names: str | Sequence[str], operators: Operators, no_bias: int = 0) -> None:
         super().__init__(auto_prefix=False)
         names = [names] if isinstance(names, str) else list(names)
-        stacked = concatenate([weights[f"{name}.weight"] for name in names])
-        biases = [np.asarray(weights[f"{name}.bias"], np.float32) for name in names if f"{name}.bias" in weights]
-        bias = np.concatenate(biases) if biases else np.zeros(stacked.shape[0], np.float32)
-        self.weight = parameter("+".join(names) + ".weight", operators.pack(stacked))
-        self.bias = parameter("+".join(names) + ".bias", bias)
+        whole = "+".join(names)
+        sources = [f"{name}.weight" for name in names]
+        self.weight = weights.parameter(
+            f"{whole}.weight", sources, lambda weights: operators.pack(concatenate([flat(weights[x]) for x in sources]))
+        )
+        biases = [f"{name}.bias" for name in names if f"{name}.bias" in weights]
+        if biases:
+            self.bias = weights.parameter(
+                f"{whole}.bias", biases, lambda weights: np.concatenate([np.asarray(weights[x], np.float32) for x in biases])
+            )
+        else:
+            self.bias = parameter(f"{whole}.bias", np.zeros(no_bias, np.float32))
         self.operators = operators
 
     def construct(self, x: Tensor, live: Tensor) -> Tensor:

@@ -8,24 +8,22 @@ from typing import Any
 import mindspore as ms
 from mindspore import Tensor, nn
 
-from mindnlp_ocr.modeling.layers import Linear, Weights, vector
+from mindnlp_ocr.modeling.layers import Linear, Loader
 from mindnlp_ocr.models.config import VisionConfig
 from mindnlp_ocr.ops.attention import EagerAttention
 from mindnlp_ocr.ops.layout import take_heads
 from mindnlp_ocr.ops.norm import LAYER_NORM_EPS
 from mindnlp_ocr.ops.operators import Operators
 from mindnlp_ocr.ops.rotary import per_head, rotate
-from mindnlp_ocr.weights.quantize import flat
 
 
 class VisionTower(nn.Cell):
     """Patches [n, patch_dim] -> features [n / 4, text hidden_size], for images packed into a bucket of n patches."""
 
-    def __init__(self, config: VisionConfig, weights: Weights, operators: Operators) -> None:
+    def __init__(self, config: VisionConfig, weights: Loader, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
         # A convolution whose stride is its kernel is a matrix product over flattened patches.
-        name = "visual.patch_embed.proj"
-        self.patch_embed = Linear({f"{name}.weight": flat(weights[f"{name}.weight"])}, name, operators)
+        self.patch_embed = Linear(weights, "visual.patch_embed.proj", operators, no_bias=config.embed_dim)
         self.blocks = nn.CellList(
             [VisionBlock(config, weights, f"visual.blocks.{i}", operators) for i in range(config.depth)], auto_prefix=False
         )
@@ -50,7 +48,7 @@ class VisionTower(nn.Cell):
 class VisionBlock(nn.Cell):
     """Attention and MLP, each behind a LayerNorm and around a residual."""
 
-    def __init__(self, config: VisionConfig, weights: Weights, name: str, operators: Operators) -> None:
+    def __init__(self, config: VisionConfig, weights: Loader, name: str, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
         self.norm1 = LayerNorm(weights, f"{name}.norm1", operators)
         self.attn = VisionAttention(config, weights, f"{name}.attn", operators)
@@ -75,7 +73,7 @@ class VisionBlock(nn.Cell):
 class VisionAttention(nn.Cell):
     """Full attention among the patches of one image, with 2-D rotary positions; around a residual."""
 
-    def __init__(self, config: VisionConfig, weights: Weights, name: str, operators: Operators) -> None:
+    def __init__(self, config: VisionConfig, weights: Loader, name: str, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
         self.heads = config.num_heads
         self.head_dim = config.head_dim
@@ -96,7 +94,7 @@ class VisionAttention(nn.Cell):
 class PatchMerger(nn.Cell):
     """Four neighbouring patches (they lie side by side in the input) become one feature of the text's width."""
 
-    def __init__(self, config: VisionConfig, weights: Weights, name: str, operators: Operators) -> None:
+    def __init__(self, config: VisionConfig, weights: Loader, name: str, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
         self.merged = config.spatial_merge_size**2
         self.merged_dim = config.embed_dim * self.merged
@@ -110,9 +108,9 @@ class PatchMerger(nn.Cell):
 
 
 class LayerNorm(nn.Cell):
-    def __init__(self, weights: Weights, name: str, operators: Operators) -> None:
+    def __init__(self, weights: Loader, name: str, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
-        self.weight, self.bias = vector(weights, f"{name}.weight"), vector(weights, f"{name}.bias")
+        self.weight, self.bias = weights.vector(f"{name}.weight"), weights.vector(f"{name}.bias")
         self.operators = operators
 
     def construct(self, x: Tensor) -> Tensor:

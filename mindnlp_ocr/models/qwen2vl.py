@@ -1,6 +1,5 @@
 """Qwen2VLModel: what a user holds."""
 
-import dataclasses
 import math
 import os
 import time
@@ -12,24 +11,22 @@ from typing import Any, Literal
 
 from mindnlp_ocr import __version__
 from mindnlp_ocr.cache.config import CacheConfig
-from mindnlp_ocr.cache.manager import CacheManager
-from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.cache.stats import CacheStats
-from mindnlp_ocr.cache.store import StoredPrefix, load_prefixes, prune, save_prefix
+from mindnlp_ocr.engine import persist
 from mindnlp_ocr.engine.engine import Engine
 from mindnlp_ocr.engine.forecast import Forecast, forecast
 from mindnlp_ocr.engine.generate import Generation, Reading
 from mindnlp_ocr.engine.graphs import Graphs
 from mindnlp_ocr.errors import BatchError, PageError, SetupError
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.models.limits import TEXT_TOKENS, limited, longest_answer, slot_length
+from mindnlp_ocr.models.memory import Memory
 from mindnlp_ocr.ops import native, select
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.select import Attention, AttentionChoice
+from mindnlp_ocr.ops.select import Attention
 from mindnlp_ocr.processing.chat import ChatProcessor, Messages
 from mindnlp_ocr.processing.images import ImageProcessor
-from mindnlp_ocr.weights.fingerprint import fingerprint
-from mindnlp_ocr.weights.folder import FolderWeights, checked_folder
+from mindnlp_ocr.weights.checkpoint import Checkpoint, open_checkpoint
+from mindnlp_ocr.weights.lora import AdaptedCheckpoint, Adapter
 from mindnlp_ocr.weights.quantize import WeightDtype
 
 EMBEDDED = Path(__file__).parent.parent / "assets" / "qwen2vl-ocr-tiny"
@@ -40,9 +37,10 @@ class Qwen2VLModel:
     """A Qwen2-VL that reads documents on MindSpore. Its methods may be called from several threads.
 
     Args:
-        model_name: a Hugging Face folder of Qwen2-VL; by default the small checkpoint that ships with this package.
+        model_name: a Hugging Face folder of Qwen2-VL, or a merged .npz file of one; by default the small checkpoint that
+            ships with this package.
         device: "cpu", "npu:0" (or "Ascend") or "cuda"; or a ``Device``, which says how MindSpore is set up as well.
-        lora_weights_path: an adapter; this release refuses it.
+        lora_weights_path: a LoRA adapter as PEFT saves it, merged into the weights in float32; see :meth:`set_adapter`.
         cache_config: settings of the KV cache and of flash attention.
         max_length: tokens that one request may take, prompt and answer together: the length of a KV slot. By default
             as many as the largest image and an answer of ``max_new_tokens`` take, at most 4096.
@@ -67,7 +65,7 @@ class Qwen2VLModel:
 
     def __init__(
         self,
-        model_name: str | Path = EMBEDDED,
+        model_name: str | Path | Checkpoint = EMBEDDED,
         device: str | Device = "cpu",
         lora_weights_path: str | Path | None = None,
         cache_config: CacheConfig | None = None,
@@ -80,29 +78,40 @@ class Qwen2VLModel:
         threads: int | None = None,
         dtype: WeightDtype | Literal["auto"] = "auto",
     ) -> None:
-        self._folder = checked_folder(model_name)
-        if lora_weights_path is not None:
-            raise SetupError("LoRA adapters are not read by this release: merge the adapter into the checkpoint first")
+        self._stored = open_checkpoint(model_name)
+        self._adapter = None if lora_weights_path is None else Adapter(lora_weights_path)
         self._device = Device.parse(device)
-        self._cache_config = cache_config or CacheConfig()
         self._asked_attention = attn
-        self.config = Qwen2VLConfig.from_folder(self._folder)
-        self._attention = self._choose_attention(self._cache_config)
-        images = ImageProcessor.from_folder(self._folder)
-        self._max_new_tokens = longest_answer(self._folder, max_new_tokens)
-        self._max_length = slot_length(self.config, images, max_length, self._max_new_tokens, max_pixels)
-        images = limited(images, self._max_length, min_pixels, max_pixels)
-        self._processor = ChatProcessor(self._folder, self.config, images)
-        slots = self._slots(self._cache_config, self._attention)
+        with self._stored.files() as folder:
+            self.config = self._checkpoint(self._adapter).config(folder)
+            images = ImageProcessor.from_folder(folder)
+            self._max_new_tokens = longest_answer(folder, max_new_tokens)
+            self._max_length = slot_length(self.config, images, max_length, self._max_new_tokens, max_pixels)
+            images = limited(images, self._max_length, min_pixels, max_pixels)
+            self._processor = ChatProcessor(folder, self.config, images)
+        self._memory = self._plan(cache_config or CacheConfig())
+        manager = self._memory.new_manager()
         self._device.activate(threads)
-        self._attentions = select.attentions_for(self._device, self._attention.implementation, self.config)
-        kv = self._new_kv(self._cache_config, slots)
-        with FolderWeights(self._folder, self.config) as weights:
+        self._attentions = self._memory.new_attentions()
+        kv = self._memory.new_kv(self._attentions)
+        with self._checkpoint(self._adapter).weights(self.config) as weights:
             self._dtype = select.weight_dtype_for(self._device, dtype, weights.dtype)
             operators = select.operators_for(self._device, self._dtype)
             level = self._device.jit_level
             graphs = Graphs(self.config, weights, self._max_length, operators, self._attentions, kv, level)
-        self._engine = Engine(graphs, kv, self._new_manager(self._cache_config, slots))
+        self._engine = Engine(graphs, kv, manager)
+
+    @classmethod
+    def from_mindnlp(cls, model: Any, processor: str | Path | None = None, **options: Any) -> "Qwen2VLModel":
+        """On the weights that a Qwen2-VL of mindnlp has now (docs/mindnlp.md).
+
+        Args:
+            processor: a folder with tokenizer.json and preprocessor_config.json; by default the one that it came from.
+            options: those of the class.
+        """
+        from mindnlp_ocr.interop import MindNLPCheckpoint
+
+        return cls(MindNLPCheckpoint(model, processor), **options)
 
     # Reading
 
@@ -171,7 +180,7 @@ class Qwen2VLModel:
         if batch_size < 1:
             raise SetupError(f"batch_size is {batch_size}: give 1 or more")
         if batch_size > slots:
-            needed = batch_size * self._slot_bytes(self._cache_config, self._attention)
+            needed = batch_size * self._memory.slot_bytes
             raise SetupError(
                 f"batch_size is {batch_size}, there are {slots} KV slots: give at most {slots}, or "
                 f"CacheConfig(slots={batch_size}) and a max_cache_size_mb of at least {math.ceil(needed / 2**20)}"
@@ -182,8 +191,7 @@ class Qwen2VLModel:
 
     def forecast(self, messages: Messages, max_new_tokens: int | None = None) -> Forecast:
         """The memory that messages will need, before they run. Errors as :meth:`generate`."""
-        item_bytes = KVSlots.item_bytes(self._kv_dtype(self._cache_config, self._attention))
-        return forecast(self._generation(messages, max_new_tokens), self._attentions, item_bytes)
+        return forecast(self._generation(messages, max_new_tokens), self._attentions, self._memory.item_bytes)
 
     def warm_up(self, batch_size: int = 1) -> None:
         """Compile every graph that prompts of one image can need, so that nothing compiles while pages are read.
@@ -198,6 +206,34 @@ class Qwen2VLModel:
                 segments=min(batch_size, self._engine.kv.shape[0]) if self._engine.manager is not None else 0,
             )
             self.clear_cache()
+
+    # The adapter
+
+    def set_adapter(self, lora_weights_path: str | Path | None) -> None:
+        """Read with another adapter from now on, or with none. Only the weights that change are read again.
+
+        What is cached under an adapter stays, for its return.
+
+        Raises:
+            SetupError: the adapter cannot be used, changes weights that the graphs share, or requests are running; the old
+                one stays. Files that fail while weights are read leave a model that must be loaded again.
+        """
+        adapter = None if lora_weights_path is None else Adapter(lora_weights_path)
+        checkpoint, changed = self._checkpoint(adapter), set[str]()
+        with self._stored.files() as folder:
+            if checkpoint.config(folder) != self.config:
+                raise SetupError(
+                    "the embedding and the head are tied under one of the adapters and not under the other: "
+                    "load a model of its own, with lora_weights_path"
+                )
+        for each in (self._adapter, adapter):
+            changed |= set() if each is None else each.changed
+        with self._engine.idle("set_adapter"):
+            with checkpoint.weights(self.config) as weights:
+                self._engine.graphs.update(weights, changed)
+            self._adapter = adapter
+            if self._engine.manager is not None and any(name.startswith("visual.") for name in changed):
+                self._engine.manager.forget_features()
 
     # The cache
 
@@ -227,23 +263,18 @@ class Qwen2VLModel:
         Raises:
             SetupError: the settings cannot be met, or requests are in the way. The old settings stay.
         """
-        attention = self._choose_attention(config)
-        slots = self._slots(config, attention)
-        old, engine = self._cache_config, self._engine
-        other_attention = attention.implementation != self._attention.implementation
-        dtypes = self._kv_dtype(config, attention), self._kv_dtype(old, self._attention)
+        plan, engine = self._plan(config), self._engine
         with engine.lock:
-            if other_attention or config.enable_kv_cache != old.enable_kv_cache or dtypes[0] != dtypes[1]:
+            if not plan.same_slots(self._memory):
                 with engine.idle("update_cache_config"):
-                    self._cache_config, self._attention = config, attention
-                    if other_attention:
-                        self._attentions = select.attentions_for(self._device, attention.implementation, self.config)
-                    engine.replace(self._attentions, self._new_kv(config, slots), self._new_manager(config, slots))
-                return
-            if engine.manager is not None:
-                engine.resize(slots, config.max_bytes, lambda: self._new_kv(config, slots))
+                    manager = plan.new_manager()
+                    if not plan.same_attention(self._memory):
+                        self._attentions = plan.new_attentions()
+                    engine.replace(self._attentions, plan.new_kv(self._attentions), manager)
+            elif engine.manager is not None:
+                engine.resize(plan.slots, config.max_bytes, lambda: plan.new_kv(self._attentions))
                 engine.manager.configure(lru=config.enable_lru, ttl_seconds=config.cache_ttl_seconds)
-            self._cache_config, self._attention = config, attention
+            self._memory = plan
 
     def save_cache(self, path: str | os.PathLike[str]) -> int:
         """Write every cached prefix to a folder, one safetensors file each. Returns how many.
@@ -253,51 +284,30 @@ class Qwen2VLModel:
         Raises:
             SetupError: the folder cannot be written.
         """
-        engine = self._engine
-        if engine.manager is None:
-            return 0
-        with engine.lock:
-            entries = engine.manager.entries()
-            for slot, key in entries:
-                stored = dataclasses.replace(key, base=self._stored_base)
-                save_prefix(Path(path), StoredPrefix(stored, *engine.kv.read(slot, len(key))))
-            prune(Path(path), self._cache_config.max_bytes)
-        return len(entries)
+        return persist.save(self._engine, Path(path), self._stored_base, self._memory.cache.max_bytes)
 
     def load_cache(self, path: str | os.PathLike[str]) -> int:
         """Read the prefixes of a folder into free slots. Returns how many.
 
         A file of another checkpoint, dtype or version, or a damaged one, is ignored with a warning that says why.
         """
-        engine, loaded = self._engine, 0
-        if engine.manager is None:
-            return 0
-        slots, kv_heads, length, head_dim = engine.kv.shape
-        shape, dtype = (self.config.num_hidden_layers, kv_heads, length, head_dim), engine.kv.numpy_dtype
-        for entry in load_prefixes(Path(path), self._stored_base, shape, dtype, newest=slots - 1):
-            key = dataclasses.replace(entry.key, base=self._base)
-            with engine.lock:
-                lease = engine.manager.adopt(key)
-                if lease is not None:
-                    engine.kv.write(lease.slot, entry.keys, entry.values)
-                    engine.manager.release(lease, key)
-                    loaded += 1
-        return loaded
+        return persist.load(self._engine, Path(path), self._stored_base, self._base)
 
     def get_model_info(self) -> dict[str, Any]:
         """What runs, where and how; ``compilations`` stays put once the graphs in use are warm."""
-        engine = self._engine
+        engine, attention = self._engine, self._memory.attention
         return {
-            "model_name": self._folder.name,
+            "model_name": self._stored.name,
             "device": str(self._device),
-            "kv_cache_enabled": self._cache_config.enable_kv_cache,
-            "flash_attention_enabled": self._attention.implementation == "flash",
-            "flash_attention_support": self._attention.flash_supported,
-            "flash_attention_reason": self._attention.reason,
-            "attn_implementation": self._attention.implementation,
+            "kv_cache_enabled": self._memory.cache.enable_kv_cache,
+            "flash_attention_enabled": attention.implementation == "flash",
+            "flash_attention_support": attention.flash_supported,
+            "flash_attention_reason": attention.reason,
+            "attn_implementation": attention.implementation,
             "dtype": self._dtype,
+            "lora": None if self._adapter is None else str(self._adapter.folder),
             "threads": native.threads(),
-            "kv_dtype": self._kv_dtype(self._cache_config, self._attention),
+            "kv_dtype": self._memory.kv_dtype,
             "kv_slots": engine.kv.shape[0] if engine.manager is not None else 0,
             "max_length": self._max_length,
             "max_pixels": self._processor.images.max_pixels,
@@ -358,37 +368,21 @@ class Qwen2VLModel:
 
     # What the settings come to
 
-    def _choose_attention(self, config: CacheConfig) -> AttentionChoice:
+    def _plan(self, config: CacheConfig) -> Memory:
         dims = (self.config.head_dim, self.config.vision.head_dim)
-        return select.choose_attention(self._device, self._asked_attention, config, dims)
+        attention = select.choose_attention(self._device, self._asked_attention, config, dims)
+        plan = Memory(self.config, self._device, self._max_length, config, attention)
+        assert plan.slots > 0  # raises where they do not fit
+        return plan
 
-    def _kv_dtype(self, config: CacheConfig, attention: AttentionChoice) -> str:
-        return select.kv_dtype_for(self._device, attention.implementation, config.kv_dtype)
-
-    def _slot_bytes(self, config: CacheConfig, attention: AttentionChoice) -> int:
-        item_bytes = KVSlots.item_bytes(self._kv_dtype(config, attention))
-        return KVSlots.bytes_needed(self.config, 1, self._max_length, item_bytes)
-
-    def _slots(self, config: CacheConfig, attention: AttentionChoice) -> int:
-        if not config.enable_kv_cache:
-            return 1
-        return config.slots_of(self._slot_bytes(config, attention), self._max_length)
-
-    def _new_kv(self, config: CacheConfig, slots: int) -> KVSlots:
-        dtype = self._kv_dtype(config, self._attention)
-        shared = not config.enable_kv_cache
-        return KVSlots(self.config, slots, self._max_length, self._attentions.text, dtype, shared)
-
-    def _new_manager(self, config: CacheConfig, slots: int) -> CacheManager | None:
-        if not config.enable_kv_cache:
-            return None
-        slot_bytes = self._slot_bytes(config, self._attention)
-        return CacheManager(slots, slot_bytes, config.max_bytes, lru=config.enable_lru, ttl_seconds=config.cache_ttl_seconds)
+    def _checkpoint(self, adapter: Adapter | None) -> Checkpoint:
+        return self._stored if adapter is None else AdaptedCheckpoint(self._stored, adapter)
 
     @property
     def _base(self) -> str:
         """What all keys and values of this process depend on beside their tokens and images: the checkpoint is one."""
-        return f"{self._kv_dtype(self._cache_config, self._attention)} {self._attention.implementation}"
+        adapter = "" if self._adapter is None else f" lora {self._adapter.digest}"
+        return f"{self._memory.kv_dtype} {self._memory.attention.implementation}{adapter}"
 
     @property
     def _stored_base(self) -> str:
@@ -397,4 +391,4 @@ class Qwen2VLModel:
 
     @cached_property
     def _fingerprint(self) -> str:
-        return fingerprint(self._folder)
+        return self._stored.fingerprint()

@@ -9,7 +9,7 @@ from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
 from mindnlp_ocr.ops import native
-from mindnlp_ocr.weights.fingerprint import fingerprint
+from mindnlp_ocr.weights.folder import FolderCheckpoint
 from tests.conftest import case, logit_bits, run
 
 NAMES = ("word_56x56", "line_400x60", "two_images")
@@ -104,9 +104,9 @@ def test_a_fingerprint_changes_with_every_byte_of_a_checkpoint(tmp_path: Path) -
     for path in EMBEDDED.iterdir():
         if path.is_file():
             (tmp_path / path.name).write_bytes(path.read_bytes())
-    assert fingerprint(tmp_path) == fingerprint(EMBEDDED)
+    assert FolderCheckpoint(tmp_path).fingerprint() == FolderCheckpoint(EMBEDDED).fingerprint()
     weights = next(tmp_path.glob("*.safetensors"))
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    assert fingerprint(tmp_path) != fingerprint(EMBEDDED)
+    assert FolderCheckpoint(tmp_path).fingerprint() != FolderCheckpoint(EMBEDDED).fingerprint()
