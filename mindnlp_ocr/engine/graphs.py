@@ -4,6 +4,7 @@ import time
 import weakref
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import mindspore as ms
@@ -23,6 +24,7 @@ from mindnlp_ocr.modeling.vision import VisionTower
 from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.attention import EagerAttention
+from mindnlp_ocr.ops.device import JitLevel
 from mindnlp_ocr.ops.operators import Operators
 from mindnlp_ocr.ops.select import Attentions
 from mindnlp_ocr.processing.images import Patches
@@ -139,13 +141,15 @@ class Graphs:
         operators: Operators,
         attention: Attentions,
         kv: KVSlots,
+        jit_level: JitLevel = "O0",
     ) -> None:
+        self._jit = partial(ms.jit, jit_level=jit_level)
         self._start(config, max_length, attention)
         self._loader = Loader(weights)
         self._tower = VisionTower(config.vision, self._loader, operators)
         self._language = LanguageModel(config, self._loader, max_length, operators)
         self._loader.end()
-        self._vision = ms.jit(self.cells(kv)["vision"])
+        self._vision = self._jit(self.cells(kv)["vision"])
         self.attach(attention, kv)
 
     def _start(self, config: Qwen2VLConfig, max_length: int, attention: Attentions) -> None:
@@ -169,11 +173,11 @@ class Graphs:
         """Run on this attention and these slots from now on; the graphs over others are dropped."""
         if attention is not self.attentions:
             self.attentions = attention
-            self._vision = ms.jit(self.cells(kv)["vision"])
+            self._vision = self._jit(self.cells(kv)["vision"])
             self._forget("vision")
         self._forget("prefill", "decode")
         self._slots = kv.shape[0]
-        self._prefill, self._decode = (ms.jit(self.cells(kv)[name]) for name in ("prefill", "decode"))
+        self._prefill, self._decode = (self._jit(self.cells(kv)[name]) for name in ("prefill", "decode"))
 
     def _forget(self, *graphs: str) -> None:
         for key in [key for key in self._compiled if key[0] in graphs]:

@@ -37,6 +37,18 @@ class Memory(NamedTuple):
         """One where nothing is cached. Errors as :meth:`CacheConfig.slots_of`."""
         return self.cache.slots_of(self.slot_bytes, self.max_length) if self.cache.enable_kv_cache else 1
 
+    @property
+    def attention_dtype(self) -> str | None:
+        return select.attention_dtype_for(self.device, self.attention.implementation, self.kv_dtype)
+
+    def same_attention(self, other: "Memory") -> bool:
+        """Whether the operators of one are those of the other."""
+        ours, theirs = self.attention.implementation, other.attention.implementation
+        return (ours, self.attention_dtype) == (theirs, other.attention_dtype)
+
+    def new_attentions(self) -> Attentions:
+        return select.attentions_for(self.device, self.attention.implementation, self.config, self.attention_dtype)
+
     def same_slots(self, other: "Memory") -> bool:
         """Whether what the slots of one hold is of use in those of the other."""
         return (

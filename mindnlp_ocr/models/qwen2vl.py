@@ -1,6 +1,5 @@
 """Qwen2VLModel: what a user holds."""
 
-import dataclasses
 import math
 import os
 import time
@@ -13,7 +12,7 @@ from typing import Any, Literal
 from mindnlp_ocr import __version__
 from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.cache.stats import CacheStats
-from mindnlp_ocr.cache.store import StoredPrefix, load_prefixes, prune, save_prefix
+from mindnlp_ocr.engine import persist
 from mindnlp_ocr.engine.engine import Engine
 from mindnlp_ocr.engine.forecast import Forecast, forecast
 from mindnlp_ocr.engine.generate import Generation, Reading
@@ -40,7 +39,7 @@ class Qwen2VLModel:
     Args:
         model_name: a Hugging Face folder of Qwen2-VL, or a merged .npz file of one; by default the small checkpoint that
             ships with this package.
-        device: "cpu", "npu:0" (or "Ascend") or "cuda".
+        device: "cpu", "npu:0" (or "Ascend") or "cuda"; or a ``Device``, which says how MindSpore is set up as well.
         lora_weights_path: a LoRA adapter as PEFT saves it, merged into the weights in float32; see :meth:`set_adapter`.
         cache_config: settings of the KV cache and of flash attention.
         max_length: tokens that one request may take, prompt and answer together: the length of a KV slot. By default
@@ -67,7 +66,7 @@ class Qwen2VLModel:
     def __init__(
         self,
         model_name: str | Path | Checkpoint = EMBEDDED,
-        device: str = "cpu",
+        device: str | Device = "cpu",
         lora_weights_path: str | Path | None = None,
         cache_config: CacheConfig | None = None,
         *,
@@ -93,13 +92,26 @@ class Qwen2VLModel:
         self._memory = self._plan(cache_config or CacheConfig())
         manager = self._memory.new_manager()
         self._device.activate(threads)
-        self._attentions = select.attentions_for(self._device, self._memory.attention.implementation, self.config)
+        self._attentions = self._memory.new_attentions()
         kv = self._memory.new_kv(self._attentions)
         with self._checkpoint(self._adapter).weights(self.config) as weights:
             self._dtype = select.weight_dtype_for(self._device, dtype, weights.dtype)
             operators = select.operators_for(self._device, self._dtype)
-            graphs = Graphs(self.config, weights, self._max_length, operators, self._attentions, kv)
+            level = self._device.jit_level
+            graphs = Graphs(self.config, weights, self._max_length, operators, self._attentions, kv, level)
         self._engine = Engine(graphs, kv, manager)
+
+    @classmethod
+    def from_mindnlp(cls, model: Any, processor: str | Path | None = None, **options: Any) -> "Qwen2VLModel":
+        """On the weights that a Qwen2-VL of mindnlp has now (docs/mindnlp.md).
+
+        Args:
+            processor: a folder with tokenizer.json and preprocessor_config.json; by default the one that it came from.
+            options: those of the class.
+        """
+        from mindnlp_ocr.interop import MindNLPCheckpoint
+
+        return cls(MindNLPCheckpoint(model, processor), **options)
 
     # Reading
 
@@ -255,9 +267,9 @@ class Qwen2VLModel:
         with engine.lock:
             if not plan.same_slots(self._memory):
                 with engine.idle("update_cache_config"):
-                    manager, implementation = plan.new_manager(), plan.attention.implementation
-                    if implementation != self._memory.attention.implementation:
-                        self._attentions = select.attentions_for(self._device, implementation, self.config)
+                    manager = plan.new_manager()
+                    if not plan.same_attention(self._memory):
+                        self._attentions = plan.new_attentions()
                     engine.replace(self._attentions, plan.new_kv(self._attentions), manager)
             elif engine.manager is not None:
                 engine.resize(plan.slots, config.max_bytes, lambda: plan.new_kv(self._attentions))
@@ -272,36 +284,14 @@ class Qwen2VLModel:
         Raises:
             SetupError: the folder cannot be written.
         """
-        engine = self._engine
-        if engine.manager is None:
-            return 0
-        with engine.lock:
-            entries = engine.manager.entries()
-            for slot, key in entries:
-                stored = dataclasses.replace(key, base=self._stored_base)
-                save_prefix(Path(path), StoredPrefix(stored, *engine.kv.read(slot, len(key))))
-            prune(Path(path), self._memory.cache.max_bytes)
-        return len(entries)
+        return persist.save(self._engine, Path(path), self._stored_base, self._memory.cache.max_bytes)
 
     def load_cache(self, path: str | os.PathLike[str]) -> int:
         """Read the prefixes of a folder into free slots. Returns how many.
 
         A file of another checkpoint, dtype or version, or a damaged one, is ignored with a warning that says why.
         """
-        engine, loaded = self._engine, 0
-        if engine.manager is None:
-            return 0
-        slots, kv_heads, length, head_dim = engine.kv.shape
-        shape, dtype = (self.config.num_hidden_layers, kv_heads, length, head_dim), engine.kv.numpy_dtype
-        for entry in load_prefixes(Path(path), self._stored_base, shape, dtype, newest=slots - 1):
-            key = dataclasses.replace(entry.key, base=self._base)
-            with engine.lock:
-                lease = engine.manager.adopt(key)
-                if lease is not None:
-                    engine.kv.write(lease.slot, entry.keys, entry.values)
-                    engine.manager.release(lease, key)
-                    loaded += 1
-        return loaded
+        return persist.load(self._engine, Path(path), self._stored_base, self._base)
 
     def get_model_info(self) -> dict[str, Any]:
         """What runs, where and how; ``compilations`` stays put once the graphs in use are warm."""

@@ -8,7 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors._safetensors_rust import SafetensorError, safe_open  # mindnlp replaces safetensors.safe_open
 
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.models.config import Qwen2VLConfig, read_json
