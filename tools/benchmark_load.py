@@ -3,7 +3,8 @@
 
 uv run tools/benchmark_load.py --make /tmp/2b                    # a folder with the shapes of Qwen2-VL-2B, random, bf16
 uv run tools/convert.py /tmp/2b /tmp/2b.npz
-uv run tools/benchmark_load.py /tmp/2b /tmp/2b.npz /tmp/2b:fp32  # PATH:DTYPE holds weights in another dtype
+uv run tools/export.py --model /tmp/2b --output /tmp/2bx --max-length 1024 --slots 1 --vision-patches 1024
+uv run tools/benchmark_load.py /tmp/2b /tmp/2b.npz /tmp/2bx /tmp/2b:fp32   # PATH:DTYPE holds weights in another dtype
 """
 
 import argparse
@@ -43,7 +44,7 @@ from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
 before = peak_memory_mb()
 start = time.perf_counter()
-model = Qwen2VLModel({path!r}, cache_config=CacheConfig(slots=1), dtype={dtype!r}, max_length=64)
+model = Qwen2VLModel({path!r}, cache_config=CacheConfig(slots=1), dtype={dtype!r}, max_length=1024)
 seconds = time.perf_counter() - start
 held = sum(int(parameter.nbytes) for parameter in model._engine.graphs.parameters()) / 2**20
 print(json.dumps([seconds, peak_memory_mb() - before, held]))
