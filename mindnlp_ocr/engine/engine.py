@@ -54,6 +54,9 @@ class Engine:
                 if generation.finish_reason is not None:
                     return
                 _raise(self.step([generation])[0])
+        except PageError:
+            self.end(generation, failed=True)
+            raise
         finally:
             self.end(generation)
 
