@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.engine.buckets import bucket_for, bucket_sizes
 from mindnlp_ocr.engine.compiled import forget, phases
-from mindnlp_ocr.engine.overflow import LanguageProbe, VisionProbe, all_finite, overflow
+from mindnlp_ocr.engine.overflow import LanguageProbe, OverflowedError, VisionProbe, all_finite, overflow
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.modeling.language import LanguageModel
 from mindnlp_ocr.modeling.layers import Loader, Weights
@@ -290,7 +290,7 @@ class Graphs:
             *_integers([slot], [live], [len(token_ids)]),
         ]
 
-    def _overflow(self, inputs: Sequence[Tensor], rows: int) -> PageError:
+    def _overflow(self, inputs: Sequence[Tensor], rows: int) -> OverflowedError:
         return overflow(LanguageProbe(self._language, self.attentions.text, self._kv), inputs, rows, self._dtype)
 
     @property

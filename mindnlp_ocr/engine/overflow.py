@@ -17,6 +17,10 @@ from mindnlp_ocr.ops.rotary import per_head
 _row_sum = ops.ReduceSum()
 
 
+class OverflowedError(PageError):
+    """The network gave numbers that are not finite; the slot may hold some."""
+
+
 def all_finite(x: Tensor) -> Tensor:
     """bool [rows], whether each of the rows [rows, n] is finite, which its sum tells."""
     return ops.isfinite(_row_sum(x, -1))
@@ -92,7 +96,7 @@ class VisionProbe(nn.Cell):
         return _noted(found, tower.merger(x, live))
 
 
-def overflow(probe: Any, inputs: Sequence[Tensor], rows: int, dtype: str) -> PageError:
+def overflow(probe: Any, inputs: Sequence[Tensor], rows: int, dtype: str) -> OverflowedError:
     """The page's error, which names the first part of a probe whose first ``rows`` rows are not finite.
 
     Args:
@@ -108,4 +112,4 @@ def overflow(probe: Any, inputs: Sequence[Tensor], rows: int, dtype: str) -> Pag
         "fp16": "float16 ends at 65504: use --dtype bf16 or fp32, and --kv-dtype bf16 with flash attention",
         "bf16": "use --dtype fp32, and --kv-dtype bf16 with flash attention",
     }.get(dtype, "look whether the checkpoint itself holds such numbers, and copy it again")
-    return PageError(f"{part} gives numbers that are not finite (weights in {dtype}): {remedy}")
+    return OverflowedError(f"{part} gives numbers that are not finite (weights in {dtype}): {remedy}")
