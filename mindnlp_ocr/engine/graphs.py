@@ -2,7 +2,7 @@
 
 import time
 import weakref
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
@@ -14,9 +14,9 @@ from mindspore import Parameter, Tensor, nn, ops
 from numpy.typing import NDArray
 
 from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.engine.buckets import bucket_for, bucket_sizes
+from mindnlp_ocr.engine.buckets import bucket_sizes
 from mindnlp_ocr.engine.compiled import forget, phases
-from mindnlp_ocr.engine.overflow import LanguageProbe, OverflowedError, VisionProbe, all_finite, overflow
+from mindnlp_ocr.engine.overflow import LanguageProbe, OverflowedError, VisionProbe, all_finite, first_overflow, overflowed
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.modeling.language import LanguageModel
 from mindnlp_ocr.modeling.layers import Loader, Weights
@@ -147,34 +147,41 @@ class Graphs:
         jit_level: JitLevel = "O0",
     ) -> None:
         self._jit = partial(ms.jit, jit_level=jit_level)
-        self._config = config
-        self._max_length = max_length
+        self._start(config, max_length, attention)
         self._dtype = operators.weight_dtype
         self._loader = Loader(weights)
         self._tower = VisionTower(config.vision, self._loader, operators)
         self._language = LanguageModel(config, self._loader, max_length, operators)
         self._loader.end()
+        self._vision = self._jit(self.cells(kv)["vision"])
+        self.attach(attention, kv)
+
+    def _start(self, config: Qwen2VLConfig, max_length: int, attention: Attentions) -> None:
+        self._config = config
+        self._max_length = max_length
+        self.attentions = attention
         self._compiled: dict[tuple[str, int, int], set[str]] = {}  # graph, bucket and parts -> MindSpore's names for it
         weakref.finalize(self, _forget_all, self._compiled).atexit = False
         self._first_calls: list[float] = []  # seconds
-        self.attentions = attention
-        self._vision = self._jit(Vision(self._tower, attention.vision))
-        self.attach(attention, kv)
+
+    def cells(self, kv: KVSlots) -> dict[str, nn.Cell]:
+        """The three graphs over these slots, by their names, not compiled."""
+        vision, text = self.attentions
+        if text.greedy_decode is None:
+            decode = Decode(self._language, text, kv)
+        else:
+            decode = DecodeSteps(self._language, text, kv, self._config.eos_token_ids)
+        return {"vision": Vision(self._tower, vision), "prefill": Prefill(self._language, text, kv), "decode": decode}
 
     def attach(self, attention: Attentions, kv: KVSlots) -> None:
         """Run on this attention and these slots from now on; the graphs over others are dropped."""
         if attention is not self.attentions:
             self.attentions = attention
-            self._vision = self._jit(Vision(self._tower, attention.vision))
+            self._vision = self._jit(self.cells(kv)["vision"])
             self._forget("vision")
         self._forget("prefill", "decode")
         self._slots, self._kv = kv.shape[0], kv
-        self._prefill = self._jit(Prefill(self._language, attention.text, kv))
-        if attention.text.greedy_decode is None:
-            decode = Decode(self._language, attention.text, kv)
-        else:
-            decode = DecodeSteps(self._language, attention.text, kv, self._config.eos_token_ids)
-        self._decode = self._jit(decode)
+        self._prefill, self._decode = (self._jit(self.cells(kv)[name]) for name in ("prefill", "decode"))
 
     def _forget(self, *graphs: str) -> None:
         for key in [key for key in self._compiled if key[0] in graphs]:
@@ -219,6 +226,13 @@ class Graphs:
             self._compiled[key] = phases() - before
             self._first_calls.append(time.perf_counter() - start)
 
+    def buckets(self, graph: str) -> Iterable[int]:
+        """Patches that the vision graph, or tokens that a prefill may be padded to, ascending."""
+        return bucket_sizes(MIN_PATCHES, MAX_PATCHES) if graph == "vision" else bucket_sizes(MIN_TOKENS, self._max_length)
+
+    def _bucket(self, graph: str, size: int) -> int:
+        return next(bucket for bucket in self.buckets(graph) if bucket >= size)
+
     @property
     def images_at_once(self) -> int:
         """Images that :meth:`vision` takes in one call."""
@@ -232,7 +246,7 @@ class Graphs:
         """
         ends = np.cumsum([0, *(len(image.pixels) for image in images)])
         live = int(ends[-1])
-        bucket = bucket_for(live, MIN_PATCHES, MAX_PATCHES)
+        bucket = self._bucket("vision", live)
         vision = self._config.vision
         needed, free = self.attentions.vision.score_bytes(bucket), psutil.virtual_memory().available
         if needed > free:
@@ -248,7 +262,7 @@ class Graphs:
             inputs = [Tensor(_padded(np.concatenate(arrays), bucket)) for arrays in rows] + [Tensor(cu_seqlens)]
             features = self._vision(*inputs).asnumpy()[: live // vision.spatial_merge_size**2]
         if not np.isfinite(features).all():
-            raise overflow(VisionProbe(self._tower, self.attentions.vision), inputs, live, self._dtype)
+            raise self._overflowed("vision", inputs, live)
         return np.split(features, ends[1:-1] // vision.spatial_merge_size**2)
 
     def prefill(
@@ -265,7 +279,7 @@ class Graphs:
             token, logits, finite = self._prefill(*inputs)
             step = Step([int(token.asnumpy()[0])], logits, 0)
         if not finite.asnumpy()[0]:
-            raise self._overflow(inputs, len(token_ids))
+            raise self._overflowed("prefill", inputs, len(token_ids))
         return step
 
     def _prompt(
@@ -277,7 +291,7 @@ class Graphs:
         live: int,
     ) -> list[Tensor]:
         """What the prefill graph takes."""
-        bucket = bucket_for(len(token_ids), MIN_TOKENS, self._max_length)
+        bucket = self._bucket("prefill", len(token_ids))
         is_image = (token_ids == self._config.image_token_id) & bool(features)
         image_rows = np.zeros((bucket, self._config.hidden_size), np.float32)
         if is_image.any():
@@ -290,8 +304,13 @@ class Graphs:
             *_integers([slot], [live], [len(token_ids)]),
         ]
 
-    def _overflow(self, inputs: Sequence[Tensor], rows: int) -> OverflowedError:
-        return overflow(LanguageProbe(self._language, self.attentions.text, self._kv), inputs, rows, self._dtype)
+    def _overflowed(self, graph: str, inputs: Sequence[Tensor], rows: int) -> OverflowedError:
+        """The error of a graph whose answer to these inputs is not finite; ``rows`` are no padding."""
+        if graph == "vision":
+            probe: nn.Cell = VisionProbe(self._tower, self.attentions.vision)
+        else:
+            probe = LanguageProbe(self._language, self.attentions.text, self._kv)
+        return overflowed(first_overflow(probe, inputs, rows), self._dtype)
 
     @property
     def decode_steps(self) -> int:
@@ -311,7 +330,7 @@ class Graphs:
         if not sound.all():  # the token by itself, as a prompt of one behind what its slot holds
             blamed = new[int(np.argmin(sound))]
             token, positions = np.array([blamed.token_id], np.int32), np.full((3, 1), blamed.position, np.int32)
-            raise self._overflow(self._prompt(token, [], positions, blamed.slot, blamed.live), 1)
+            raise self._overflowed("prefill", self._prompt(token, [], positions, blamed.slot, blamed.live), 1)
         return [Step([int(token) for token in chosen[:, row] if token >= 0], logits, row) for row in rows]
 
     def _decode_bucket(self, segments: int) -> int:
@@ -324,10 +343,10 @@ class Graphs:
         """Compile every graph for images of up to ``patches``, prompts of up to ``tokens`` and decode steps of up to
         ``segments``; it writes to the slots, which must be free."""
         vision = self._config.vision
-        for bucket in _until(patches, bucket_sizes(MIN_PATCHES, MAX_PATCHES)):
+        for bucket in _until(patches, self.buckets("vision")):
             grid = (1, vision.spatial_merge_size, bucket // vision.spatial_merge_size)
             self.vision([Patches(np.zeros((bucket, vision.patch_dim), np.float32), grid)])
-        for bucket in _until(tokens, bucket_sizes(MIN_TOKENS, self._max_length)):
+        for bucket in _until(tokens, self.buckets("prefill")):
             self.prefill(np.zeros(bucket, np.int32), [], np.zeros((3, bucket), np.int32))
         for count in sorted({self._decode_bucket(count) for count in range(1, segments + 1)}):
             self.decode([NewToken(0, 0, slot, 0) for slot in range(count)])
@@ -338,7 +357,7 @@ def _forget_all(compiled: dict[tuple[str, int, int], set[str]]) -> None:
         forget(names)
 
 
-def _until(size: int, buckets: Iterator[int]) -> Iterator[int]:
+def _until(size: int, buckets: Iterable[int]) -> Iterator[int]:
     """The buckets up to the one that holds ``size``."""
     for bucket in buckets:
         yield bucket

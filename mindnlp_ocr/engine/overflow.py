@@ -21,6 +21,15 @@ class OverflowedError(PageError):
     """The network gave numbers that are not finite; the slot may hold some."""
 
 
+def overflowed(part: str, dtype: str) -> OverflowedError:
+    """The error of a part of the network, where they began, and of the dtype that weights are held in."""
+    remedy = {
+        "fp16": "float16 ends at 65504: use --dtype bf16 or fp32, and --kv-dtype bf16 with flash attention",
+        "bf16": "use --dtype fp32, and --kv-dtype bf16 with flash attention",
+    }.get(dtype, "look whether the checkpoint itself holds such numbers, and copy it again")
+    return OverflowedError(f"{part} gives numbers that are not finite (weights in {dtype}): {remedy}")
+
+
 def all_finite(x: Tensor) -> Tensor:
     """bool [rows], whether each of the rows [rows, n] is finite, which its sum tells."""
     return ops.isfinite(_row_sum(x, -1))
@@ -96,20 +105,11 @@ class VisionProbe(nn.Cell):
         return _noted(found, tower.merger(x, live))
 
 
-def overflow(probe: Any, inputs: Sequence[Tensor], rows: int, dtype: str) -> OverflowedError:
-    """The page's error, which names the first part of a probe whose first ``rows`` rows are not finite.
-
-    Args:
-        dtype: what weights are held in.
-    """
+def first_overflow(probe: Any, inputs: Sequence[Tensor], rows: int) -> str:
+    """The first part of a probe of whose first ``rows`` rows some are not finite."""
     before = phases()
     found = [x.asnumpy() for x in ms.jit(probe)(*inputs)]
     forget(phases() - before)
     # Of the merger a row is four patches, of the head there is one.
     sound = [finite[: max(1, rows * len(finite) // len(found[0]))].all() for finite in found]
-    part = next((part for part, finite in zip(probe.parts, sound, strict=True) if not finite), "the network")
-    remedy = {
-        "fp16": "float16 ends at 65504: use --dtype bf16 or fp32, and --kv-dtype bf16 with flash attention",
-        "bf16": "use --dtype fp32, and --kv-dtype bf16 with flash attention",
-    }.get(dtype, "look whether the checkpoint itself holds such numbers, and copy it again")
-    return OverflowedError(f"{part} gives numbers that are not finite (weights in {dtype}): {remedy}")
+    return next((part for part, finite in zip(probe.parts, sound, strict=True) if not finite), "the network")

@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,21 @@ def test_the_prefixes_of_transformers_4_52_are_read_as_the_published_names(store
 
 def test_a_weight_that_nobody_asks_for_does_not_matter(stored: Weights, tmp_path: Path) -> None:
     extra = {**stored, "model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(3, np.float32)}
-    weights = FolderWeights(single(tmp_path, extra), CONFIG)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        weights = FolderWeights(single(tmp_path, extra), CONFIG)
     assert stored.keys() <= set(weights)
+
+
+def test_weights_that_the_network_does_not_have_are_warned_of_with_the_nearest_that_it_has(
+    stored: Weights, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    lora = "model.layers.0.self_attn.q_proj.lora_A.weight"
+    FolderWeights(single(tmp_path, {**stored, lora: np.zeros((2, 384), np.float32)}), CONFIG)
+    assert [str(warning.message) for warning in recwarn] == [
+        f"{tmp_path} holds weights that this network does not have: {lora} "
+        "(the nearest that it has is model.layers.0.self_attn.q_proj.weight)"
+    ]
 
 
 def test_an_untied_head_is_asked_for_and_a_tied_one_is_not(stored: Weights, tmp_path: Path) -> None:
