@@ -14,7 +14,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from numpy.typing import NDArray
 
 from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.engine.buckets import bucket_sizes
+from mindnlp_ocr.engine.buckets import bucket_sizes, until
 from mindnlp_ocr.engine.compiled import forget, phases
 from mindnlp_ocr.engine.overflow import LanguageProbe, OverflowedError, VisionProbe, all_finite, first_overflow, overflowed
 from mindnlp_ocr.errors import PageError
@@ -319,7 +319,7 @@ class Graphs:
 
     def decode(self, new: Sequence[NewToken]) -> list[Step]:
         """Tokens more in each of some slots, all in one call."""
-        bucket = self._decode_bucket(len(new))
+        bucket = self.decode_bucket(len(new))
         rows = [token.slot for token in new] if self.attentions.text.rows_are_slots else list(range(len(new)))
         table = np.zeros((5, bucket), np.int32)  # token, position, slot, live, count
         table[2] = np.arange(bucket) if self.attentions.text.rows_are_slots else 0
@@ -333,7 +333,7 @@ class Graphs:
             raise self._overflowed("prefill", self._prompt(token, [], positions, blamed.slot, blamed.live), 1)
         return [Step([int(token) for token in chosen[:, row] if token >= 0], logits, row) for row in rows]
 
-    def _decode_bucket(self, segments: int) -> int:
+    def decode_bucket(self, segments: int) -> int:
         """Powers of two; all slots where the attention wants them so."""
         if self.attentions.text.rows_are_slots:
             return self._slots
@@ -343,26 +343,18 @@ class Graphs:
         """Compile every graph for images of up to ``patches``, prompts of up to ``tokens`` and decode steps of up to
         ``segments``; it writes to the slots, which must be free."""
         vision = self._config.vision
-        for bucket in _until(patches, self.buckets("vision")):
+        for bucket in until(patches, self.buckets("vision")):
             grid = (1, vision.spatial_merge_size, bucket // vision.spatial_merge_size)
             self.vision([Patches(np.zeros((bucket, vision.patch_dim), np.float32), grid)])
-        for bucket in _until(tokens, self.buckets("prefill")):
+        for bucket in until(tokens, self.buckets("prefill")):
             self.prefill(np.zeros(bucket, np.int32), [], np.zeros((3, bucket), np.int32))
-        for count in sorted({self._decode_bucket(count) for count in range(1, segments + 1)}):
+        for count in sorted({self.decode_bucket(count) for count in range(1, segments + 1)}):
             self.decode([NewToken(0, 0, slot, 0) for slot in range(count)])
 
 
 def _forget_all(compiled: dict[tuple[str, int, int], set[str]]) -> None:
     for names in compiled.values():
         forget(names)
-
-
-def _until(size: int, buckets: Iterable[int]) -> Iterator[int]:
-    """The buckets up to the one that holds ``size``."""
-    for bucket in buckets:
-        yield bucket
-        if bucket >= size:
-            return
 
 
 def _padded(array: NDArray[np.generic], rows: int) -> NDArray[np.generic]:

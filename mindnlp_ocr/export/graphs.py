@@ -69,7 +69,7 @@ class ExportedGraphs(Graphs):
         what, remedy = ("patches", "lower max_pixels") if graph == "vision" else ("tokens", "shorten the prompt")
         raise PageError(f"{size} {what}, the exported {graph} graphs take up to {bucket}: {remedy}, or export larger ones")
 
-    def _decode_bucket(self, segments: int) -> int:
+    def decode_bucket(self, segments: int) -> int:
         return self._bucket("decode", segments)
 
     def _overflowed(self, graph: str, inputs: Sequence[Tensor], rows: int) -> OverflowedError:

@@ -13,7 +13,7 @@ from mindnlp_ocr.ops.select import Implementation
 from mindnlp_ocr.weights.quantize import WeightDtype
 
 FILE = "export.json"
-FORMAT = "mindnlp_ocr.export 1"
+FORMAT: Literal["mindnlp_ocr.export 1"] = "mindnlp_ocr.export 1"
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]  # of a file in the folder itself
 Positive = Annotated[int, Field(gt=0)]

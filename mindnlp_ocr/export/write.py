@@ -14,7 +14,7 @@ from tqdm import tqdm
 from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.engine.graphs import Graphs
 from mindnlp_ocr.export import mindir
-from mindnlp_ocr.export.manifest import FILE, Array, ExportedGraph, Graph, Manifest
+from mindnlp_ocr.export.manifest import Array, ExportedGraph, Graph
 from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.weights.digest import sha256
 
@@ -64,11 +64,6 @@ def write_parameters(folder: Path, parameters: Sequence[Parameter]) -> tuple[lis
         held[parameter.name] = array.view(ml_dtypes.bfloat16) if dtype == "bfloat16" else array
     flush()
     return arrays, files
-
-
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write export.json: the folder is complete."""
-    (folder / FILE).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def example_inputs(graph: Graph, bucket: int, config: Qwen2VLConfig) -> dict[str, Tensor]:

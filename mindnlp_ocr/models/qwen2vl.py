@@ -5,9 +5,8 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mindnlp_ocr import __version__
 from mindnlp_ocr.cache.config import CacheConfig
@@ -16,18 +15,17 @@ from mindnlp_ocr.engine import persist
 from mindnlp_ocr.engine.engine import Engine
 from mindnlp_ocr.engine.forecast import Forecast, forecast
 from mindnlp_ocr.engine.generate import Generation, Reading
-from mindnlp_ocr.engine.graphs import Graphs
 from mindnlp_ocr.errors import BatchError, PageError, SetupError
-from mindnlp_ocr.models.limits import TEXT_TOKENS, limited, longest_answer, slot_length
+from mindnlp_ocr.export.manifest import FILE
+from mindnlp_ocr.models.limits import TEXT_TOKENS, Limits, settle
 from mindnlp_ocr.models.memory import Memory
+from mindnlp_ocr.models.network import AskedDtype, open_network
 from mindnlp_ocr.ops import native, select
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.ops.select import Attention
 from mindnlp_ocr.processing.chat import ChatProcessor, Messages
-from mindnlp_ocr.processing.images import ImageProcessor
-from mindnlp_ocr.weights.checkpoint import Checkpoint, open_checkpoint
-from mindnlp_ocr.weights.lora import AdaptedCheckpoint, Adapter
-from mindnlp_ocr.weights.quantize import WeightDtype
+from mindnlp_ocr.weights.checkpoint import Checkpoint
+from mindnlp_ocr.weights.lora import Adapter
 
 EMBEDDED = Path(__file__).parent.parent / "assets" / "qwen2vl-ocr-tiny"
 DEFAULT_BATCH_SIZE = 8
@@ -37,8 +35,8 @@ class Qwen2VLModel:
     """A Qwen2-VL that reads documents on MindSpore. Its methods may be called from several threads.
 
     Args:
-        model_name: a Hugging Face folder of Qwen2-VL, or a merged .npz file of one; by default the small checkpoint that
-            ships with this package.
+        model_name: a Hugging Face folder of Qwen2-VL, a merged .npz file of one, or an exported folder; by default the small
+            checkpoint that ships with this package.
         device: "cpu", "npu:0" (or "Ascend") or "cuda"; or a ``Device``, which says how MindSpore is set up as well.
         lora_weights_path: a LoRA adapter as PEFT saves it, merged into the weights in float32; see :meth:`set_adapter`.
         cache_config: settings of the KV cache and of flash attention.
@@ -76,30 +74,37 @@ class Qwen2VLModel:
         max_pixels: int | None = None,
         attn: Attention = "auto",
         threads: int | None = None,
-        dtype: WeightDtype | Literal["auto"] = "auto",
+        dtype: AskedDtype = "auto",
     ) -> None:
-        self._stored = open_checkpoint(model_name)
-        self._adapter = None if lora_weights_path is None else Adapter(lora_weights_path)
+        self._network = open_network(model_name, lora_weights_path)
+        self.config = self._network.config
         self._device = Device.parse(device)
-        self._asked_attention = attn
-        with self._stored.files() as folder:
-            self.config = self._checkpoint(self._adapter).config(folder)
-            images = ImageProcessor.from_folder(folder)
-            self._max_new_tokens = longest_answer(folder, max_new_tokens)
-            self._max_length = slot_length(self.config, images, max_length, self._max_new_tokens, max_pixels)
-            images = limited(images, self._max_length, min_pixels, max_pixels)
+        self._asked_attention = self._network.attention(attn)
+        with self._network.files() as folder:
+            limits = self._network.limits(Limits(max_length, max_new_tokens, min_pixels, max_pixels))
+            self._max_length, self._max_new_tokens, images = settle(folder, self.config, limits)
             self._processor = ChatProcessor(folder, self.config, images)
         self._memory = self._plan(cache_config or CacheConfig())
         manager = self._memory.new_manager()
         self._device.activate(threads)
         self._attentions = self._memory.new_attentions()
         kv = self._memory.new_kv(self._attentions)
-        with self._checkpoint(self._adapter).weights(self.config) as weights:
-            self._dtype = select.weight_dtype_for(self._device, dtype, weights.dtype)
-            operators = select.operators_for(self._device, self._dtype)
-            level = self._device.jit_level
-            graphs = Graphs(self.config, weights, self._max_length, operators, self._attentions, kv, level)
+        graphs = self._network.graphs(self._device, dtype, self._memory, self._attentions, kv)
         self._engine = Engine(graphs, kv, manager)
+
+    @classmethod
+    def from_exported(cls, folder: str | Path, **options: Any) -> "Qwen2VLModel":
+        """On the graphs of a folder that tools/export.py wrote, without the Python network (docs/export.md).
+
+        Args:
+            options: those of the class; what was settled when it was exported can only be left out, or given alike.
+
+        Raises:
+            SetupError: the folder is no export, damaged, or from another version.
+        """
+        if not (Path(folder) / FILE).exists():
+            raise SetupError(f"{folder} holds no {FILE}: give a folder that tools/export.py wrote")
+        return cls(folder, **options)
 
     @classmethod
     def from_mindnlp(cls, model: Any, processor: str | Path | None = None, **options: Any) -> "Qwen2VLModel":
@@ -219,19 +224,8 @@ class Qwen2VLModel:
                 one stays. Files that fail while weights are read leave a model that must be loaded again.
         """
         adapter = None if lora_weights_path is None else Adapter(lora_weights_path)
-        checkpoint, changed = self._checkpoint(adapter), set[str]()
-        with self._stored.files() as folder:
-            if checkpoint.config(folder) != self.config:
-                raise SetupError(
-                    "the embedding and the head are tied under one of the adapters and not under the other: "
-                    "load a model of its own, with lora_weights_path"
-                )
-        for each in (self._adapter, adapter):
-            changed |= set() if each is None else each.changed
         with self._engine.idle("set_adapter"):
-            with checkpoint.weights(self.config) as weights:
-                self._engine.graphs.update(weights, changed)
-            self._adapter = adapter
+            changed = self._network.switch(self._engine.graphs, adapter)
             if self._engine.manager is not None and any(name.startswith("visual.") for name in changed):
                 self._engine.manager.forget_features()
 
@@ -297,15 +291,15 @@ class Qwen2VLModel:
         """What runs, where and how; ``compilations`` stays put once the graphs in use are warm."""
         engine, attention = self._engine, self._memory.attention
         return {
-            "model_name": self._stored.name,
+            "model_name": self._network.name,
             "device": str(self._device),
             "kv_cache_enabled": self._memory.cache.enable_kv_cache,
             "flash_attention_enabled": attention.implementation == "flash",
             "flash_attention_support": attention.flash_supported,
             "flash_attention_reason": attention.reason,
             "attn_implementation": attention.implementation,
-            "dtype": self._dtype,
-            "lora": None if self._adapter is None else str(self._adapter.folder),
+            "dtype": self._network.dtype,
+            "lora": None if self._network.adapter is None else str(self._network.adapter.folder),
             "threads": native.threads(),
             "kv_dtype": self._memory.kv_dtype,
             "kv_slots": engine.kv.shape[0] if engine.manager is not None else 0,
@@ -369,26 +363,21 @@ class Qwen2VLModel:
     # What the settings come to
 
     def _plan(self, config: CacheConfig) -> Memory:
+        config = self._network.cache(config)
         dims = (self.config.head_dim, self.config.vision.head_dim)
         attention = select.choose_attention(self._device, self._asked_attention, config, dims)
         plan = Memory(self.config, self._device, self._max_length, config, attention)
         assert plan.slots > 0  # raises where they do not fit
         return plan
 
-    def _checkpoint(self, adapter: Adapter | None) -> Checkpoint:
-        return self._stored if adapter is None else AdaptedCheckpoint(self._stored, adapter)
-
     @property
     def _base(self) -> str:
         """What all keys and values of this process depend on beside their tokens and images: the checkpoint is one."""
-        adapter = "" if self._adapter is None else f" lora {self._adapter.digest}"
+        adapter = "" if self._network.adapter is None else f" lora {self._network.adapter.digest}"
         return f"{self._memory.kv_dtype} {self._memory.attention.implementation}{adapter}"
 
     @property
     def _stored_base(self) -> str:
         """The same for a file, which may come from anywhere: bits differ between instruction sets and releases too."""
-        return f"{self._fingerprint} {self._dtype} {self._base} {select.code_for(self._device)} mindnlp_ocr {__version__}"
-
-    @cached_property
-    def _fingerprint(self) -> str:
-        return self._stored.fingerprint()
+        code = f"{select.code_for(self._device)} mindnlp_ocr {__version__}"
+        return f"{self._network.fingerprint} {self._network.dtype} {self._base} {code}"

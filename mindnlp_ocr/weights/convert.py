@@ -56,14 +56,27 @@ def convert(source: Checkpoint, target: Path, dtype: Target = "stored", force: b
         raise SetupError(f"{target} is a folder that holds no checkpoint: it is not replaced, name another target")
     with source.files() as files:
         config = source.config(files)
-        raw = read_json(files / "config.json")
-        texts = {path.name: path.read_bytes() for path in sorted(files.iterdir()) if _is_text(path)}
     with source.weights(config) as weights:
         if weights.dtype == dtype == "int8":
             raise SetupError(f"{source.name} is in 8 bits already: use it as it is")
-        texts["config.json"] = _json(_config(raw, config, weights.dtype if dtype == "stored" else dtype))
+        texts = texts_of(source, weights.dtype if dtype == "stored" else dtype)
         plan = {"source": source.fingerprint(), "dtype": dtype, "version": __version__}
         (_write_npz if target.suffix == ".npz" else _write_folder)(_Stage(target, plan), weights, dtype, config, texts)
+
+
+def texts_of(source: Checkpoint, dtype: WeightDtype) -> dict[str, bytes]:
+    """The files beside the weights by name; config.json is that of a checkpoint whose matrices are of a dtype."""
+    with source.files() as files:
+        texts = {path.name: path.read_bytes() for path in sorted(files.iterdir()) if _is_text(path)}
+        raw, config = read_json(files / "config.json"), source.config(files)
+    raw.pop("quantization_config", None)
+    if not config.tie_word_embeddings:  # an adapter may have untied the head
+        raw["tie_word_embeddings"] = False
+    if dtype == "int8":
+        raw["quantization_config"] = QUANTIZATION
+    else:
+        raw |= {key: TORCH_DTYPES[dtype] for key in ("torch_dtype", "dtype") if key in raw}
+    return {**texts, "config.json": _json(raw)}
 
 
 class _Stage:
@@ -179,16 +192,6 @@ def _tensors(weights: StoredWeights, name: str, shape: tuple[int, ...], dtype: T
         yield name + SCALE, weight.scales
     else:
         yield name, weight.reshape(shape)
-
-
-def _config(raw: dict[str, Any], config: Qwen2VLConfig, dtype: WeightDtype) -> dict[str, Any]:
-    """config.json of a checkpoint whose matrices are of another dtype, and whose head an adapter may have untied."""
-    raw = {key: value for key, value in raw.items() if key != "quantization_config"}
-    if not config.tie_word_embeddings:
-        raw["tie_word_embeddings"] = False
-    if dtype == "int8":
-        return {**raw, "quantization_config": QUANTIZATION}
-    return {**raw, **{key: TORCH_DTYPES[dtype] for key in ("torch_dtype", "dtype") if key in raw}}
 
 
 def _is_text(path: Path) -> bool:

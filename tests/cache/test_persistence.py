@@ -7,6 +7,7 @@ import pytest
 
 from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.models.network import Network
 from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
 from mindnlp_ocr.ops import native
 from mindnlp_ocr.weights.folder import FolderCheckpoint
@@ -47,7 +48,7 @@ def test_a_cache_of_another_dtype_checkpoint_or_instruction_set_is_refused_and_n
     with pytest.warns(RuntimeWarning, match="is for another checkpoint, dtype or adapter"):
         assert half.load_cache(saved) == 0
     model = Qwen2VLModel()
-    monkeypatch.setattr(Qwen2VLModel, "_fingerprint", "0" * 64)
+    monkeypatch.setattr(Network, "fingerprint", "0" * 64)
     with pytest.warns(RuntimeWarning, match="is for another checkpoint, dtype or adapter .*'000000"):
         assert model.load_cache(saved) == 0
     monkeypatch.undo()

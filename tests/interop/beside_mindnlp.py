@@ -134,7 +134,7 @@ def main() -> None:
             for name in ("model.norm.weight", "model.layers.0.mlp.down_proj.weight")
             if held[name].data_ptr() == theirs[name.replace("model.", "model.language_model.")].data_ptr()
         ]
-    found["fingerprint"] = ours._fingerprint
+    found["fingerprint"] = ours._network.fingerprint
     found["info"] = {name: ours.get_model_info()[name] for name in ("model_name", "dtype")}
     name = register_attention()
     found["errors"] = attention_errors(name)
