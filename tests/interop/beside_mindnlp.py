@@ -3,6 +3,7 @@ test_mindnlp.py."""
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
