@@ -9,7 +9,7 @@ from typing import NamedTuple
 import mindspore as ms
 import numpy as np
 import psutil
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn
 from numpy.typing import NDArray
 
 from mindnlp_ocr.cache.slots import KVSlots
@@ -24,6 +24,7 @@ from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.attention import EagerAttention
 from mindnlp_ocr.ops.operators import Operators
+from mindnlp_ocr.ops.ranks import Ranks, split_operators
 from mindnlp_ocr.ops.select import Attentions
 from mindnlp_ocr.processing.images import Patches
 
@@ -92,7 +93,7 @@ class Prefill(nn.Cell):
         logits = self.language.prefill(
             token_ids, image_rows, is_image, position_ids, slots, live, count, self.attention, self.kv
         )
-        return ops.argmax(logits, -1), logits
+        return self.language.operators.choose(logits), logits
 
 
 class Decode(nn.Cell):
@@ -139,12 +140,14 @@ class Graphs:
         operators: Operators,
         attention: Attentions,
         kv: KVSlots,
+        ranks: Ranks | None = None,
     ) -> None:
+        self._ranks = ranks or Ranks()
         self._config = config
         self._max_length = max_length
         self._loader = Loader(weights)
         self._tower = VisionTower(config.vision, self._loader, operators)
-        self._language = LanguageModel(config, self._loader, max_length, operators)
+        self._language = LanguageModel(config, self._loader, max_length, split_operators(operators, self._ranks))
         self._loader.end()
         self._compiled: dict[tuple[str, int, int], set[str]] = {}  # graph, bucket and parts -> MindSpore's names for it
         weakref.finalize(self, _forget_all, self._compiled).atexit = False
@@ -204,7 +207,7 @@ class Graphs:
         try:
             yield
         except (RuntimeError, MemoryError) as error:
-            raise PageError(
+            raise self._ranks.failure(
                 f"MindSpore failed in {graph} ({native.explain(error)}): lower max_pixels or max_length"
             ) from error
         if before is not None:
@@ -226,8 +229,8 @@ class Graphs:
         live = int(ends[-1])
         bucket = bucket_for(live, MIN_PATCHES, MAX_PATCHES)
         vision = self._config.vision
-        needed, free = self.attentions.vision.score_bytes(bucket), psutil.virtual_memory().available
-        if needed > free:
+        needed = self.attentions.vision.score_bytes(bucket)
+        if needed and needed > (free := self._ranks.least(psutil.virtual_memory().available)):
             raise PageError(
                 f"an image of {live} patches needs {needed / 2**30:.1f} GiB for its attention, {free / 2**30:.1f} GiB "
                 "are free: lower --max-pixels, or use --attn flash"

@@ -1,6 +1,5 @@
 """Qwen2VLModel: what a user holds."""
 
-import dataclasses
 import math
 import os
 import time
@@ -15,22 +14,24 @@ from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.cache.manager import CacheManager
 from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.cache.stats import CacheStats
-from mindnlp_ocr.cache.store import StoredPrefix, load_prefixes, prune, save_prefix
 from mindnlp_ocr.engine.engine import Engine
 from mindnlp_ocr.engine.forecast import Forecast, forecast
 from mindnlp_ocr.engine.generate import Generation, Reading
 from mindnlp_ocr.engine.graphs import Graphs
+from mindnlp_ocr.engine.persistence import restore_prefixes, save_prefixes
 from mindnlp_ocr.errors import BatchError, PageError, SetupError
 from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.models.limits import TEXT_TOKENS, limited, longest_answer, slot_length
 from mindnlp_ocr.ops import native, select
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.select import Attention, AttentionChoice
+from mindnlp_ocr.ops.ranks import Ranks, check_ranks
+from mindnlp_ocr.ops.select import Attention, AttentionChoice, Attentions
 from mindnlp_ocr.processing.chat import ChatProcessor, Messages
 from mindnlp_ocr.processing.images import ImageProcessor
 from mindnlp_ocr.weights.fingerprint import fingerprint
 from mindnlp_ocr.weights.folder import FolderWeights, checked_folder
 from mindnlp_ocr.weights.quantize import WeightDtype
+from mindnlp_ocr.weights.split import Split
 
 EMBEDDED = Path(__file__).parent.parent / "assets" / "qwen2vl-ocr-tiny"
 DEFAULT_BATCH_SIZE = 8
@@ -54,6 +55,7 @@ class Qwen2VLModel:
         dtype: what weights are held in, "fp32", "bf16", "fp16" or "int8"; "auto": as the checkpoint stores them. All else is
             float32, so 16 bits change the text no more than storing the weights so did; "int8" rounds what is multiplied
             by weights to 8 bits too.
+        tensor_parallel: workers, started by msrun, that hold this model together; all make the same calls in the same order.
 
     Raises:
         SetupError: the checkpoint, the device or a setting cannot be used; the message says what to do.
@@ -79,6 +81,7 @@ class Qwen2VLModel:
         attn: Attention = "auto",
         threads: int | None = None,
         dtype: WeightDtype | Literal["auto"] = "auto",
+        tensor_parallel: int = 1,
     ) -> None:
         self._folder = checked_folder(model_name)
         if lora_weights_path is not None:
@@ -87,6 +90,8 @@ class Qwen2VLModel:
         self._cache_config = cache_config or CacheConfig()
         self._asked_attention = attn
         self.config = Qwen2VLConfig.from_folder(self._folder)
+        check_ranks(tensor_parallel)
+        self._rank_config = Split(0, tensor_parallel).config(self.config)  # every rank's is alike
         self._attention = self._choose_attention(self._cache_config)
         images = ImageProcessor.from_folder(self._folder)
         self._max_new_tokens = longest_answer(self._folder, max_new_tokens)
@@ -95,12 +100,15 @@ class Qwen2VLModel:
         self._processor = ChatProcessor(self._folder, self.config, images)
         slots = self._slots(self._cache_config, self._attention)
         self._device.activate(threads)
-        self._attentions = select.attentions_for(self._device, self._attention.implementation, self.config)
+        self._ranks = Ranks.join(tensor_parallel)
+        self._attentions = self._new_attentions()
         kv = self._new_kv(self._cache_config, slots)
         with FolderWeights(self._folder, self.config) as weights:
             self._dtype = select.weight_dtype_for(self._device, dtype, weights.dtype)
+            self._ranks.split.check_dtype(self.config, self._dtype)
             operators = select.operators_for(self._device, self._dtype)
-            graphs = Graphs(self.config, weights, self._max_length, operators, self._attentions, kv)
+            own = self._ranks.split.weights(weights)
+            graphs = Graphs(self._rank_config, own, self._max_length, operators, self._attentions, kv, self._ranks)
         self._engine = Engine(graphs, kv, self._new_manager(self._cache_config, slots))
 
     # Reading
@@ -236,12 +244,12 @@ class Qwen2VLModel:
                 with engine.idle("update_cache_config"):
                     self._cache_config, self._attention = config, attention
                     if other_attention:
-                        self._attentions = select.attentions_for(self._device, attention.implementation, self.config)
+                        self._attentions = self._new_attentions()
                     engine.replace(self._attentions, self._new_kv(config, slots), self._new_manager(config, slots))
                 return
             if engine.manager is not None:
                 engine.resize(slots, config.max_bytes, lambda: self._new_kv(config, slots))
-                engine.manager.configure(lru=config.enable_lru, ttl_seconds=config.cache_ttl_seconds)
+                engine.manager.configure(lru=config.enable_lru, ttl_seconds=self._ranks.ttl(config.cache_ttl_seconds))
             self._cache_config, self._attention = config, attention
 
     def save_cache(self, path: str | os.PathLike[str]) -> int:
@@ -252,36 +260,16 @@ class Qwen2VLModel:
         Raises:
             SetupError: the folder cannot be written.
         """
-        engine = self._engine
-        if engine.manager is None:
-            return 0
-        with engine.lock:
-            entries = engine.manager.entries()
-            for slot, key in entries:
-                stored = dataclasses.replace(key, base=self._stored_base)
-                save_prefix(Path(path), StoredPrefix(stored, *engine.kv.read(slot, len(key))))
-            prune(Path(path), self._cache_config.max_bytes)
-        return len(entries)
+        self._ranks.check_store()
+        return save_prefixes(self._engine, Path(path), self._stored_base, self._cache_config.max_bytes)
 
     def load_cache(self, path: str | os.PathLike[str]) -> int:
         """Read the prefixes of a folder into free slots. Returns how many.
 
         A file of another checkpoint, dtype or version, or a damaged one, is ignored with a warning that says why.
         """
-        engine, loaded = self._engine, 0
-        if engine.manager is None:
-            return 0
-        slots, kv_heads, length, head_dim = engine.kv.shape
-        shape, dtype = (self.config.num_hidden_layers, kv_heads, length, head_dim), engine.kv.numpy_dtype
-        for entry in load_prefixes(Path(path), self._stored_base, shape, dtype, newest=slots - 1):
-            key = dataclasses.replace(entry.key, base=self._base)
-            with engine.lock:
-                lease = engine.manager.adopt(key)
-                if lease is not None:
-                    engine.kv.write(lease.slot, entry.keys, entry.values)
-                    engine.manager.release(lease, key)
-                    loaded += 1
-        return loaded
+        self._ranks.check_store()
+        return restore_prefixes(self._engine, Path(path), self._stored_base, self._base)
 
     def get_model_info(self) -> dict[str, Any]:
         """What runs, where and how; ``compilations`` stays put once the graphs in use are warm."""
@@ -295,6 +283,7 @@ class Qwen2VLModel:
             "flash_attention_reason": self._attention.reason,
             "attn_implementation": self._attention.implementation,
             "dtype": self._dtype,
+            "tensor_parallel": self._ranks.count,
             "threads": native.threads(),
             "kv_dtype": self._kv_dtype(self._cache_config, self._attention),
             "kv_slots": engine.kv.shape[0] if engine.manager is not None else 0,
@@ -311,17 +300,16 @@ class Qwen2VLModel:
         if limit < 1:
             raise PageError(f"max_new_tokens is {limit}: give 1 or more")
         start = time.perf_counter()
-        prompt = self._processor.prompt(messages)
+        try:
+            prompt = self._processor.prompt(messages)
+            generation = Generation(self.config, prompt, limit, self._max_length, self._base, started=start)
+        except PageError:
+            self._ranks.agree(None)
+            raise
         preprocess = (time.perf_counter() - start) * 1e3
-        return Generation(
-            self.config,
-            prompt,
-            limit,
-            self._max_length,
-            self._base,
-            started=start,
-            timings_ms={"preprocess": preprocess, "vision": 0.0, "prefill": 0.0, "decode": 0.0},
-        )
+        generation.timings_ms = {"preprocess": preprocess, "vision": 0.0, "prefill": 0.0, "decode": 0.0}
+        self._ranks.agree(generation.key)
+        return generation
 
     def _pieces(self, generation: Generation) -> Iterator[str]:
         pieces = self._processor.stream()
@@ -366,7 +354,7 @@ class Qwen2VLModel:
 
     def _slot_bytes(self, config: CacheConfig, attention: AttentionChoice) -> int:
         item_bytes = KVSlots.item_bytes(self._kv_dtype(config, attention))
-        return KVSlots.bytes_needed(self.config, 1, self._max_length, item_bytes)
+        return KVSlots.bytes_needed(self._rank_config, 1, self._max_length, item_bytes)
 
     def _slots(self, config: CacheConfig, attention: AttentionChoice) -> int:
         if not config.enable_kv_cache:
@@ -376,13 +364,17 @@ class Qwen2VLModel:
     def _new_kv(self, config: CacheConfig, slots: int) -> KVSlots:
         dtype = self._kv_dtype(config, self._attention)
         shared = not config.enable_kv_cache
-        return KVSlots(self.config, slots, self._max_length, self._attentions.text, dtype, shared)
+        return KVSlots(self._rank_config, slots, self._max_length, self._attentions.text, dtype, shared)
 
     def _new_manager(self, config: CacheConfig, slots: int) -> CacheManager | None:
         if not config.enable_kv_cache:
             return None
-        slot_bytes = self._slot_bytes(config, self._attention)
-        return CacheManager(slots, slot_bytes, config.max_bytes, lru=config.enable_lru, ttl_seconds=config.cache_ttl_seconds)
+        slot_bytes, ttl = self._slot_bytes(config, self._attention), self._ranks.ttl(config.cache_ttl_seconds)
+        return CacheManager(slots, slot_bytes, config.max_bytes, lru=config.enable_lru, ttl_seconds=ttl)
+
+    def _new_attentions(self) -> Attentions:
+        chosen, fused = self._attention.implementation, self._ranks.count == 1
+        return select.attentions_for(self._device, chosen, self._rank_config, fused)
 
     @property
     def _base(self) -> str:

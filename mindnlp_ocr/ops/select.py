@@ -79,17 +79,23 @@ def kv_dtype_for(device: Device, implementation: Implementation, asked: str) -> 
     return asked
 
 
-def attentions_for(device: Device, implementation: Implementation, config: "Qwen2VLConfig") -> Attentions:
-    """The operators of a choice, for both networks of a checkpoint."""
-    vision = config.vision
+def attentions_for(
+    device: Device, implementation: Implementation, config: "Qwen2VLConfig", fused: bool = True
+) -> Attentions:
+    """The operators of a choice, for both networks of a checkpoint.
+
+    Args:
+        fused: whether one operator may take a whole layer of the language model.
+    """
+    vision, heads, kv_heads = config.vision, config.num_attention_heads, config.num_key_value_heads
     return Attentions(
         vision=attention_for(device, implementation, vision.num_heads, vision.num_heads, vision.head_dim),
-        text=attention_for(device, implementation, config.num_attention_heads, config.num_key_value_heads, config.head_dim),
+        text=attention_for(device, implementation, heads, kv_heads, config.head_dim, fused),
     )
 
 
 def attention_for(
-    device: Device, implementation: Implementation, heads: int, kv_heads: int, head_dim: int
+    device: Device, implementation: Implementation, heads: int, kv_heads: int, head_dim: int, fused: bool = True
 ) -> "EagerAttention":
     """The operators of a choice, for heads of one form."""
     from mindnlp_ocr.ops.ascend import AscendAttention  # these import MindSpore
@@ -98,7 +104,9 @@ def attention_for(
 
     if implementation == "eager":
         return EagerAttention(heads, kv_heads, head_dim)
-    return (AscendAttention if device.kind == "Ascend" else FlashAttention)(heads, kv_heads, head_dim)
+    if device.kind == "Ascend":
+        return AscendAttention(heads, kv_heads, head_dim)
+    return FlashAttention(heads, kv_heads, head_dim, fused)
 
 
 def runs_ours(device: Device) -> bool:
