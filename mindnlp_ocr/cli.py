@@ -38,11 +38,11 @@ cannot be used
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the pages that ``argv`` names; returns the exit status."""
-    parser, argv = _parser(), sys.argv[1:] if argv is None else argv
-    arguments = parser.parse_args(argv)
+    options, argv = parser(), sys.argv[1:] if argv is None else argv
+    arguments = options.parse_args(argv)
     try:
         if arguments.config:  # as if its settings stood before all others
-            arguments = parser.parse_args([*_settings(Path(arguments.config), vars(arguments)), *argv])
+            arguments = options.parse_args([*_settings(Path(arguments.config), vars(arguments)), *argv])
         with warnings.catch_warnings():
             warnings.showwarning = warn
             return _run(arguments)
@@ -91,7 +91,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (see --help)\n")
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The options."""
     parser = _Parser(
         description="Read the text of images with Qwen2-VL on MindSpore.",
         epilog=EPILOG,

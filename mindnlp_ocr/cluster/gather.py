@@ -61,7 +61,7 @@ class Gather:
         self._refusal: str | None = None
         self._selector = selectors.DefaultSelector()
         try:
-            self._listener = socket.create_server((launch.host, launch.port), backlog=launch.ranks)
+            self._listener = socket.create_server((launch.host, launch.port), backlog=128)
         except OSError as error:
             raise SetupError(
                 f"{launch.host}:{launch.port} cannot be listened on ({error.strerror}): give msrun another --master_port, "

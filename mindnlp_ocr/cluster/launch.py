@@ -27,6 +27,14 @@ class Launch:
     port: int
     seconds: float
 
+    @property
+    def threads(self) -> int | None:
+        """Of each worker, where all are on this machine, as a loopback address says; None where nobody knows."""
+        if self.host != "localhost" and not self.host.startswith("127."):
+            return None
+        mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        return min(mine, max(1, (os.cpu_count() or 1) // self.ranks))  # msrun --bind_core has divided them already
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Launch | None":
         """None where msrun did not start this process.

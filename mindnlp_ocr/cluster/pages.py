@@ -28,6 +28,8 @@ def run(arguments: argparse.Namespace, paths: Sequence[str], launch: Launch | No
     """What this process of a run has to do."""
     if Device.parse(arguments.device).kind == "Ascend":  # each worker of a machine has a card of its own
         arguments.device = f"npu:{os.environ.get('DEVICE_ID', 0)}"
+    if arguments.threads is None and launch is not None:
+        arguments.threads = launch.threads
     if launch is not None and not launch.scheduler and launch.rank is None:
         raise SetupError("msrun has not numbered its workers: give --node_rank on every machine, 0 on the first")
     if arguments.tensor_parallel != 1:
