@@ -108,8 +108,8 @@ def _write(arguments: argparse.Namespace, paths: Sequence[str], gathered: Gather
     errors = "".join(f"error: {fault}\n" for fault in gathered.faults)
     if arguments.stats:
         errors += json.dumps(cache, indent=2) + "\n"
-    if not gathered.report(0, {"out": held.getvalue(), "err": errors}):
-        output.write(held.getvalue())
+    if not gathered.report(0, {"out": held.getvalue(), "err": errors}) and not arguments.output:
+        print(held.getvalue(), end="", file=standard_output(), flush=True)
     sys.stderr.write(errors)
     return status(results)
 

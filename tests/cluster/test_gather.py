@@ -4,11 +4,15 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mindnlp_ocr.cli import parser
 from mindnlp_ocr.cluster import gather as module
+from mindnlp_ocr.cluster import pages
 from mindnlp_ocr.cluster.gather import Gather, share
 from mindnlp_ocr.cluster.launch import Launch
 from mindnlp_ocr.cluster.wire import encode, name_of
@@ -49,9 +53,9 @@ def texts(results: Iterator[dict[str, Any]]) -> list[str | None]:
 
 
 def test_every_page_is_the_share_of_one_rank() -> None:
-    for pages in range(9):
+    for count in range(9):
         for ranks in range(1, 5):
-            assert sorted(number for rank in range(ranks) for number in share(pages, rank, ranks)) == list(range(pages))
+            assert sorted(number for rank in range(ranks) for number in share(count, rank, ranks)) == list(range(count))
 
 
 def test_pages_come_in_order_whoever_is_first_and_those_of_a_worker_that_hangs_up_are_named(
@@ -127,3 +131,26 @@ def test_a_port_in_use_and_a_scheduler_that_is_not_there_are_set_up_errors(port:
         Gather(launch(None, port), PATHS)
     with pytest.raises(SetupError, match=f"the scheduler at 127.0.0.1:{port} cannot be reached"):
         Scheduler(launch(0, port, seconds=0.0), PATHS)
+
+
+@pytest.mark.parametrize("into_a_file", [True, False])
+def test_where_rank_0_is_gone_what_was_read_is_written_or_printed_by_the_scheduler(
+    into_a_file: bool,
+    port: int,
+    join: Callable[[int], socket.socket],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = ["--output", str(tmp_path / "pages.txt")] if into_a_file else []
+    with ThreadPoolExecutor(1) as pool:
+        status = pool.submit(pages.gather, parser().parse_args([*PATHS, *options]), PATHS, launch(None, port))
+        until_there = Scheduler(launch(1, port), PATHS)
+        join(0).close()
+        for message in (page(1), page(3), {"end": {}}):
+            until_there.send(message)
+        assert status.result() == 1
+    printed, said = capsys.readouterr()
+    written = (tmp_path / "pages.txt").read_text(encoding="utf-8") if into_a_file else printed
+    texts = ["", "text 1", "", "text 3", ""]
+    assert written == "\n".join(f"==> {path} <==\n{text}\n" for path, text in zip(PATHS, texts, strict=True))
+    assert said.endswith("error: rank 0 died: 3 of its 3 pages were not read: a.png, c.png, e.png\n")
