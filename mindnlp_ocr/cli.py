@@ -1,13 +1,12 @@
 """The command line that reads pages: ``mindnlp-ocr page.png`` and ``tools/infer.py page.png``."""
 
 import argparse
-import difflib
 import glob
 import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +17,7 @@ from mindnlp_ocr.cache.config import DEFAULT_SLOTS, KV_DTYPES, CacheConfig, get_
 from mindnlp_ocr.cluster.launch import Launch
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.output import Output, Printer, print_report, result, status
+from mindnlp_ocr.settings import settings
 from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES
 
 DEFAULT_PROMPT = "Extract all text from this image."
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = options.parse_args(argv)
     try:
         if arguments.config:  # as if its settings stood before all others
-            arguments = options.parse_args([*_settings(Path(arguments.config), vars(arguments)), *argv])
+            arguments = options.parse_args([*settings(Path(arguments.config), options.options), *argv])
         with warnings.catch_warnings():
             warnings.showwarning = warn
             return _run(arguments)
@@ -56,42 +56,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _settings(path: Path, options: Mapping[str, Any]) -> list[str]:
-    """The settings of a YAML file as options of the command line."""
-    import yaml  # only for who has such a file
-
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise SetupError(f"--config {path} cannot be read ({reason}): give a YAML file such as configs/cpu.yaml") from error
-    if not isinstance(settings, dict):
-        raise SetupError(f"--config {path} holds no settings: give lines such as `dtype: int8`")
-    known = sorted(name.replace("_", "-") for name in options if name not in ("images", "image", "config"))
-    given = []
-    for name, value in settings.items():
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, 1)
-            raise SetupError(f"--config {path}: {name!r} is no setting" + (f": did you mean {near[0]}?" if near else ""))
-        if value is True:
-            given.append(f"--{name}")
-        elif isinstance(value, str | int | float) and value is not False:
-            given.append(f"--{name}={value}")
-        elif value is not False and value is not None:
-            raise SetupError(f"--config {path}: {name} is {value!r}: give one value")
-    return given
-
-
 def warn(message: Warning | str, *_: object, **__: object) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **arguments: Any) -> None:
+        self.options: list[argparse.Action] = []
+        super().__init__(**arguments)
+
+    def add_argument(self, *names: Any, **arguments: Any) -> argparse.Action:
+        self.options.append(super().add_argument(*names, **arguments))
+        return self.options[-1]
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (see --help)\n")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> _Parser:
     """The options."""
     parser = _Parser(
         description="Read the text of images with Qwen2-VL on MindSpore.",
@@ -100,11 +82,21 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files, folders or patterns such as 'scans/*.png'")
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="one more image; may be repeated")
-    parser.add_argument("--model", metavar="PATH", help="a Qwen2-VL folder (default: the small model that is built in)")
+    parser.add_argument(
+        "--model", metavar="PATH", help="a Qwen2-VL folder or merged .npz (default: the small model that is built in)"
+    )
+    parser.add_argument("--lora", metavar="DIR", help="a LoRA adapter of the model, as PEFT saves it")
     parser.add_argument(
         "--config", metavar="FILE", help="settings, such as configs/cpu.yaml; options given here win over it"
     )
     parser.add_argument("--device", default="cpu", help="cpu, npu:0 or Ascend (default: cpu)")
+    parser.add_argument(
+        "--jit-level", choices=("O0", "O1"), default="O0", help="of every graph; O1 fuses operators (default: O0)"
+    )
+    parser.add_argument(
+        "--deterministic", action="store_true", help="the same bits every time on an NPU too (a CPU gives them)"
+    )
+    parser.add_argument("--memory-limit-gb", type=float, metavar="N", help="bound on an NPU's memory")
     parser.add_argument(
         "--prompt", default=DEFAULT_PROMPT, metavar="TEXT", help=f"what to ask (default: {DEFAULT_PROMPT!r})"
     )
@@ -207,7 +199,13 @@ def expand(name: str) -> list[str]:
 def load_model(arguments: argparse.Namespace) -> Any:
     from mindnlp_ocr.ops.device import Device
 
-    Device.parse(arguments.device).check()  # before MindSpore is imported: it takes seconds
+    device = Device.parse(
+        arguments.device,
+        jit_level=arguments.jit_level,
+        deterministic=arguments.deterministic,
+        memory_limit_gb=arguments.memory_limit_gb,
+    )
+    device.check()  # before MindSpore is imported: it takes seconds
     from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
 
     size = arguments.cache_size_mb
@@ -221,7 +219,8 @@ def load_model(arguments: argparse.Namespace) -> Any:
     )
     return Qwen2VLModel(
         arguments.model or EMBEDDED,
-        arguments.device,
+        device,
+        arguments.lora,
         cache_config=config,
         max_length=arguments.max_length,
         max_new_tokens=arguments.max_new_tokens,

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Our page latency beside its peers on the same pages and checkpoint, in float32: transformers + PyTorch, OpenVINO GenAI.
+"""Our page latency beside its peers on the same pages and checkpoint, in float32: transformers + PyTorch, OpenVINO GenAI
+and mindnlp.
 
 Processes, one an engine, take turns page by page, so that a machine whose speed drifts is fair to all; medians are
 compared. Each peer runs in an environment of its own (pip 25.1 or later):
@@ -7,6 +8,10 @@ compared. Each peer runs in an environment of its own (pip 25.1 or later):
     python -m venv .venv-reference && .venv-reference/bin/pip install --upgrade pip
     .venv-reference/bin/pip install --group reference
     uv run tools/benchmark_peers.py --peer-python .venv-reference/bin/python examples/*.png
+
+mindnlp runs in our own environment, with its own attention or with ours:
+
+    uv run tools/benchmark_peers.py --mindnlp eager --mindnlp mindnlp_ocr_flash tests/pages/line_392x28.png
 
 OpenVINO reads an export of the checkpoint. Only the export needs torch and torchvision; both must come from one index:
 
@@ -67,13 +72,33 @@ def ours(dtype: str | None = None) -> Any:
 
 
 def transformers_torch() -> Any:
-    """The same with transformers; the first token is timed by a streamer, as it leaves ``generate``."""
+    """The same with transformers."""
     import torch  # type: ignore[import-not-found, unused-ignore]
+    from transformers import Qwen2VLForConditionalGeneration
+
+    return _transformers(Qwen2VLForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32).eval())
+
+
+def mindnlp(attention: str) -> Any:
+    """The same with mindnlp, which runs the code of transformers on MindSpore."""
+    from mindnlp_ocr.interop import load_mindnlp, register_attention
+
+    if attention == "mindnlp_ocr_flash":
+        register_attention(attention)
+    model = load_mindnlp(CHECKPOINT, attention)
+    import mindspore as ms
+
+    ms.runtime.launch_blocking()  # three times as fast as its default
+    return _transformers(model)
+
+
+def _transformers(model: Any) -> Any:
+    """The first token is timed by a streamer, as it leaves ``generate``."""
+    import torch
     from PIL import Image
     from tokenizers import Tokenizer
-    from transformers import Qwen2VLForConditionalGeneration, Qwen2VLImageProcessor
+    from transformers import Qwen2VLImageProcessor
 
-    model = Qwen2VLForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
     tokenizer, images = (
         Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json")),
         Qwen2VLImageProcessor.from_pretrained(CHECKPOINT),
@@ -171,6 +196,7 @@ def serve(engine: str, options: list[str]) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever libraries print must not mix with the answers
     engines: dict[str, Any] = {"ours": ours, "transformers": transformers_torch, "openvino": openvino_genai}
+    engines["mindnlp"] = mindnlp
     read = engines[engine](*options)
     for line in sys.stdin:
         print(json.dumps(read(line.strip())), file=answers, flush=True)
@@ -258,6 +284,13 @@ def main() -> None:
         default=[],
         help=f"an export that OpenVINO reads, and how it computes: {', '.join(PRECISIONS)} (default: f32); may be repeated",
     )
+    parser.add_argument(
+        "--mindnlp",
+        choices=("eager", "mindnlp_ocr_flash"),
+        action="append",
+        default=[],
+        help="mindnlp's own Qwen2-VL, with its own attention or ours; may be repeated",
+    )
     parser.add_argument("--dtype", help="the dtype of our weights (default: what Qwen2VLModel takes)")
     parser.add_argument("--runs", type=int, default=5, help="counted runs a page, after one to warm up (default: 5)")
     parser.add_argument("--output", help="write the figures as JSON there")
@@ -267,11 +300,13 @@ def main() -> None:
         return serve(arguments.serve[0], arguments.serve[1:])
     if bool(arguments.openvino_python) != bool(arguments.openvino_model):
         parser.error("--openvino-python and --openvino-model go together: see the head of --help for how to make both")
-    if not arguments.peer_python and not arguments.openvino_python:
-        parser.error("--peer-python or --openvino-python is missing: see the head of --help for how to make an environment")
+    if not arguments.peer_python and not arguments.openvino_python and not arguments.mindnlp:
+        parser.error("--peer-python, --openvino-python or --mindnlp is missing: see the head of --help")
     commands: dict[str, list[str]] = {"ours": [sys.executable, "ours", *([arguments.dtype] if arguments.dtype else [])]}
     if arguments.peer_python:
         commands["transformers"] = [arguments.peer_python, "transformers"]
+    for attention in arguments.mindnlp:
+        commands[f"mindnlp {attention}"] = [sys.executable, "mindnlp", attention]
     for folder, precision in arguments.openvino_model:
         name = f"openvino {Path(folder).name}:{precision}"
         if name in commands:

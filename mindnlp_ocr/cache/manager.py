@@ -178,6 +178,11 @@ class CacheManager:
             self._features.put(digest, array, self._clock())
             return True
 
+    def forget_features(self) -> None:
+        """The vision tower has changed: what it made of images is of no use."""
+        with self._lock:
+            self._features.clear()
+
     # The whole cache
 
     def clear(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors._safetensors_rust import SafetensorError, safe_open  # mindnlp replaces safetensors.safe_open
 from safetensors.numpy import save_file
 
 from mindnlp_ocr.cache.keys import ImageSpan, PrefixKey

@@ -17,11 +17,8 @@ from mindnlp_ocr.cluster.gather import Gather, share
 from mindnlp_ocr.cluster.launch import Launch
 from mindnlp_ocr.cluster.worker import Scheduler, supervise
 from mindnlp_ocr.errors import SetupError
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.output import Output, Printer, print_report, standard_output, status
-from mindnlp_ocr.weights.folder import checked_folder
-from mindnlp_ocr.weights.split import Split
 
 
 def run(arguments: argparse.Namespace, paths: Sequence[str], launch: Launch | None) -> int:
@@ -58,15 +55,13 @@ def _in_parts(arguments: argparse.Namespace, paths: Sequence[str], launch: Launc
 
 def _meet(arguments: argparse.Namespace) -> int:
     """MindSpore's scheduler, until the workers have gone. What they would refuse ends it too: it would wait for them."""
-    from mindnlp_ocr.models.qwen2vl import EMBEDDED
-    from mindnlp_ocr.ops.ranks import check_ranks
-
-    check_ranks(arguments.tensor_parallel)
-    config = Qwen2VLConfig.from_folder(checked_folder(arguments.model or EMBEDDED))
-    Split(0, arguments.tensor_parallel).check(config)
     import mindspore
     from mindspore import communication
 
+    from mindnlp_ocr.models.network import open_network
+    from mindnlp_ocr.models.qwen2vl import EMBEDDED
+
+    open_network(arguments.model or EMBEDDED, arguments.lora, arguments.tensor_parallel)
     mindspore.set_device("CPU")
     try:
         communication.init()

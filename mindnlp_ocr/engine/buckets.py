@@ -1,6 +1,6 @@
 """Sizes that graphs are compiled for: powers of two and their midpoints."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 
 def bucket_sizes(smallest: int, largest: int) -> Iterator[int]:
@@ -17,3 +17,11 @@ def bucket_sizes(smallest: int, largest: int) -> Iterator[int]:
 def bucket_for(size: int, smallest: int, largest: int) -> int:
     """The smallest bucket that holds ``size``; ``size`` must not exceed ``largest``."""
     return next(bucket for bucket in bucket_sizes(smallest, largest) if bucket >= size)
+
+
+def until(size: int, buckets: Iterable[int]) -> Iterator[int]:
+    """The buckets up to the one that holds ``size``."""
+    for bucket in buckets:
+        yield bucket
+        if bucket >= size:
+            return

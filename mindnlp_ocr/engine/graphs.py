@@ -2,8 +2,9 @@
 
 import time
 import weakref
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import mindspore as ms
@@ -13,7 +14,7 @@ from mindspore import Parameter, Tensor, nn
 from numpy.typing import NDArray
 
 from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.engine.buckets import bucket_for, bucket_sizes
+from mindnlp_ocr.engine.buckets import bucket_sizes, until
 from mindnlp_ocr.engine.compiled import forget, phases
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.modeling.language import LanguageModel
@@ -23,6 +24,7 @@ from mindnlp_ocr.modeling.vision import VisionTower
 from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.attention import EagerAttention
+from mindnlp_ocr.ops.device import JitLevel
 from mindnlp_ocr.ops.operators import Operators
 from mindnlp_ocr.ops.ranks import Ranks, split_operators
 from mindnlp_ocr.ops.select import Attentions
@@ -140,36 +142,44 @@ class Graphs:
         operators: Operators,
         attention: Attentions,
         kv: KVSlots,
+        jit_level: JitLevel = "O0",
         ranks: Ranks | None = None,
     ) -> None:
-        self._ranks = ranks or Ranks()
-        self._config = config
-        self._max_length = max_length
+        self._jit = partial(ms.jit, jit_level=jit_level)
+        self._start(config, max_length, attention, ranks)
         self._loader = Loader(weights)
         self._tower = VisionTower(config.vision, self._loader, operators)
         self._language = LanguageModel(config, self._loader, max_length, split_operators(operators, self._ranks))
         self._loader.end()
+        self._vision = self._jit(self.cells(kv)["vision"])
+        self.attach(attention, kv)
+
+    def _start(self, config: Qwen2VLConfig, max_length: int, attention: Attentions, ranks: Ranks | None = None) -> None:
+        self._config, self._ranks = config, ranks or Ranks()
+        self._max_length = max_length
+        self.attentions = attention
         self._compiled: dict[tuple[str, int, int], set[str]] = {}  # graph, bucket and parts -> MindSpore's names for it
         weakref.finalize(self, _forget_all, self._compiled).atexit = False
         self._first_calls: list[float] = []  # seconds
-        self.attentions = attention
-        self._vision = ms.jit(Vision(self._tower, attention.vision))
-        self.attach(attention, kv)
+
+    def cells(self, kv: KVSlots) -> dict[str, nn.Cell]:
+        """The three graphs over these slots, by their names, not compiled."""
+        vision, text = self.attentions
+        if text.greedy_decode is None:
+            decode = Decode(self._language, text, kv)
+        else:
+            decode = DecodeSteps(self._language, text, kv, self._config.eos_token_ids)
+        return {"vision": Vision(self._tower, vision), "prefill": Prefill(self._language, text, kv), "decode": decode}
 
     def attach(self, attention: Attentions, kv: KVSlots) -> None:
         """Run on this attention and these slots from now on; the graphs over others are dropped."""
         if attention is not self.attentions:
             self.attentions = attention
-            self._vision = ms.jit(Vision(self._tower, attention.vision))
+            self._vision = self._jit(self.cells(kv)["vision"])
             self._forget("vision")
         self._forget("prefill", "decode")
         self._slots = kv.shape[0]
-        self._prefill = ms.jit(Prefill(self._language, attention.text, kv))
-        if attention.text.greedy_decode is None:
-            decode = Decode(self._language, attention.text, kv)
-        else:
-            decode = DecodeSteps(self._language, attention.text, kv, self._config.eos_token_ids)
-        self._decode = ms.jit(decode)
+        self._prefill, self._decode = (self._jit(self.cells(kv)[name]) for name in ("prefill", "decode"))
 
     def _forget(self, *graphs: str) -> None:
         for key in [key for key in self._compiled if key[0] in graphs]:
@@ -214,6 +224,13 @@ class Graphs:
             self._compiled[key] = phases() - before
             self._first_calls.append(time.perf_counter() - start)
 
+    def buckets(self, graph: str) -> Iterable[int]:
+        """Patches that the vision graph, or tokens that a prefill may be padded to, ascending."""
+        return bucket_sizes(MIN_PATCHES, MAX_PATCHES) if graph == "vision" else bucket_sizes(MIN_TOKENS, self._max_length)
+
+    def _bucket(self, graph: str, size: int) -> int:
+        return next(bucket for bucket in self.buckets(graph) if bucket >= size)
+
     @property
     def images_at_once(self) -> int:
         """Images that :meth:`vision` takes in one call."""
@@ -227,7 +244,7 @@ class Graphs:
         """
         ends = np.cumsum([0, *(len(image.pixels) for image in images)])
         live = int(ends[-1])
-        bucket = bucket_for(live, MIN_PATCHES, MAX_PATCHES)
+        bucket = self._bucket("vision", live)
         vision = self._config.vision
         needed = self.attentions.vision.score_bytes(bucket)
         if needed and needed > (free := self._ranks.least(psutil.virtual_memory().available)):
@@ -254,7 +271,7 @@ class Graphs:
         live: int = 0,
     ) -> Step:
         """Run the tokens of a prompt behind the first ``live``, which ``slot`` holds; image tokens take the features."""
-        bucket = bucket_for(len(token_ids), MIN_TOKENS, self._max_length)
+        bucket = self._bucket("prefill", len(token_ids))
         is_image = token_ids == self._config.image_token_id
         image_rows = np.zeros((bucket, self._config.hidden_size), np.float32)
         if is_image.any():
@@ -276,7 +293,7 @@ class Graphs:
 
     def decode(self, new: Sequence[NewToken]) -> list[Step]:
         """Tokens more in each of some slots, all in one call."""
-        bucket = self._decode_bucket(len(new))
+        bucket = self.decode_bucket(len(new))
         rows = [token.slot for token in new] if self.attentions.text.rows_are_slots else list(range(len(new)))
         table = np.zeros((5, bucket), np.int32)  # token, position, slot, live, count
         table[2] = np.arange(bucket) if self.attentions.text.rows_are_slots else 0
@@ -286,7 +303,7 @@ class Graphs:
             chosen = tokens.asnumpy()
         return [Step([int(token) for token in chosen[:, row] if token >= 0], logits, row) for row in rows]
 
-    def _decode_bucket(self, segments: int) -> int:
+    def decode_bucket(self, segments: int) -> int:
         """Powers of two; all slots where the attention wants them so."""
         if self.attentions.text.rows_are_slots:
             return self._slots
@@ -296,26 +313,18 @@ class Graphs:
         """Compile every graph for images of up to ``patches``, prompts of up to ``tokens`` and decode steps of up to
         ``segments``; it writes to the slots, which must be free."""
         vision = self._config.vision
-        for bucket in _until(patches, bucket_sizes(MIN_PATCHES, MAX_PATCHES)):
+        for bucket in until(patches, self.buckets("vision")):
             grid = (1, vision.spatial_merge_size, bucket // vision.spatial_merge_size)
             self.vision([Patches(np.zeros((bucket, vision.patch_dim), np.float32), grid)])
-        for bucket in _until(tokens, bucket_sizes(MIN_TOKENS, self._max_length)):
+        for bucket in until(tokens, self.buckets("prefill")):
             self.prefill(np.zeros(bucket, np.int32), [], np.zeros((3, bucket), np.int32))
-        for count in sorted({self._decode_bucket(count) for count in range(1, segments + 1)}):
+        for count in sorted({self.decode_bucket(count) for count in range(1, segments + 1)}):
             self.decode([NewToken(0, 0, slot, 0) for slot in range(count)])
 
 
 def _forget_all(compiled: dict[tuple[str, int, int], set[str]]) -> None:
     for names in compiled.values():
         forget(names)
-
-
-def _until(size: int, buckets: Iterator[int]) -> Iterator[int]:
-    """The buckets up to the one that holds ``size``."""
-    for bucket in buckets:
-        yield bucket
-        if bucket >= size:
-            return
 
 
 def _padded(array: NDArray[np.generic], rows: int) -> NDArray[np.generic]:

@@ -43,7 +43,7 @@ class LanguageModel(nn.Cell):
         if self.tied:
             self.no_bias = Tensor(np.zeros(config.vocab_size, np.float32))
         else:
-            self.lm_head = Linear(weights, "lm_head", operators, no_bias=config.vocab_size)
+            self.lm_head = Linear(weights, "lm_head", operators.for_logits(), no_bias=config.vocab_size)
 
     def prefill(
         self,

@@ -1,6 +1,7 @@
 """How long a slot, an answer and an image may be: as asked, as the checkpoint says, or what fits together."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from mindnlp_ocr.engine.graphs import MIN_TOKENS
 from mindnlp_ocr.errors import SetupError
@@ -11,6 +12,35 @@ LONGEST_BY_DEFAULT = 4096
 MAX_LENGTH = 1 << 18  # an image takes fewer positions than tokens, so max_position_embeddings does not bound a slot
 TEXT_TOKENS = 256  # room for the question beside one image
 DEFAULT_MAX_NEW_TOKENS = 1024
+
+
+class Limits(NamedTuple):
+    """What a user asks for; None: whatever fits."""
+
+    max_length: int | None = None
+    max_new_tokens: int | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+
+
+class Settled(NamedTuple):
+    """What it came to."""
+
+    max_length: int
+    max_new_tokens: int
+    images: ImageProcessor
+
+
+def settle(folder: Path, config: Qwen2VLConfig, asked: Limits) -> Settled:
+    """Of a checkpoint whose files lie in a folder.
+
+    Raises:
+        SetupError: limits that cannot be met together.
+    """
+    images = ImageProcessor.from_folder(folder)
+    max_new_tokens = longest_answer(folder, asked.max_new_tokens)
+    max_length = slot_length(config, images, asked.max_length, max_new_tokens, asked.max_pixels)
+    return Settled(max_length, max_new_tokens, limited(images, max_length, asked.min_pixels, asked.max_pixels))
 
 
 def longest_answer(folder: Path, asked: int | None) -> int:

@@ -5,33 +5,28 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mindnlp_ocr import __version__
 from mindnlp_ocr.cache.config import CacheConfig
-from mindnlp_ocr.cache.manager import CacheManager
-from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.cache.stats import CacheStats
+from mindnlp_ocr.engine import persist
 from mindnlp_ocr.engine.engine import Engine
 from mindnlp_ocr.engine.forecast import Forecast, forecast
 from mindnlp_ocr.engine.generate import Generation, Reading
-from mindnlp_ocr.engine.graphs import Graphs
-from mindnlp_ocr.engine.persistence import restore_prefixes, save_prefixes
 from mindnlp_ocr.errors import BatchError, PageError, SetupError
-from mindnlp_ocr.models.config import Qwen2VLConfig
-from mindnlp_ocr.models.limits import TEXT_TOKENS, limited, longest_answer, slot_length
+from mindnlp_ocr.export.manifest import FILE
+from mindnlp_ocr.models.limits import TEXT_TOKENS, Limits, settle
+from mindnlp_ocr.models.memory import Memory
+from mindnlp_ocr.models.network import AskedDtype, open_network
 from mindnlp_ocr.ops import native, select
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.ranks import Ranks, check_ranks
-from mindnlp_ocr.ops.select import Attention, AttentionChoice, Attentions
+from mindnlp_ocr.ops.ranks import Ranks
+from mindnlp_ocr.ops.select import Attention
 from mindnlp_ocr.processing.chat import ChatProcessor, Messages
-from mindnlp_ocr.processing.images import ImageProcessor
-from mindnlp_ocr.weights.fingerprint import fingerprint
-from mindnlp_ocr.weights.folder import FolderWeights, checked_folder
-from mindnlp_ocr.weights.quantize import WeightDtype
-from mindnlp_ocr.weights.split import Split
+from mindnlp_ocr.weights.checkpoint import Checkpoint
+from mindnlp_ocr.weights.lora import Adapter
 
 EMBEDDED = Path(__file__).parent.parent / "assets" / "qwen2vl-ocr-tiny"
 DEFAULT_BATCH_SIZE = 8
@@ -41,9 +36,10 @@ class Qwen2VLModel:
     """A Qwen2-VL that reads documents on MindSpore. Its methods may be called from several threads.
 
     Args:
-        model_name: a Hugging Face folder of Qwen2-VL; by default the small checkpoint that ships with this package.
-        device: "cpu", "npu:0" (or "Ascend") or "cuda".
-        lora_weights_path: an adapter; this release refuses it.
+        model_name: a Hugging Face folder of Qwen2-VL, a merged .npz file of one, or an exported folder; by default the small
+            checkpoint that ships with this package.
+        device: "cpu", "npu:0" (or "Ascend") or "cuda"; or a ``Device``, which says how MindSpore is set up as well.
+        lora_weights_path: a LoRA adapter as PEFT saves it, merged into the weights in float32; see :meth:`set_adapter`.
         cache_config: settings of the KV cache and of flash attention.
         max_length: tokens that one request may take, prompt and answer together: the length of a KV slot. By default
             as many as the largest image and an answer of ``max_new_tokens`` take, at most 4096.
@@ -55,7 +51,8 @@ class Qwen2VLModel:
         dtype: what weights are held in, "fp32", "bf16", "fp16" or "int8"; "auto": as the checkpoint stores them. All else is
             float32, so 16 bits change the text no more than storing the weights so did; "int8" rounds what is multiplied
             by weights to 8 bits too.
-        tensor_parallel: workers, started by msrun, that hold this model together; all make the same calls in the same order.
+        tensor_parallel: workers, started by msrun, that hold this model together (docs/cluster.md); all make the same calls
+            in the same order.
 
     Raises:
         SetupError: the checkpoint, the device or a setting cannot be used; the message says what to do.
@@ -69,8 +66,8 @@ class Qwen2VLModel:
 
     def __init__(
         self,
-        model_name: str | Path = EMBEDDED,
-        device: str = "cpu",
+        model_name: str | Path | Checkpoint = EMBEDDED,
+        device: str | Device = "cpu",
         lora_weights_path: str | Path | None = None,
         cache_config: CacheConfig | None = None,
         *,
@@ -80,36 +77,53 @@ class Qwen2VLModel:
         max_pixels: int | None = None,
         attn: Attention = "auto",
         threads: int | None = None,
-        dtype: WeightDtype | Literal["auto"] = "auto",
+        dtype: AskedDtype = "auto",
         tensor_parallel: int = 1,
     ) -> None:
-        self._folder = checked_folder(model_name)
-        if lora_weights_path is not None:
-            raise SetupError("LoRA adapters are not read by this release: merge the adapter into the checkpoint first")
+        self._network = open_network(model_name, lora_weights_path, tensor_parallel)
+        self.config = self._network.config
         self._device = Device.parse(device)
-        self._cache_config = cache_config or CacheConfig()
-        self._asked_attention = attn
-        self.config = Qwen2VLConfig.from_folder(self._folder)
-        check_ranks(tensor_parallel)
-        self._rank_config = Split(0, tensor_parallel).config(self.config)  # every rank's is alike
-        self._attention = self._choose_attention(self._cache_config)
-        images = ImageProcessor.from_folder(self._folder)
-        self._max_new_tokens = longest_answer(self._folder, max_new_tokens)
-        self._max_length = slot_length(self.config, images, max_length, self._max_new_tokens, max_pixels)
-        images = limited(images, self._max_length, min_pixels, max_pixels)
-        self._processor = ChatProcessor(self._folder, self.config, images)
-        slots = self._slots(self._cache_config, self._attention)
+        if tensor_parallel != 1:  # before all that can fail: msrun's scheduler waits long for who has never come
+            self._device.activate(threads)
+            self._network.ranks = Ranks.join(tensor_parallel)
+        self._asked_attention = self._network.attention(attn)
+        with self._network.files() as folder:
+            limits = self._network.limits(Limits(max_length, max_new_tokens, min_pixels, max_pixels))
+            self._max_length, self._max_new_tokens, images = settle(folder, self.config, limits)
+            self._processor = ChatProcessor(folder, self.config, images)
+        self._memory = self._plan(cache_config or CacheConfig())
+        manager = self._memory.new_manager()
         self._device.activate(threads)
-        self._ranks = Ranks.join(tensor_parallel)
-        self._attentions = self._new_attentions()
-        kv = self._new_kv(self._cache_config, slots)
-        with FolderWeights(self._folder, self.config) as weights:
-            self._dtype = select.weight_dtype_for(self._device, dtype, weights.dtype)
-            self._ranks.split.check_dtype(self.config, self._dtype)
-            operators = select.operators_for(self._device, self._dtype)
-            own = self._ranks.split.weights(weights)
-            graphs = Graphs(self._rank_config, own, self._max_length, operators, self._attentions, kv, self._ranks)
-        self._engine = Engine(graphs, kv, self._new_manager(self._cache_config, slots))
+        self._attentions = self._memory.new_attentions()
+        kv = self._memory.new_kv(self._attentions)
+        graphs = self._network.graphs(self._device, dtype, self._memory, self._attentions, kv)
+        self._engine = Engine(graphs, kv, manager)
+
+    @classmethod
+    def from_exported(cls, folder: str | Path, **options: Any) -> "Qwen2VLModel":
+        """On the graphs of a folder that tools/export.py wrote, without the Python network (docs/export.md).
+
+        Args:
+            options: those of the class; what was settled when it was exported can only be left out, or given alike.
+
+        Raises:
+            SetupError: the folder is no export, damaged, or from another version.
+        """
+        if not (Path(folder) / FILE).exists():
+            raise SetupError(f"{folder} holds no {FILE}: give a folder that tools/export.py wrote")
+        return cls(folder, **options)
+
+    @classmethod
+    def from_mindnlp(cls, model: Any, processor: str | Path | None = None, **options: Any) -> "Qwen2VLModel":
+        """On the weights that a Qwen2-VL of mindnlp has now (docs/mindnlp.md).
+
+        Args:
+            processor: a folder with tokenizer.json and preprocessor_config.json; by default the one that it came from.
+            options: those of the class.
+        """
+        from mindnlp_ocr.interop import MindNLPCheckpoint
+
+        return cls(MindNLPCheckpoint(model, processor), **options)
 
     # Reading
 
@@ -178,7 +192,7 @@ class Qwen2VLModel:
         if batch_size < 1:
             raise SetupError(f"batch_size is {batch_size}: give 1 or more")
         if batch_size > slots:
-            needed = batch_size * self._slot_bytes(self._cache_config, self._attention)
+            needed = batch_size * self._memory.slot_bytes
             raise SetupError(
                 f"batch_size is {batch_size}, there are {slots} KV slots: give at most {slots}, or "
                 f"CacheConfig(slots={batch_size}) and a max_cache_size_mb of at least {math.ceil(needed / 2**20)}"
@@ -189,8 +203,7 @@ class Qwen2VLModel:
 
     def forecast(self, messages: Messages, max_new_tokens: int | None = None) -> Forecast:
         """The memory that messages will need, before they run. Errors as :meth:`generate`."""
-        item_bytes = KVSlots.item_bytes(self._kv_dtype(self._cache_config, self._attention))
-        return forecast(self._generation(messages, max_new_tokens), self._attentions, item_bytes)
+        return forecast(self._generation(messages, max_new_tokens), self._attentions, self._memory.item_bytes)
 
     def warm_up(self, batch_size: int = 1) -> None:
         """Compile every graph that prompts of one image can need, so that nothing compiles while pages are read.
@@ -205,6 +218,23 @@ class Qwen2VLModel:
                 segments=min(batch_size, self._engine.kv.shape[0]) if self._engine.manager is not None else 0,
             )
             self.clear_cache()
+
+    # The adapter
+
+    def set_adapter(self, lora_weights_path: str | Path | None) -> None:
+        """Read with another adapter from now on, or with none. Only the weights that change are read again.
+
+        What is cached under an adapter stays, for its return.
+
+        Raises:
+            SetupError: the adapter cannot be used, changes weights that the graphs share, or requests are running; the old
+                one stays. Files that fail while weights are read leave a model that must be loaded again.
+        """
+        adapter = None if lora_weights_path is None else Adapter(lora_weights_path)
+        with self._engine.idle("set_adapter"):
+            changed = self._network.switch(self._engine.graphs, adapter)
+            if self._engine.manager is not None and any(name.startswith("visual.") for name in changed):
+                self._engine.manager.forget_features()
 
     # The cache
 
@@ -234,23 +264,18 @@ class Qwen2VLModel:
         Raises:
             SetupError: the settings cannot be met, or requests are in the way. The old settings stay.
         """
-        attention = self._choose_attention(config)
-        slots = self._slots(config, attention)
-        old, engine = self._cache_config, self._engine
-        other_attention = attention.implementation != self._attention.implementation
-        dtypes = self._kv_dtype(config, attention), self._kv_dtype(old, self._attention)
+        plan, engine = self._plan(config), self._engine
         with engine.lock:
-            if other_attention or config.enable_kv_cache != old.enable_kv_cache or dtypes[0] != dtypes[1]:
+            if not plan.same_slots(self._memory):
                 with engine.idle("update_cache_config"):
-                    self._cache_config, self._attention = config, attention
-                    if other_attention:
-                        self._attentions = self._new_attentions()
-                    engine.replace(self._attentions, self._new_kv(config, slots), self._new_manager(config, slots))
-                return
-            if engine.manager is not None:
-                engine.resize(slots, config.max_bytes, lambda: self._new_kv(config, slots))
-                engine.manager.configure(lru=config.enable_lru, ttl_seconds=self._ranks.ttl(config.cache_ttl_seconds))
-            self._cache_config, self._attention = config, attention
+                    manager = plan.new_manager()
+                    if not plan.same_attention(self._memory):
+                        self._attentions = plan.new_attentions()
+                    engine.replace(self._attentions, plan.new_kv(self._attentions), manager)
+            elif engine.manager is not None:
+                engine.resize(plan.slots, config.max_bytes, lambda: plan.new_kv(self._attentions))
+                engine.manager.configure(lru=config.enable_lru, ttl_seconds=plan.cache.cache_ttl_seconds)
+            self._memory = plan
 
     def save_cache(self, path: str | os.PathLike[str]) -> int:
         """Write every cached prefix to a folder, one safetensors file each. Returns how many.
@@ -260,32 +285,33 @@ class Qwen2VLModel:
         Raises:
             SetupError: the folder cannot be written.
         """
-        self._ranks.check_store()
-        return save_prefixes(self._engine, Path(path), self._stored_base, self._cache_config.max_bytes)
+        self._network.ranks.check_store()
+        return persist.save(self._engine, Path(path), self._stored_base, self._memory.cache.max_bytes)
 
     def load_cache(self, path: str | os.PathLike[str]) -> int:
         """Read the prefixes of a folder into free slots. Returns how many.
 
         A file of another checkpoint, dtype or version, or a damaged one, is ignored with a warning that says why.
         """
-        self._ranks.check_store()
-        return restore_prefixes(self._engine, Path(path), self._stored_base, self._base)
+        self._network.ranks.check_store()
+        return persist.load(self._engine, Path(path), self._stored_base, self._base)
 
     def get_model_info(self) -> dict[str, Any]:
         """What runs, where and how; ``compilations`` stays put once the graphs in use are warm."""
-        engine = self._engine
+        engine, attention = self._engine, self._memory.attention
         return {
-            "model_name": self._folder.name,
+            "model_name": self._network.name,
             "device": str(self._device),
-            "kv_cache_enabled": self._cache_config.enable_kv_cache,
-            "flash_attention_enabled": self._attention.implementation == "flash",
-            "flash_attention_support": self._attention.flash_supported,
-            "flash_attention_reason": self._attention.reason,
-            "attn_implementation": self._attention.implementation,
-            "dtype": self._dtype,
-            "tensor_parallel": self._ranks.count,
+            "kv_cache_enabled": self._memory.cache.enable_kv_cache,
+            "flash_attention_enabled": attention.implementation == "flash",
+            "flash_attention_support": attention.flash_supported,
+            "flash_attention_reason": attention.reason,
+            "attn_implementation": attention.implementation,
+            "dtype": self._network.dtype,
+            "tensor_parallel": self._network.ranks.count,
+            "lora": None if self._network.adapter is None else str(self._network.adapter.folder),
             "threads": native.threads(),
-            "kv_dtype": self._kv_dtype(self._cache_config, self._attention),
+            "kv_dtype": self._memory.kv_dtype,
             "kv_slots": engine.kv.shape[0] if engine.manager is not None else 0,
             "max_length": self._max_length,
             "max_pixels": self._processor.images.max_pixels,
@@ -300,15 +326,19 @@ class Qwen2VLModel:
         if limit < 1:
             raise PageError(f"max_new_tokens is {limit}: give 1 or more")
         start = time.perf_counter()
-        try:
+        with self._network.ranks.agreement() as agreed:
             prompt = self._processor.prompt(messages)
-            generation = Generation(self.config, prompt, limit, self._max_length, self._base, started=start)
-        except PageError:
-            self._ranks.agree(None)
-            raise
-        preprocess = (time.perf_counter() - start) * 1e3
-        generation.timings_ms = {"preprocess": preprocess, "vision": 0.0, "prefill": 0.0, "decode": 0.0}
-        self._ranks.agree(generation.key)
+            preprocess = (time.perf_counter() - start) * 1e3
+            generation = Generation(
+                self.config,
+                prompt,
+                limit,
+                self._max_length,
+                self._base,
+                started=start,
+                timings_ms={"preprocess": preprocess, "vision": 0.0, "prefill": 0.0, "decode": 0.0},
+            )
+            agreed.append(generation.key)
         return generation
 
     def _pieces(self, generation: Generation) -> Iterator[str]:
@@ -345,47 +375,22 @@ class Qwen2VLModel:
 
     # What the settings come to
 
-    def _choose_attention(self, config: CacheConfig) -> AttentionChoice:
+    def _plan(self, config: CacheConfig) -> Memory:
+        config = self._network.cache(config)
         dims = (self.config.head_dim, self.config.vision.head_dim)
-        return select.choose_attention(self._device, self._asked_attention, config, dims)
-
-    def _kv_dtype(self, config: CacheConfig, attention: AttentionChoice) -> str:
-        return select.kv_dtype_for(self._device, attention.implementation, config.kv_dtype)
-
-    def _slot_bytes(self, config: CacheConfig, attention: AttentionChoice) -> int:
-        item_bytes = KVSlots.item_bytes(self._kv_dtype(config, attention))
-        return KVSlots.bytes_needed(self._rank_config, 1, self._max_length, item_bytes)
-
-    def _slots(self, config: CacheConfig, attention: AttentionChoice) -> int:
-        if not config.enable_kv_cache:
-            return 1
-        return config.slots_of(self._slot_bytes(config, attention), self._max_length)
-
-    def _new_kv(self, config: CacheConfig, slots: int) -> KVSlots:
-        dtype = self._kv_dtype(config, self._attention)
-        shared = not config.enable_kv_cache
-        return KVSlots(self._rank_config, slots, self._max_length, self._attentions.text, dtype, shared)
-
-    def _new_manager(self, config: CacheConfig, slots: int) -> CacheManager | None:
-        if not config.enable_kv_cache:
-            return None
-        slot_bytes, ttl = self._slot_bytes(config, self._attention), self._ranks.ttl(config.cache_ttl_seconds)
-        return CacheManager(slots, slot_bytes, config.max_bytes, lru=config.enable_lru, ttl_seconds=ttl)
-
-    def _new_attentions(self) -> Attentions:
-        chosen, fused = self._attention.implementation, self._ranks.count == 1
-        return select.attentions_for(self._device, chosen, self._rank_config, fused)
+        attention = select.choose_attention(self._device, self._asked_attention, config, dims)
+        plan = Memory(self._network.rank_config, self._device, self._max_length, config, attention)
+        assert plan.slots > 0  # raises where they do not fit
+        return plan
 
     @property
     def _base(self) -> str:
         """What all keys and values of this process depend on beside their tokens and images: the checkpoint is one."""
-        return f"{self._kv_dtype(self._cache_config, self._attention)} {self._attention.implementation}"
+        adapter = "" if self._network.adapter is None else f" lora {self._network.adapter.digest}"
+        return f"{self._memory.kv_dtype} {self._memory.attention.implementation}{adapter}"
 
     @property
     def _stored_base(self) -> str:
         """The same for a file, which may come from anywhere: bits differ between instruction sets and releases too."""
-        return f"{self._fingerprint} {self._dtype} {self._base} {select.code_for(self._device)} mindnlp_ocr {__version__}"
-
-    @cached_property
-    def _fingerprint(self) -> str:
-        return fingerprint(self._folder)
+        code = f"{select.code_for(self._device)} mindnlp_ocr {__version__}"
+        return f"{self._network.fingerprint} {self._network.dtype} {self._base} {code}"

@@ -123,16 +123,16 @@ class AscendAttention(EagerAttention):
         _, kv_heads, length, _ = kv_shape
         shape = (segments, tokens, kv_heads)
         # A token of padding repeats the last new one in value, place and sight; of a slot that rests, what is there stays.
-        index = ops.arange(tokens).astype(ms.int32).reshape(1, tokens)
+        index = ops.range(0, tokens, 1).astype(ms.int32).reshape(1, tokens)
         token = ops.minimum(index, ops.maximum(count - 1, 0).reshape(segments, 1))
         last = live.reshape(segments, 1) + token
-        place = (slots.reshape(segments, 1, 1), ops.arange(kv_heads).astype(ms.int32).reshape(1, 1, kv_heads))
+        place = (slots.reshape(segments, 1, 1), ops.range(0, kv_heads, 1).astype(ms.int32).reshape(1, 1, kv_heads))
         row = ops.minimum(last, length - 1).reshape(segments, tokens, 1)
         at = ops.stack([ops.broadcast_to(x, shape).reshape(-1) for x in (*place, row)], 1)
-        source = (ops.arange(segments).astype(ms.int32).reshape(segments, 1) * tokens + token).reshape(-1)
+        source = (ops.range(0, segments, 1).astype(ms.int32).reshape(segments, 1) * tokens + token).reshape(-1)
         fresh = ops.broadcast_to((count > 0).reshape(segments, 1, 1), shape).reshape(-1, 1)
         fresh = ops.broadcast_to(fresh, (segments * tokens * kv_heads, self.head_dim))
-        hidden = ops.arange(length).reshape(1, 1, 1, length) > last.reshape(segments, 1, tokens, 1)
+        hidden = ops.range(0, length, 1).reshape(1, 1, 1, length) > last.reshape(segments, 1, tokens, 1)
         return hidden, at, source, fresh, slots
 
     def extend(self, q: Tensor, k: Tensor, v: Tensor, keys: Parameter, values: Parameter, mask: Any) -> Tensor:

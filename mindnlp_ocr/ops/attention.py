@@ -54,7 +54,7 @@ class EagerAttention(nn.Cell):
         The mask rides in the product of q and k, as one column more for each image: q has a 1 in the column of its own
         image, k MASKED in those of all others. An add over patches^2 would cost half as much as the product itself.
         """
-        index = ops.arange(patches).reshape(patches, 1)
+        index = ops.range(0, patches, 1).reshape(patches, 1)
         own = ops.logical_and(index >= cu_seqlens[:-1], index < cu_seqlens[1:]).astype(ms.float32)
         shape = (self.heads, patches, own.shape[1])
         return ops.broadcast_to(own, shape), ops.broadcast_to((1.0 - own) * MASKED, shape)
@@ -87,22 +87,22 @@ class EagerAttention(nn.Cell):
         """
         _, kv_heads, length, _ = kv_shape
         segments = live.shape[0]
-        index = ops.arange(tokens).astype(ms.int32).reshape(1, tokens)
+        index = ops.range(0, tokens, 1).astype(ms.int32).reshape(1, tokens)
         live, count = live.reshape(segments, 1), count.reshape(segments, 1)
         # A token of padding repeats the last new one, value and place; a segment that rests one of a segment that does not,
         # since its own slot may be written by another. Where all rest, what is there stays.
-        order = ops.arange(segments).astype(ms.int32).reshape(segments, 1)
+        order = ops.range(0, segments, 1).astype(ms.int32).reshape(segments, 1)
         segment = ops.select(count > 0, order, ops.broadcast_to(ops.argmax(count, 0).astype(ms.int32), (segments, 1)))
         last = ops.maximum(ops.gather(count, segment.reshape(-1), 0) - 1, 0)
         token = ops.minimum(index, last)
         slot, start = (ops.gather(x.reshape(-1), segment, 0) for x in (slots, live))
         at = ops.minimum(start + token, length - 1).reshape(segments, tokens, 1)
-        heads = slot * kv_heads + ops.arange(kv_heads).astype(ms.int32).reshape(1, kv_heads)
+        heads = slot * kv_heads + ops.range(0, kv_heads, 1).astype(ms.int32).reshape(1, kv_heads)
         rows = (heads.reshape(segments, 1, kv_heads) * length + at).reshape(-1)
         source = (segment * tokens + token).reshape(-1)
         fresh = ops.broadcast_to(count.max() > 0, (segments * tokens * kv_heads, 1))
         seen = (live + index + 1).reshape(segments, 1, tokens, 1, 1)
-        hidden = (ops.arange(length).reshape(1, 1, 1, 1, length) >= seen).astype(ms.float32) * MASKED
+        hidden = (ops.range(0, length, 1).reshape(1, 1, 1, 1, length) >= seen).astype(ms.float32) * MASKED
         group = self.heads // kv_heads
         hidden = ops.broadcast_to(hidden, (segments, kv_heads, tokens, group, length))
         return rows, source, fresh, slots, hidden.reshape(segments, kv_heads, tokens * group, length)

@@ -2,35 +2,48 @@
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from mindnlp_ocr.errors import SetupError
 
 Kind = Literal["CPU", "Ascend", "GPU"]
+JitLevel = Literal["O0", "O1"]
 _KINDS: dict[str, Kind] = {"cpu": "CPU", "ascend": "Ascend", "npu": "Ascend", "cuda": "GPU", "gpu": "GPU"}
 _ASCEND_HOMES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 
 
 @dataclass(frozen=True)
 class Device:
-    """A kind of device and its number."""
+    """A kind of device, its number, and how MindSpore is set up for it.
+
+    Attributes:
+        jit_level: of every graph: "O0", or "O1", which fuses operators (on Ascend, and on a CPU with MindSpore 2.10).
+        deterministic: the same bits every time. A CPU gives them anyway; Ascend's operators only where this is asked for.
+        memory_limit_gb: of the device. Not on a CPU, where MindSpore keeps no bound.
+    """
 
     kind: Kind
     index: int = 0
+    jit_level: JitLevel = "O0"
+    deterministic: bool = False
+    memory_limit_gb: float | None = None
 
     @classmethod
-    def parse(cls, text: str) -> "Device":
-        """From "cpu", "CPU", "Ascend", "npu", "npu:0", "cuda", "cuda:1".
+    def parse(cls, text: "str | Device", **setup: Any) -> "Device":
+        """From "cpu", "CPU", "Ascend", "npu", "npu:0", "cuda", "cuda:1", and attributes; a device is handed back.
 
         Raises:
             SetupError: any other text.
         """
+        if isinstance(text, Device):
+            return text
         match = re.fullmatch(r"([a-z]+)(?::(\d+))?", str(text).strip().lower())
         if not match or match[1] not in _KINDS:
             raise SetupError(f"device {text!r} is unknown: give cpu, npu:0 (or Ascend) or cuda")
-        return cls(_KINDS[match[1]], int(match[2] or 0))
+        return cls(_KINDS[match[1]], int(match[2] or 0), **setup)
 
     def __str__(self) -> str:
         return {"CPU": "cpu", "Ascend": f"npu:{self.index}", "GPU": f"cuda:{self.index}"}[self.kind]
@@ -39,8 +52,17 @@ class Device:
         """Whether this machine has the device, without importing MindSpore.
 
         Raises:
-            SetupError: what is missing, and how to get it.
+            SetupError: what is missing, and how to get it; or a setting that the device does not know.
         """
+        if self.jit_level not in get_args(JitLevel):
+            raise SetupError(f"jit_level is {self.jit_level!r}: give {' or '.join(get_args(JitLevel))}")
+        if self.memory_limit_gb is not None and not self.memory_limit_gb > 0:
+            raise SetupError(f"memory_limit_gb is {self.memory_limit_gb}: give more than 0")
+        if self.memory_limit_gb is not None and self.kind == "CPU":
+            raise SetupError(
+                f"memory_limit_gb is {self.memory_limit_gb}: MindSpore keeps to no limit on a CPU: leave it out, and bound "
+                "what takes memory by cache_size_mb and max_pixels"
+            )
         if self.kind == "GPU":
             raise SetupError(
                 "device 'cuda': the MindSpore releases this engine runs on (2.7.2 to 2.10) have no CUDA backend on PyPI: "
@@ -73,11 +95,41 @@ class Device:
             if (ms.get_context("device_target"), ms.get_context("device_id")) != (self.kind, self.index):
                 first_line = str(error).strip().splitlines()[0]
                 raise SetupError(f"device '{self}': MindSpore {ms.__version__} cannot use it: {first_line}") from error
+        if self.kind == "Ascend":
+            self._set_up_ascend()
         if threads is not None:
             _use_threads(threads)
 
+    def _set_up_ascend(self) -> None:
+        import mindspore as ms
+        from mindspore.device_context.ascend.op_precision import precision_mode
 
-_threads: int | None = None  # that MindSpore's own operators were given: it takes a number once in a process
+        # The training series computes float32 in float16 by default.
+        _set_once("precision_mode", "must_keep_origin_dtype", precision_mode)
+        if self.deterministic:
+            _set_once("deterministic", True, ms.set_deterministic)
+        if self.memory_limit_gb is not None:
+            _set_once(
+                "memory_limit_gb", self.memory_limit_gb, lambda limit: ms.runtime.set_memory(max_size=f"{float(limit)}GB")
+            )
+
+
+_set: dict[str, Any] = {}  # what MindSpore was given that it takes once in a process
+
+
+def _set_once(name: str, value: Any, give: Callable[[Any], None]) -> None:
+    if name in _set:
+        if _set[name] != value:
+            raise SetupError(
+                f"{name} is {value}, and was {_set[name]} before in this process: MindSpore takes one value only"
+            )
+        return
+    try:
+        give(value)
+    except (RuntimeError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise SetupError(f"{name} is {value}: MindSpore does not take it: {first_line}: leave it out") from error
+    _set[name] = value
 
 
 def _use_threads(count: int) -> None:
@@ -85,12 +137,7 @@ def _use_threads(count: int) -> None:
 
     from mindnlp_ocr.ops import native
 
-    global _threads
-    if _threads is None:
-        threads_num(count)
-        _threads = count
-    elif _threads != count:
-        raise SetupError(f"threads is {count}, and was {_threads} before in this process: MindSpore takes one number only")
+    _set_once("threads", count, threads_num)
     if native.available()[0]:
         native.use_threads(count)
 

@@ -28,6 +28,12 @@ class Operators(nn.Cell):
     def __init__(self) -> None:
         super().__init__(auto_prefix=False)
 
+    weight_dtype: WeightDtype = "fp32"
+
+    def for_logits(self) -> "Operators":
+        """Those of a head that is no embedding."""
+        return self
+
     def pack(self, weight: Source) -> Array:
         """A published weight [out, in] of any float dtype, or in 8 bits."""
         return products.pack(_float32(weight))
@@ -83,7 +89,7 @@ class CpuOperators(Operators):
 
     def __init__(self, dtype: WeightDtype = "fp32") -> None:
         super().__init__()
-        self.weight_dtype: WeightDtype = dtype
+        self.weight_dtype = dtype
         self.linear_op = native.linear("Linear")
         self.linear_add_op = native.linear("LinearAdd")
         self.linear_quick_gelu_op = native.linear("LinearQuickGelu")

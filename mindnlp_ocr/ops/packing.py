@@ -5,18 +5,15 @@ A packed weight is the only one that is held: no more than a few panels exist be
 
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from mindnlp_ocr.errors import SetupError
-from mindnlp_ocr.weights.quantize import GROUP, Quantized, Source, WeightDtype, dequantize, quantize
+from mindnlp_ocr.weights.quantize import GROUP, NUMPY, Quantized, Source, WeightDtype, cast, quantize
 
 PANEL = 32  # outputs side by side: kPanel
 HEADER = 8  # rows of an int8 panel ahead of each group: kHeader
 AT_ONCE = 1 << 22  # numbers that are on their way
-
-NUMPY: dict[str, Any] = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16, "int8": np.int8}
 
 
 def pack(weight: Source, dtype: WeightDtype) -> NDArray[Any]:
@@ -26,15 +23,15 @@ def pack(weight: Source, dtype: WeightDtype) -> NDArray[Any]:
         SetupError: it cannot be held in this dtype.
     """
     packed = _room(weight, 1, dtype)
-    _pack(weight, packed)
+    _pack(weight, packed, dtype)
     return packed
 
 
 def pack_gate(gate: Source, up: Source, dtype: WeightDtype) -> NDArray[Any]:
     """Panels of two weights [inner, in] in turns, so that what is multiplied is computed together."""
     packed = _room(gate, 2, dtype)
-    _pack(gate, packed[::2])
-    _pack(up, packed[1::2])
+    _pack(gate, packed[::2], dtype)
+    _pack(up, packed[1::2], dtype)
     return packed
 
 
@@ -43,7 +40,7 @@ def _room(weight: Source, weights: int, dtype: WeightDtype) -> NDArray[Any]:
     return np.empty((weights * -(-out // PANEL), panel_rows(width, dtype), PANEL), NUMPY[dtype])
 
 
-def _pack(weight: Source, packed: NDArray[Any]) -> None:
+def _pack(weight: Source, packed: NDArray[Any], dtype: WeightDtype) -> None:
     out, width = weight.shape
     step = max(1, AT_ONCE // (PANEL * width)) * PANEL
     for first in range(0, out, step):
@@ -52,7 +49,10 @@ def _pack(weight: Source, packed: NDArray[Any]) -> None:
             part: Source = Quantized(weight.q[first : first + step], weight.scales[first : first + step])
         else:
             part = weight[first : first + step]
-        (_pack_int8 if panels.dtype == np.int8 else _pack_floats)(part, panels)
+        if dtype == "int8":
+            _pack_int8(part, panels)
+        else:
+            _pack_floats(cast(part, dtype), panels)
 
 
 def panel_rows(width: int, dtype: WeightDtype) -> int:
@@ -69,12 +69,8 @@ def panel_inputs(rows: int, dtype: WeightDtype) -> int:
     return rows - HEADER * -(-rows // (GROUP + HEADER)) if dtype == "int8" else rows
 
 
-def _pack_floats(weight: Source, panels: NDArray[Any]) -> None:
-    if isinstance(weight, Quantized):
-        weight = dequantize(weight)
-    if panels.dtype == np.float16 and (largest := float(np.abs(weight).max(initial=0))) > np.finfo(np.float16).max:
-        raise SetupError(f"a weight of {largest:g} does not fit in fp16: use bf16 or fp32")
-    columns = _filled(weight.astype(panels.dtype, copy=False), len(panels))
+def _pack_floats(weight: NDArray[Any], panels: NDArray[Any]) -> None:
+    columns = _filled(weight, len(panels))
     if panels.dtype == NUMPY["bf16"]:  # column i beside column i + PANEL / 2
         pairs = columns.reshape(len(panels), 2, PANEL // 2, -1).transpose(0, 3, 2, 1)
         for panel, pair in zip(panels, pairs, strict=True):  # they may be every other one: no view of them all

@@ -3,8 +3,9 @@
 MindSpore 2.7.2 sums and gathers float32 alone on a CPU, which holds whole numbers up to 2**24 exactly.
 """
 
-import math
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import mindspore as ms
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from mindnlp_ocr.cache.keys import PrefixKey
 from mindnlp_ocr.cluster.launch import EXAMPLE, Launch
 from mindnlp_ocr.errors import PageError, SetupError
+from mindnlp_ocr.ops.half import HalfOperators
 from mindnlp_ocr.ops.operators import CpuOperators, Operators
 from mindnlp_ocr.weights.split import Split
 
@@ -63,6 +65,17 @@ class Ranks:
         values: NDArray[np.float32] = ops.AllGather()(Tensor([value], ms.float32)).asnumpy()
         return values
 
+    @contextmanager
+    def agreement(self) -> Iterator[list[PrefixKey]]:
+        """What is read meanwhile and put into the list, all ranks have read alike. Errors as :meth:`agree`."""
+        read: list[PrefixKey] = []
+        try:
+            yield read
+        except PageError:
+            self.agree(None)
+            raise
+        self.agree(read[0])
+
     def agree(self, read: PrefixKey | None) -> None:
         """Whether all ranks have the same prompt; None: this one could not read it, and has an error to raise.
 
@@ -88,10 +101,6 @@ class Ranks:
         """
         if self.count > 1:
             raise SetupError(f"tensor_parallel is {self.count}: each rank has its own part of the cache, leave it unsaved")
-
-    def ttl(self, seconds: float) -> float:
-        """How long a cached prefix may live. No two clocks agree on which has expired."""
-        return seconds if self.count == 1 else math.inf
 
     def least(self, value: int) -> int:
         """The smallest value of all ranks; near enough for bytes."""
@@ -135,6 +144,10 @@ class SplitOperators(_Sums, Operators):
     """MindSpore's."""
 
 
+class SplitHalfOperators(_Sums, HalfOperators):
+    """MindSpore's, over weights of 16 bits."""
+
+
 class SplitCpuOperators(_Sums, CpuOperators):
     """Ours."""
 
@@ -143,6 +156,9 @@ def split_operators(operators: Operators, ranks: Ranks) -> Operators:
     """Those of the language model, where it is split; on one rank, as they are."""
     if ranks.count == 1:
         return operators
+    own: Any = SplitOperators()
     if isinstance(operators, CpuOperators):
-        return SplitCpuOperators(operators.weight_dtype).split(ranks)  # type: ignore[no-any-return]
-    return SplitOperators().split(ranks)  # type: ignore[no-any-return]
+        own = SplitCpuOperators(operators.weight_dtype)
+    elif isinstance(operators, HalfOperators):
+        own = SplitHalfOperators("bf16" if operators.weight_dtype == "bf16" else "fp16")
+    return own.split(ranks)  # type: ignore[no-any-return]

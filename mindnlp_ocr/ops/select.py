@@ -79,25 +79,39 @@ def kv_dtype_for(device: Device, implementation: Implementation, asked: str) -> 
     return asked
 
 
+def attention_dtype_for(device: Device, implementation: Implementation, kv_dtype: str) -> str | None:
+    """What attention computes in where it is no float32: Ascend's flash operators take the dtype of the slots."""
+    return kv_dtype if device.kind == "Ascend" and implementation == "flash" else None
+
+
 def attentions_for(
-    device: Device, implementation: Implementation, config: "Qwen2VLConfig", fused: bool = True
+    device: Device, implementation: Implementation, config: "Qwen2VLConfig", dtype: str | None = None, fused: bool = True
 ) -> Attentions:
     """The operators of a choice, for both networks of a checkpoint.
 
     Args:
+        dtype: from :func:`attention_dtype_for`.
         fused: whether one operator may take a whole layer of the language model.
     """
-    vision, heads, kv_heads = config.vision, config.num_attention_heads, config.num_key_value_heads
+    vision, heads = config.vision, (config.num_attention_heads, config.num_key_value_heads)
     return Attentions(
-        vision=attention_for(device, implementation, vision.num_heads, vision.num_heads, vision.head_dim),
-        text=attention_for(device, implementation, heads, kv_heads, config.head_dim, fused),
+        vision=attention_for(device, implementation, vision.num_heads, vision.num_heads, vision.head_dim, dtype),
+        text=attention_for(device, implementation, *heads, config.head_dim, dtype, fused),
     )
 
 
 def attention_for(
-    device: Device, implementation: Implementation, heads: int, kv_heads: int, head_dim: int, fused: bool = True
+    device: Device,
+    implementation: Implementation,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    dtype: str | None = None,
+    fused: bool = True,
 ) -> "EagerAttention":
     """The operators of a choice, for heads of one form."""
+    import mindspore as ms
+
     from mindnlp_ocr.ops.ascend import AscendAttention  # these import MindSpore
     from mindnlp_ocr.ops.attention import EagerAttention
     from mindnlp_ocr.ops.flash import FlashAttention
@@ -105,12 +119,12 @@ def attention_for(
     if implementation == "eager":
         return EagerAttention(heads, kv_heads, head_dim)
     if device.kind == "Ascend":
-        return AscendAttention(heads, kv_heads, head_dim)
+        return AscendAttention(heads, kv_heads, head_dim, ms.bfloat16 if dtype == "bf16" else ms.float16)
     return FlashAttention(heads, kv_heads, head_dim, fused)
 
 
 def runs_ours(device: Device) -> bool:
-    """Whether our own products and norms run there; else MindSpore's, which hold float32."""
+    """Whether our own products and norms run there; else MindSpore's."""
     from mindnlp_ocr.ops import native
 
     return device.kind == "CPU" and native.available()[0]
@@ -124,24 +138,33 @@ def code_for(device: Device) -> str:
 
 
 def weight_dtype_for(device: Device, asked: WeightDtype | Literal["auto"], stored: WeightDtype) -> WeightDtype:
-    """What weights are held in: as asked, or as they are stored where our operators run, which read all dtypes.
+    """What weights are held in: as asked, or as they are stored where our operators run, which read all dtypes; on Ascend in
+    bf16 where they are stored so, else in fp16.
 
     Raises:
-        SetupError: the dtype is unknown, or needs our operators.
+        SetupError: the dtype is unknown, or the device has no operators for it.
     """
     from mindnlp_ocr.ops import native
 
     if asked != "auto" and asked not in WEIGHT_DTYPES:
         raise SetupError(f"dtype {asked!r} is unknown: give auto, {', '.join(WEIGHT_DTYPES)}")
+    if device.kind == "Ascend":
+        if asked == "int8":
+            raise SetupError(
+                f"weights in int8 need our CPU operators (they do not run on {device}): give auto, fp16 or bf16"
+            )
+        return ("bf16" if stored == "bf16" else "fp16") if asked == "auto" else asked
     ours = runs_ours(device)
     if asked not in ("auto", "fp32") and not ours:
-        reason = native.available()[1] if device.kind == "CPU" else f"they do not run on {device}"
-        raise SetupError(f"weights in {asked} need our CPU operators ({reason}): give dtype auto or fp32")
+        raise SetupError(f"weights in {asked} need our CPU operators ({native.available()[1]}): give dtype auto or fp32")
     return (stored if ours else "fp32") if asked == "auto" else asked
 
 
 def operators_for(device: Device, dtype: WeightDtype = "fp32") -> "Operators":
     """The products and norms of a device, over weights that are held in ``dtype``."""
+    from mindnlp_ocr.ops.half import HalfOperators
     from mindnlp_ocr.ops.operators import CpuOperators, Operators
 
-    return CpuOperators(dtype) if runs_ours(device) else Operators()
+    if runs_ours(device):
+        return CpuOperators(dtype)
+    return HalfOperators(dtype) if dtype in ("fp16", "bf16") else Operators()

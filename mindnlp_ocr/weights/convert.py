@@ -1,74 +1,207 @@
-"""A checkpoint in 8 bits, as a folder of its own."""
+"""A checkpoint written anew: as a Hugging Face folder or one .npz, in another dtype or 8 bits, with an adapter merged in."""
 
 import json
+import math
+import os
 import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
+from mindnlp_ocr import __version__
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.models.config import Qwen2VLConfig, read_json
-from mindnlp_ocr.weights.folder import INDEX, SCALE, FolderWeights, shards
-from mindnlp_ocr.weights.quantize import GROUP, quantize
+from mindnlp_ocr.weights.check import SCALE
+from mindnlp_ocr.weights.checkpoint import Checkpoint, StoredWeights
+from mindnlp_ocr.weights.digest import sha256
+from mindnlp_ocr.weights.folder import INDEX, SINGLE
+from mindnlp_ocr.weights.names import expected_shapes
+from mindnlp_ocr.weights.npz import FILES
+from mindnlp_ocr.weights.quantize import GROUP, Quantized, WeightDtype, cast, quantize
 
 QUANTIZATION = {"quant_method": "mindnlp_ocr", "bits": 8, "group_size": GROUP}  # so that others refuse it, not misread it
+TORCH_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+SHARD_BYTES = 2 << 30
+SUMS = "SHA256SUMS"  # in the form of sha256sum -c
+
+Target = Literal["stored", "fp32", "fp16", "bf16", "int8"]
+Tensors = dict[str, NDArray[Any]]
 
 
-def quantize_folder(source: Path, target: Path, force: bool = False) -> None:
-    """Write a checkpoint whose matrices are int8, NAME beside float32 NAME_scale; everything else is copied.
+def convert(source: Checkpoint, target: Path, dtype: Target = "stored", force: bool = False) -> None:
+    """Write a checkpoint to a folder, or to a file where the target ends in .npz, with SHA-256 sums in it or beside it.
 
-    One shard is in memory at a time. The target appears when it is complete; a run that breaks off leaves TARGET.part.
+    The target appears when it is complete. A run that breaks off leaves TARGET.part, and the same run again goes on there.
+
+    Args:
+        dtype: of matrices; "stored": as they are. int8 writes NAME as int8 beside float32 NAME_scale, and leaves vectors.
 
     Raises:
-        SetupError: the source is no complete checkpoint, is in 8 bits already, or the target exists.
+        SetupError: the source is no complete checkpoint, is in 8 bits already, a weight does not fit the dtype, or the
+            target exists.
     """
+    if target.exists() and any(path.resolve() == target.resolve() for path in source.paths):
+        raise SetupError(f"{target} is the checkpoint itself: name another target")
     if target.exists() and not force:
-        raise SetupError(f"{target} exists: name another folder, or give --force")
-    if target.exists() and source.resolve() == target.resolve():
-        raise SetupError(f"{target} is the checkpoint itself: name another folder")
-    config = Qwen2VLConfig.from_folder(source)
-    with FolderWeights(source, config) as weights:
-        if weights.dtype == "int8":
-            raise SetupError(f"{source} is in 8 bits already: use it as it is")
-    partial = target.with_name(target.name + ".part")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    home: dict[str, str] = {}
+        raise SetupError(f"{target} exists: name another target, or give --force")
+    if target.is_dir() and not (target / "config.json").exists() and any(target.iterdir()):
+        raise SetupError(f"{target} is a folder that holds no checkpoint: it is not replaced, name another target")
+    with source.files() as files:
+        config = source.config(files)
+    with source.weights(config) as weights:
+        if weights.dtype == dtype == "int8":
+            raise SetupError(f"{source.name} is in 8 bits already: use it as it is")
+        texts = texts_of(source, weights.dtype if dtype == "stored" else dtype)
+        plan = {"source": source.fingerprint(), "dtype": dtype, "version": __version__}
+        (_write_npz if target.suffix == ".npz" else _write_folder)(_Stage(target, plan), weights, dtype, config, texts)
+
+
+def texts_of(source: Checkpoint, dtype: WeightDtype) -> dict[str, bytes]:
+    """The files beside the weights by name; config.json is that of a checkpoint whose matrices are of a dtype."""
+    with source.files() as files:
+        texts = {path.name: path.read_bytes() for path in sorted(files.iterdir()) if _is_text(path)}
+        raw, config = read_json(files / "config.json"), source.config(files)
+    raw.pop("quantization_config", None)
+    if not config.tie_word_embeddings:  # an adapter may have untied the head
+        raw["tie_word_embeddings"] = False
+    if dtype == "int8":
+        raw["quantization_config"] = QUANTIZATION
+    else:
+        raw |= {key: TORCH_DTYPES[dtype] for key in ("torch_dtype", "dtype") if key in raw}
+    return {**texts, "config.json": _json(raw)}
+
+
+class _Stage:
+    """TARGET.part: what there is of the target so far. A piece is there when it is complete."""
+
+    def __init__(self, target: Path, plan: dict[str, str]) -> None:
+        self.target = target
+        self.folder = target.with_name(target.name + ".part")
+        self._plan = self.folder / "plan"
+        if self.folder.exists() and not (self._plan.exists() and self._plan.read_bytes() == _json(plan)):
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._plan.write_bytes(_json(plan))
+
+    def piece(self, name: str, write: Callable[[Path], object]) -> Path:
+        path, partial = self.folder / name, self.folder / f"{name}.tmp"
+        if not path.exists():
+            write(partial)
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+        return path
+
+    def become(self, path: Path) -> None:
+        """What was written there is the target."""
+        self._plan.unlink()
+        if self.target.is_dir():
+            shutil.rmtree(self.target)
+        elif path.is_dir():
+            self.target.unlink(missing_ok=True)
+        path.replace(self.target)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _write_folder(
+    stage: _Stage, weights: StoredWeights, dtype: Target, config: Qwen2VLConfig, texts: dict[str, bytes]
+) -> None:
+    shapes, shards = expected_shapes(config), _shards(config)
+    of = f"of-{len(shards):05}.safetensors"
+    files = [SINGLE] if len(shards) == 1 else [f"model-{number:05}-{of}" for number in range(1, len(shards) + 1)]
+    for file, shard in zip(
+        tqdm(files, unit="shard", desc=f"writing {stage.target.name}", disable=None), shards, strict=True
+    ):
+
+        def write(path: Path, shard: Sequence[str] = shard) -> None:
+            tensors = {key: x for name in shard for key, x in _tensors(weights, name, shapes[name], dtype)}
+            save_file(tensors, path, {"format": "pt"})
+
+        stage.piece(file, write)
+    if len(shards) > 1:
+        home: dict[str, str] = {}
+        for file in files:
+            with safe_open(stage.folder / file, framework="np") as opened:
+                home |= dict.fromkeys(opened.keys(), file)
+        size = sum((stage.folder / file).stat().st_size for file in files)
+        texts = {**texts, INDEX: _json({"metadata": {"total_size": size}, "weight_map": home})}
+    for name, text in texts.items():
+        (stage.folder / name).write_bytes(text)
+    sums = [f"{sha256(stage.folder / name)}  {name}\n" for name in sorted([*files, *texts])]
+    (stage.folder / SUMS).write_text("".join(sums), encoding="utf-8")
+    stage.become(stage.folder)
+
+
+def _write_npz(stage: _Stage, weights: StoredWeights, dtype: Target, config: Qwen2VLConfig, texts: dict[str, bytes]) -> None:
+    shapes = expected_shapes(config)
+    pieces: list[Path] = []
+    for name in tqdm(shapes, unit="weight", desc=f"writing {stage.target.name}", disable=None):
+
+        def write(path: Path, name: str = name) -> None:
+            with path.open("wb") as file:
+                np.savez(file, **{key: _raw(x) for key, x in _tensors(weights, name, shapes[name], dtype)})
+
+        pieces.append(stage.piece(f"{len(pieces):05}.npz", write))
+    whole = stage.folder / "whole"
+    with zipfile.ZipFile(whole, "w") as archive:  # not compressed: weights hardly shrink
+        for name, text in texts.items():
+            archive.writestr(zipfile.ZipInfo(name), text)
+        for piece in pieces:
+            with zipfile.ZipFile(piece) as part:
+                for member in part.infolist():
+                    with (
+                        part.open(member) as file,
+                        archive.open(zipfile.ZipInfo(member.filename), "w", force_zip64=True) as to,
+                    ):
+                        shutil.copyfileobj(file, to, 1 << 22)
+    sums = stage.target.with_name(stage.target.name + ".sha256")
+    sums.write_text(f"{sha256(whole)}  {stage.target.name}\n", encoding="utf-8")
+    stage.become(whole)
+
+
+def _shards(config: Qwen2VLConfig) -> list[list[str]]:
+    """Names by file: as many as take SHARD_BYTES in float32."""
+    shards: list[list[str]] = [[]]
     size = 0
-    for path in tqdm(shards(source), unit="shard", desc=f"quantizing {source.name}", disable=None):
-        converted = _quantized(path)
-        save_file(converted, partial / path.name, metadata={"format": "pt"})
-        home |= dict.fromkeys(converted, path.name)
-        size += sum(array.nbytes for array in converted.values())
-    for path in source.iterdir():
-        if path.is_file() and path.suffix != ".safetensors" and path.name not in (INDEX, "config.json"):
-            shutil.copy(path, partial / path.name)
-    raw = {**read_json(source / "config.json"), "quantization_config": QUANTIZATION}
-    _write_json(partial / "config.json", raw)
-    if (source / INDEX).exists():
-        _write_json(partial / INDEX, {"metadata": {"total_size": size}, "weight_map": home})
-    if target.exists():
-        shutil.rmtree(target)
-    partial.replace(target)
+    for name, shape in expected_shapes(config).items():
+        size += 4 * math.prod(shape)
+        if size > SHARD_BYTES and shards[-1]:
+            shards.append([])
+            size = 4 * math.prod(shape)
+        shards[-1].append(name)
+    return shards
 
 
-def _quantized(path: Path) -> dict[str, NDArray[Any]]:
-    converted: dict[str, NDArray[Any]] = {}
-    with safe_open(path, framework="np") as file:
-        for name in file.keys():  # noqa: SIM118
-            array = file.get_tensor(name)
-            if array.ndim == 1:
-                converted[name] = array
-                continue
-            q, scales = quantize(array.reshape(len(array), -1).astype(np.float32))
-            converted |= {name: q.reshape(array.shape), name + SCALE: scales}
-    return converted
+def _tensors(weights: StoredWeights, name: str, shape: tuple[int, ...], dtype: Target) -> Iterator[tuple[str, NDArray[Any]]]:
+    """A weight under its name, with its scales where it is in 8 bits."""
+    weight = weights[name]
+    if dtype == "int8" and len(shape) > 1:
+        weight = quantize(cast(weight, "fp32").reshape(shape[0], -1))
+    elif dtype != "stored" and dtype != "int8":
+        weight = cast(weight, dtype)
+    if isinstance(weight, Quantized):
+        yield name, weight.q.reshape(shape)
+        yield name + SCALE, weight.scales
+    else:
+        yield name, weight.reshape(shape)
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def _is_text(path: Path) -> bool:
+    return path.is_file() and path.suffix in FILES and path.name not in (INDEX, "config.json", "adapter_config.json")
+
+
+def _raw(array: NDArray[Any]) -> NDArray[Any]:
+    """NumPy's file format knows no bfloat16."""
+    return array.view("V2") if array.dtype == ml_dtypes.bfloat16 else array
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

@@ -3,13 +3,17 @@
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
+
+from mindnlp_ocr.errors import SetupError
 
 GROUP = 128  # kGroup of kernels/cpu/kernels.h
 
 WeightDtype = Literal["fp32", "fp16", "bf16", "int8"]  # what weights are held in
 WEIGHT_DTYPES: tuple[WeightDtype, ...] = get_args(WeightDtype)
+NUMPY: dict[str, Any] = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16, "int8": np.int8}
 
 
 class Quantized(NamedTuple):
@@ -43,6 +47,18 @@ def dequantize(weight: Quantized) -> NDArray[np.float32]:
     """float32 [out, in]."""
     scales = np.repeat(weight.scales, GROUP, axis=1)[:, : weight.q.shape[1]]
     return weight.q * scales
+
+
+def cast(weight: Source, dtype: WeightDtype) -> NDArray[Any]:
+    """A weight in fp32, fp16 or bf16.
+
+    Raises:
+        SetupError: it does not fit in fp16.
+    """
+    array = dequantize(weight) if isinstance(weight, Quantized) else weight
+    if dtype == "fp16" and (largest := float(np.abs(array).max(initial=0))) > np.finfo(np.float16).max:
+        raise SetupError(f"a weight of {largest:g} does not fit in fp16: use bf16 or fp32")
+    return array.astype(NUMPY[dtype], copy=False)
 
 
 def flat(weight: Source) -> Source:

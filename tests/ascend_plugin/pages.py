@@ -65,8 +65,7 @@ def graphs(config: Qwen2VLConfig) -> Graphs:
     npu = Device("Ascend")
     attentions = attentions_for(npu, "flash", config)
     kv = KVSlots(config, SLOTS, MAX_LENGTH, attentions.text)
-    with FolderWeights(FOLDER, config) as weights:
-        return Graphs(config, weights, MAX_LENGTH, operators_for(npu), attentions, kv)
+    return Graphs(config, FolderWeights(FOLDER, config), MAX_LENGTH, operators_for(npu), attentions, kv)
 
 
 def read(graphs: Graphs, *pages: Page) -> None:

@@ -7,9 +7,10 @@ import pytest
 
 from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.models.network import Network
 from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
 from mindnlp_ocr.ops import native
-from mindnlp_ocr.weights.fingerprint import fingerprint
+from mindnlp_ocr.weights.folder import FolderCheckpoint
 from tests.conftest import case, logit_bits, run
 
 NAMES = ("word_56x56", "line_400x60", "two_images")
@@ -47,7 +48,7 @@ def test_a_cache_of_another_dtype_checkpoint_or_instruction_set_is_refused_and_n
     with pytest.warns(RuntimeWarning, match="is for another checkpoint, dtype or adapter"):
         assert half.load_cache(saved) == 0
     model = Qwen2VLModel()
-    monkeypatch.setattr(Qwen2VLModel, "_fingerprint", "0" * 64)
+    monkeypatch.setattr(Network, "fingerprint", "0" * 64)
     with pytest.warns(RuntimeWarning, match="is for another checkpoint, dtype or adapter .*'000000"):
         assert model.load_cache(saved) == 0
     monkeypatch.undo()
@@ -104,9 +105,9 @@ def test_a_fingerprint_changes_with_every_byte_of_a_checkpoint(tmp_path: Path) -
     for path in EMBEDDED.iterdir():
         if path.is_file():
             (tmp_path / path.name).write_bytes(path.read_bytes())
-    assert fingerprint(tmp_path) == fingerprint(EMBEDDED)
+    assert FolderCheckpoint(tmp_path).fingerprint() == FolderCheckpoint(EMBEDDED).fingerprint()
     weights = next(tmp_path.glob("*.safetensors"))
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    assert fingerprint(tmp_path) != fingerprint(EMBEDDED)
+    assert FolderCheckpoint(tmp_path).fingerprint() != FolderCheckpoint(EMBEDDED).fingerprint()

@@ -34,7 +34,7 @@ def read(spec: Mapping[str, Any], dtype: WeightDtype, ranks: Ranks) -> dict[str,
     attentions = attentions_for(device, "flash", config, fused=ranks.count == 1)
     kv = KVSlots(config, 1, MAX_LENGTH, attentions.text)
     weights = ranks.split.weights(dict(random_weights.state_dict(spec["config"], spec["seed"])))
-    graphs = Graphs(config, weights, MAX_LENGTH, operators_for(device, dtype), attentions, kv, ranks)
+    graphs = Graphs(config, weights, MAX_LENGTH, operators_for(device, dtype), attentions, kv, ranks=ranks)
     image, ids, positions = inputs_of(spec)
     steps = [graphs.prefill(ids, [graphs.vision([image])[0]], positions.ids)]
     for new in range(8):

@@ -13,7 +13,7 @@ from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
 from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.ranks import Ranks
-from mindnlp_ocr.weights.folder import FolderWeights
+from mindnlp_ocr.weights.checkpoint import open_checkpoint
 from mindnlp_ocr.weights.quantize import GROUP, Quantized, Source, concatenate, dequantize, quantize
 from mindnlp_ocr.weights.split import BY_INPUT, BY_OUTPUT, Split
 from tests.cluster.in_parts import MODELS, RUNS, read
@@ -126,7 +126,7 @@ def test_workers_without_numbers_and_a_cache_on_disk_are_refused_by_the_command_
 
 def test_the_parts_of_every_weight_are_the_whole() -> None:
     config = Qwen2VLConfig.from_folder(EMBEDDED)
-    with FolderWeights(EMBEDDED, config) as weights:
+    with open_checkpoint(EMBEDDED).weights(config) as weights:
         parts = [Split(rank, 2).weights(weights) for rank in range(2)]
         for name in weights:
             pieces = [np.asarray(part[name]) for part in parts]

@@ -129,8 +129,8 @@ def test_the_cache_can_be_switched_at_run_time() -> None:
     ("settings", "message"),
     [
         ({"model_name": "no/such/folder"}, r"model no/such/folder does not exist \(nothing is downloaded\)"),
-        ({"model_name": "merged.npz"}, r"merged .npz files are not read by this release"),
-        ({"lora_weights_path": "adapter"}, "LoRA adapters are not read by this release"),
+        ({"model_name": "merged.npz"}, r"model merged.npz does not exist"),
+        ({"lora_weights_path": "adapter"}, "adapter adapter does not exist: give a folder with adapter_config.json"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0: give 1 or more"),
         ({"max_length": 8}, r"max_length is 8: give 64 to 262144"),
         ({"max_length": 1 << 19}, r"max_length is 524288: give 64 to 262144"),

@@ -12,7 +12,8 @@ from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
 from mindnlp_ocr.ops import native, select
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.weights.convert import quantize_folder
+from mindnlp_ocr.weights.convert import convert
+from mindnlp_ocr.weights.folder import FolderCheckpoint
 from tests.conftest import CASES, case, logit_bits, run
 
 with_library = pytest.mark.skipif(not native.available()[0], reason=native.available()[1])
@@ -71,7 +72,7 @@ def test_float16_reads_the_same_text() -> None:
 
 @with_library
 def test_a_converted_checkpoint_gives_the_bits_of_quantising_at_load(int8: Qwen2VLModel, tmp_path: Path) -> None:
-    quantize_folder(EMBEDDED, tmp_path / "int8")
+    convert(FolderCheckpoint(EMBEDDED), tmp_path / "int8", "int8")
     stored = Qwen2VLModel(tmp_path / "int8")
     assert stored.get_model_info()["dtype"] == "int8"
     int8.clear_cache()

@@ -3,10 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import mindspore as ms
+import mindspore.device_context.ascend.op_precision as op_precision
 import pytest
 
 from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
+from mindnlp_ocr.ops import device as devices
 from mindnlp_ocr.ops.device import Device
+from tests.conftest import case
 
 CPU = Device("CPU")
 
@@ -66,3 +71,80 @@ def test_ascend_without_a_runtime_names_what_is_missing_and_how_to_get_it(monkey
     assert str(error.value) == f"device 'npu:1': no Ascend runtime here (no /dev/davinci* device): {remedy}"
     with pytest.raises(SetupError, match="no Ascend runtime here"):
         Device("Ascend").activate()
+
+
+# How MindSpore is set up
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        (Device("CPU", memory_limit_gb=4), "memory_limit_gb is 4: MindSpore keeps to no limit on a CPU: leave it out"),
+        (Device("Ascend", memory_limit_gb=0), "memory_limit_gb is 0: give more than 0"),
+        (Device("Ascend", memory_limit_gb=float("nan")), "memory_limit_gb is nan: give more than 0"),
+        (Device("CPU", jit_level="O2"), "jit_level is 'O2': give O0 or O1"),  # type: ignore[arg-type]
+    ],
+)
+def test_settings_that_a_device_does_not_know_are_refused(device: Device, message: str) -> None:
+    with pytest.raises(SetupError) as error:
+        device.check()
+    assert str(error.value).startswith(message)
+
+
+def test_a_device_takes_its_settings_by_name_and_is_handed_back_as_it_is() -> None:
+    device = Device.parse("npu:1", jit_level="O1", deterministic=True, memory_limit_gb=24)
+    assert device == Device("Ascend", 1, "O1", True, 24)
+    assert Device.parse(device) is device
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What MindSpore is given, on a machine that has an Ascend as far as we can see."""
+    calls: list[Any] = []
+    monkeypatch.setattr(devices, "missing_ascend", lambda: "")
+    monkeypatch.setattr(devices, "_set", {})
+    monkeypatch.setattr(ms, "set_device", lambda *device: calls.append(device))
+    monkeypatch.setattr(ms, "set_deterministic", lambda value: calls.append(("deterministic", value)))
+    monkeypatch.setattr(ms.runtime, "set_memory", lambda max_size: calls.append(("max_size", max_size)))
+    monkeypatch.setattr(op_precision, "precision_mode", lambda mode: calls.append(("precision", mode)))
+    return calls
+
+
+def test_ascend_is_given_its_precision_and_what_was_asked_for_once_a_process(given: list[Any]) -> None:
+    device = Device("Ascend", 1, deterministic=True, memory_limit_gb=24)
+    device.activate()
+    device.activate()
+    Device("Ascend", 1).activate()  # asks for less than the process has
+    once = [("precision", "must_keep_origin_dtype"), ("deterministic", True), ("max_size", "24.0GB")]
+    assert given == [("Ascend", 1), *once, ("Ascend", 1), ("Ascend", 1)]
+    with pytest.raises(SetupError) as error:
+        Device("Ascend", 1, memory_limit_gb=16).activate()
+    assert str(error.value) == "memory_limit_gb is 16, and was 24 before in this process: MindSpore takes one value only"
+
+
+def test_ascend_is_given_nothing_that_was_not_asked_for(given: list[Any]) -> None:
+    Device("Ascend").activate()
+    assert given == [("Ascend", 0), ("precision", "must_keep_origin_dtype")]
+
+
+def test_what_mindspore_refuses_is_said_with_its_own_reason(given: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: bool) -> None:
+        raise RuntimeError("The 'mindspore.set_deterministic' can not be set repeatedly.\nmore")
+
+    monkeypatch.setattr(ms, "set_deterministic", refuse)
+    with pytest.raises(SetupError) as error:
+        Device("Ascend", deterministic=True).activate()
+    assert str(error.value) == (
+        "deterministic is True: MindSpore does not take it: The 'mindspore.set_deterministic' can not be set repeatedly.: "
+        "leave it out"
+    )
+
+
+@pytest.mark.parametrize("attn", ["auto", "eager"])
+def test_fused_graphs_give_the_same_tokens_on_a_cpu(attn: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    levels, jit = [], ms.jit
+    monkeypatch.setattr(ms, "jit", lambda cell, **options: levels.append(options) or jit(cell, **options))
+    model = Qwen2VLModel(device=Device.parse("cpu", jit_level="O1"), attn=attn)
+    golden = case("line_392x28")
+    assert model.generate(golden["messages"]).token_ids == golden["token_ids"]
+    assert levels == [{"jit_level": "O1"}] * 3

@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,8 @@ def single(folder: Path, weights: Weights) -> Path:
 
 
 def read(folder: Path) -> Weights:
-    with FolderWeights(folder, CONFIG) as weights:
-        return {name: weights[name] for name in weights}
+    weights = FolderWeights(folder, CONFIG)
+    return {name: weights[name] for name in weights}
 
 
 def refusal(folder: Path) -> str:
@@ -96,11 +97,11 @@ def test_stored_float16_bfloat16_and_float32_are_read_to_the_last_bit(
     kind = np.dtype(ml_dtypes.bfloat16) if dtype == "bfloat16" else np.dtype(dtype)
     norm = np.zeros(CONFIG.hidden_size, f"<u{kind.itemsize}")
     norm[: len(bits)] = bits
-    with FolderWeights(single(tmp_path, {**stored, NORM: norm.view(kind)}), CONFIG) as weights:
-        found = weights[NORM]
-        assert isinstance(found, np.ndarray)
-        assert found.dtype == kind
-        assert found[: len(values)].astype(np.float32).tobytes() == struct.pack(f"<{len(values)}f", *values)
+    weights = FolderWeights(single(tmp_path, {**stored, NORM: norm.view(kind)}), CONFIG)
+    found = weights[NORM]
+    assert isinstance(found, np.ndarray)
+    assert found.dtype == kind
+    assert found[: len(values)].astype(np.float32).tobytes() == struct.pack(f"<{len(values)}f", *values)
 
 
 def test_the_prefixes_of_transformers_4_52_are_read_as_the_published_names(stored: Weights, tmp_path: Path) -> None:
@@ -116,14 +117,27 @@ def test_the_prefixes_of_transformers_4_52_are_read_as_the_published_names(store
 
 def test_a_weight_that_nobody_asks_for_does_not_matter(stored: Weights, tmp_path: Path) -> None:
     extra = {**stored, "model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(3, np.float32)}
-    with FolderWeights(single(tmp_path, extra), CONFIG) as weights:
-        assert stored.keys() <= set(weights)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        weights = FolderWeights(single(tmp_path, extra), CONFIG)
+    assert stored.keys() <= set(weights)
+
+
+def test_weights_that_the_network_does_not_have_are_warned_of_with_the_nearest_that_it_has(
+    stored: Weights, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    lora = "model.layers.0.self_attn.q_proj.lora_A.weight"
+    FolderWeights(single(tmp_path, {**stored, lora: np.zeros((2, 384), np.float32)}), CONFIG)
+    assert [str(warning.message) for warning in recwarn] == [
+        f"{tmp_path} holds weights that this network does not have: {lora} "
+        "(the nearest that it has is model.layers.0.self_attn.q_proj.weight)"
+    ]
 
 
 def test_an_untied_head_is_asked_for_and_a_tied_one_is_not(stored: Weights, tmp_path: Path) -> None:
     untied = CONFIG.model_copy(update={"tie_word_embeddings": False})
     folder = single(tmp_path, stored)
-    FolderWeights(folder, CONFIG).__exit__()
+    FolderWeights(folder, CONFIG)
     with pytest.raises(SetupError, match=r"lm_head\.weight is missing"):
         FolderWeights(folder, untied)
 
@@ -299,16 +313,16 @@ def eight_bit(weights: Weights) -> Weights:
 
 def test_eight_bit_weights_are_read_with_their_scales(stored: Weights, tmp_path: Path) -> None:
     converted = eight_bit(stored)
-    with FolderWeights(single(tmp_path, converted), CONFIG) as weights:
-        assert weights.dtype == "int8"
-        for name in stored:
-            found = weights[name]
-            if isinstance(found, Quantized):
-                assert found.q.tobytes() == converted[name].tobytes()
-                assert found.q.ndim == 2
-                np.testing.assert_array_equal(found.scales, converted[f"{name}_scale"])
-            else:
-                assert stored[name].ndim == 1
+    weights = FolderWeights(single(tmp_path, converted), CONFIG)
+    assert weights.dtype == "int8"
+    for name in stored:
+        found = weights[name]
+        if isinstance(found, Quantized):
+            assert found.q.tobytes() == converted[name].tobytes()
+            assert found.q.ndim == 2
+            np.testing.assert_array_equal(found.scales, converted[f"{name}_scale"])
+        else:
+            assert stored[name].ndim == 1
 
 
 HEAD = "model.embed_tokens.weight"
@@ -331,5 +345,5 @@ def test_eight_bit_weights_that_lack_something_are_refused(
 
 
 def test_a_folder_of_several_dtypes_is_held_in_float32(stored: Weights, tmp_path: Path) -> None:
-    with FolderWeights(single(tmp_path, {**stored, HEAD: stored[HEAD].astype(np.float16)}), CONFIG) as weights:
-        assert weights.dtype == "fp32"
+    weights = FolderWeights(single(tmp_path, {**stored, HEAD: stored[HEAD].astype(np.float16)}), CONFIG)
+    assert weights.dtype == "fp32"

@@ -1,4 +1,4 @@
-"""What the slots hold, to a folder and back."""
+"""What the slots hold, to files and back."""
 
 import dataclasses
 from pathlib import Path
@@ -7,25 +7,27 @@ from mindnlp_ocr.cache.store import StoredPrefix, load_prefixes, prune, save_pre
 from mindnlp_ocr.engine.engine import Engine
 
 
-def save_prefixes(engine: Engine, folder: Path, base: str, max_bytes: int) -> int:
-    """Write every cached prefix under the name ``base``; the folder keeps to ``max_bytes``. Returns how many."""
+def save(engine: Engine, folder: Path, stored_base: str, max_bytes: int) -> int:
+    """Write every cached prefix, and keep the folder to ``max_bytes``. Returns how many. Errors as :func:`save_prefix`."""
     if engine.manager is None:
         return 0
     with engine.lock:
         entries = engine.manager.entries()
         for slot, key in entries:
-            save_prefix(folder, StoredPrefix(dataclasses.replace(key, base=base), *engine.kv.read(slot, len(key))))
+            stored = dataclasses.replace(key, base=stored_base)
+            save_prefix(folder, StoredPrefix(stored, *engine.kv.read(slot, len(key))))
         prune(folder, max_bytes)
     return len(entries)
 
 
-def restore_prefixes(engine: Engine, folder: Path, stored_base: str, base: str) -> int:
-    """Read the prefixes that are named ``stored_base`` into free slots, as ``base``. Returns how many."""
+def load(engine: Engine, folder: Path, stored_base: str, base: str) -> int:
+    """Read prefixes that were saved under ``stored_base`` into free slots. Returns how many."""
     if engine.manager is None:
         return 0
+    loaded = 0
     slots, kv_heads, length, head_dim = engine.kv.shape
-    shape, loaded = (len(engine.kv.keys), kv_heads, length, head_dim), 0
-    for entry in load_prefixes(folder, stored_base, shape, engine.kv.numpy_dtype, newest=slots - 1):
+    shape, dtype = (len(engine.kv.keys), kv_heads, length, head_dim), engine.kv.numpy_dtype
+    for entry in load_prefixes(folder, stored_base, shape, dtype, newest=slots - 1):
         key = dataclasses.replace(entry.key, base=base)
         with engine.lock:
             lease = engine.manager.adopt(key)

@@ -1,0 +1,1 @@
+"""Graphs as MindIR: written, and run without the Python network."""

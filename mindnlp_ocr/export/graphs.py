@@ -1,0 +1,110 @@
+"""The graphs of an exported folder, in the place of those that are compiled from the network."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mindspore import Parameter, Tensor, nn
+
+from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.engine.graphs import Graphs
+from mindnlp_ocr.errors import PageError, SetupError
+from mindnlp_ocr.export import mindir
+from mindnlp_ocr.export.manifest import Graph, Manifest
+from mindnlp_ocr.modeling.layers import parameter
+from mindnlp_ocr.models.config import Qwen2VLConfig
+from mindnlp_ocr.ops.select import Attentions
+from mindnlp_ocr.weights.digest import sha256
+from mindnlp_ocr.weights.folder import opened, own_bfloat16
+
+
+class ExportedGraphs(Graphs):
+    """Runs MindIR over weights and slots that all graphs share. Each graph is loaded when it is first needed.
+
+    Args:
+        attention: of the manifest's implementation.
+        kv: as many slots, as long and of the dtype that the manifest says.
+
+    Raises:
+        SetupError: the folder is damaged, or its files do not fit one another.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, config: Qwen2VLConfig, attention: Attentions, kv: KVSlots) -> None:
+        self._folder, self._manifest = folder, manifest
+        for entry in manifest.graphs:
+            path = folder / entry.file
+            if not path.exists() or sha256(path) != entry.sha256:
+                raise SetupError(f"{path} is missing or was changed: copy the exported folder again")
+        self._start(config, manifest.max_length, attention)
+        self._weights = {held.name: held for held in _read_parameters(folder, manifest)}
+        self.attach(attention, kv)
+
+    def attach(self, attention: Attentions, kv: KVSlots) -> None:
+        """Run on these slots from now on. They must be of the form that the graphs were made for."""
+        self.attentions = attention
+        self._forget("vision", "prefill", "decode")
+        self._slots = kv.shape[0]
+        self._held = {**self._weights, **{held.name: held for held in (*kv.keys, *kv.values)}}
+        self._cells: dict[tuple[Graph, int], nn.Cell] = {}
+        self._vision, self._prefill, self._decode = (self._runs(graph) for graph in ("vision", "prefill", "decode"))
+
+    def update(self, weights: Mapping[str, Any], changed: Collection[str]) -> None:
+        raise SetupError("an exported model holds no adapter that could be changed: export one with --lora")
+
+    def parameters(self) -> list[Parameter]:
+        return list(self._weights.values())
+
+    @property
+    def images_at_once(self) -> int:
+        return 1
+
+    def buckets(self, graph: Graph) -> Iterable[int]:  # type: ignore[override]
+        return self._manifest.of(graph)
+
+    def _bucket(self, graph: Graph, size: int) -> int:  # type: ignore[override]
+        for bucket in self.buckets(graph):
+            if bucket >= size:
+                return bucket
+        what, remedy = ("patches", "lower max_pixels") if graph == "vision" else ("tokens", "shorten the prompt")
+        raise PageError(f"{size} {what}, the exported {graph} graphs take up to {bucket}: {remedy}, or export larger ones")
+
+    def decode_bucket(self, segments: int) -> int:
+        return self._bucket("decode", segments)
+
+    def _runs(self, graph: Graph) -> Callable[..., Any]:
+        """What takes the inputs of any form of a graph, which the first of them tells."""
+
+        def run(*inputs: Tensor) -> Any:
+            bucket = inputs[0].shape[0]
+            if (graph, bucket) not in self._cells:
+                self._cells[graph, bucket] = self._load(graph, bucket)
+            return self._cells[graph, bucket](*inputs)
+
+        return run
+
+    def _load(self, graph: Graph, bucket: int) -> nn.Cell:
+        entry = self._manifest.of(graph)[bucket]
+        forms = {array.name: (array.shape, array.dtype) for array in entry.inputs}
+        return mindir.load(self._folder / entry.file, forms, self._held)
+
+
+def _read_parameters(folder: Path, manifest: Manifest) -> Iterable[Parameter]:
+    """The packed weights, in the memory in which the graphs read them."""
+    expected = {array.name: (array.shape, array.dtype) for array in manifest.parameters}
+    missing = set(expected)
+    for name in manifest.parameter_files:
+        path = folder / name
+        with opened(path) as file:
+            keys = list(file.keys())
+        for key in keys:
+            with opened(path) as file:
+                array = own_bfloat16(file.get_tensor(key))
+            if expected.get(key) != (array.shape, array.dtype.name):
+                raise SetupError(
+                    f"{path}: {key} is {(array.shape, array.dtype.name)}, export.json says {expected.get(key)}: "
+                    "copy the exported folder again"
+                )
+            missing.discard(key)
+            yield parameter(key, array)
+    if missing:
+        raise SetupError(f"{folder} lacks {len(missing)} parameters, {min(missing)} first: copy the exported folder again")

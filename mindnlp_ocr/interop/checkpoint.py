@@ -1,0 +1,146 @@
+"""The weights of a model that mindnlp has loaded, as a checkpoint of this engine."""
+
+import difflib
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.models.config import Qwen2VLConfig
+from mindnlp_ocr.weights.checkpoint import Checkpoint, StoredWeights
+from mindnlp_ocr.weights.names import expected_shapes, published
+from mindnlp_ocr.weights.quantize import Source, WeightDtype
+
+PROCESSOR_FILES = ("tokenizer.json", "preprocessor_config.json")  # without them no page can be read
+_OWN_FILES = ("config.json", "generation_config.json")  # written from the model itself
+_DTYPES: dict[Any, WeightDtype] = {
+    np.dtype(np.float32): "fp32",
+    np.dtype(np.float16): "fp16",
+    np.dtype(ml_dtypes.bfloat16): "bf16",
+}
+
+
+class MindNLPCheckpoint(Checkpoint):
+    """A Qwen2-VL on mindnlp, read as it is now.
+
+    Arrays are the tensors' own memory where those lie on a CPU. What the engine packs (every matrix, on our CPU operators)
+    or moves to a device is copied, one weight at a time; norms stay shared.
+
+    Args:
+        model: a Qwen2VLForConditionalGeneration.
+        processor: a folder with tokenizer.json and preprocessor_config.json; by default the one that the model came from.
+
+    Raises:
+        SetupError: the model is none of mindnlp's, or its processor files are not found.
+    """
+
+    def __init__(self, model: Any, processor: str | Path | None = None) -> None:
+        config = getattr(model, "config", None)
+        if not hasattr(model, "named_parameters") or not hasattr(config, "to_json_string"):
+            raise SetupError(
+                f"from_mindnlp: {type(model).__name__} is no model of mindnlp: give a Qwen2VLForConditionalGeneration"
+            )
+        self._model = model
+        origin = processor if processor is not None else getattr(model, "name_or_path", "")
+        self._processor = Path(origin) if str(origin) else Path("(none)")
+        self.name = self._processor.name if self._processor.is_dir() else "mindnlp"
+        if missing := [name for name in PROCESSOR_FILES if not (self._processor / name).is_file()]:
+            raise SetupError(
+                f"from_mindnlp: {self._processor} holds no {' and no '.join(missing)}: give processor=FOLDER, the published "
+                "folder of the checkpoint"
+            )
+
+    @contextmanager
+    def files(self) -> Iterator[Path]:
+        """A folder with the model's own configuration and the processor's files, for as long as the context lasts."""
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            for path in self._processor.iterdir():
+                if path.suffix in (".json", ".jinja", ".txt") and path.name not in _OWN_FILES and path.is_file():
+                    shutil.copy(path, folder)
+            (folder / "config.json").write_text(self._model.config.to_json_string(use_diff=False), encoding="utf-8")
+            generation = getattr(self._model, "generation_config", None)
+            if generation is not None:
+                (folder / "generation_config.json").write_text(generation.to_json_string(use_diff=False), encoding="utf-8")
+            yield folder
+
+    @contextmanager
+    def weights(self, config: Qwen2VLConfig) -> Iterator["MindNLPWeights"]:
+        """Published name -> array. Errors as :class:`MindNLPWeights`."""
+        yield MindNLPWeights(self._model, config)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the configuration, the processor's files and all bytes of the weights."""
+        digest = hashlib.sha256()
+        with self.files() as folder:
+            for path in sorted(folder.iterdir()):
+                content = path.read_bytes()
+                digest.update(f"{path.name} {len(content)} ".encode() + content)
+            config = Qwen2VLConfig.from_folder(folder)
+        weights = MindNLPWeights(self._model, config)
+        for name in sorted(weights):
+            array = weights.array(name)
+            digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+            digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+        return digest.hexdigest()
+
+
+class MindNLPWeights(StoredWeights):
+    """The weights that the engine asks for, under their published names.
+
+    Attributes:
+        dtype: what all matrices are held in; "fp32" where they differ.
+
+    Raises:
+        SetupError: weights are missing, wrong-shaped or of another dtype than float32, float16 and bfloat16.
+    """
+
+    def __init__(self, model: Any, config: Qwen2VLConfig) -> None:
+        self._tensors = {published(name): tensor for name, tensor in model.named_parameters()}
+        self._names = expected_shapes(config)
+        faults, dtypes = [], set()
+        for name, shape in self._names.items():
+            if name not in self._tensors:
+                near = difflib.get_close_matches(name, self._tensors, 1)
+                faults.append(f"{name} is missing" + (f" (did {near[0]} mean it? merge adapters first)" if near else ""))
+                continue
+            array = self.array(name)
+            if array.shape != shape:
+                faults.append(f"{name} is {array.shape}, its configuration makes it {shape}")
+            elif array.dtype not in _DTYPES:
+                faults.append(f"{name} is {array.dtype}, not one of float32, float16 and bfloat16")
+            elif len(shape) > 1:
+                dtypes.add(_DTYPES[array.dtype])
+        if faults:
+            more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+            raise SetupError(f"from_mindnlp: the weights do not fit the configuration: {'; '.join(faults[:5])}{more}")
+        self.dtype = dtypes.pop() if len(dtypes) == 1 else "fp32"
+
+    def array(self, name: str) -> NDArray[Any]:
+        """A view of a tensor on a CPU, a copy of one elsewhere."""
+        tensor = self._tensors[name]
+        if not hasattr(tensor, "asnumpy"):
+            raise SetupError(f"from_mindnlp: {name} is a {type(tensor).__name__}, no tensor of MindSpore: load with mindnlp")
+        array: NDArray[Any] = tensor.asnumpy()
+        # MindSpore's own bfloat16 has the bits of the one of ml_dtypes.
+        return array.view(ml_dtypes.bfloat16) if str(array.dtype) == "bfloat16" else array
+
+    def __getitem__(self, name: str) -> Source:
+        return self.array(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

@@ -1,0 +1,73 @@
+"""What the settings of the cache come to: the dtype, the number and the size of the KV slots, and who gives them out."""
+
+from typing import NamedTuple
+
+from mindnlp_ocr.cache.config import CacheConfig
+from mindnlp_ocr.cache.manager import CacheManager
+from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.models.config import Qwen2VLConfig
+from mindnlp_ocr.ops import select
+from mindnlp_ocr.ops.device import Device
+from mindnlp_ocr.ops.select import AttentionChoice, Attentions
+from mindnlp_ocr.weights.split import RankConfig
+
+
+class Memory(NamedTuple):
+    """Of one model, one device and one choice of attention."""
+
+    config: Qwen2VLConfig
+    device: Device
+    max_length: int
+    cache: CacheConfig
+    attention: AttentionChoice
+
+    @property
+    def kv_dtype(self) -> str:
+        return select.kv_dtype_for(self.device, self.attention.implementation, self.cache.kv_dtype)
+
+    @property
+    def item_bytes(self) -> int:
+        return KVSlots.item_bytes(self.kv_dtype)
+
+    @property
+    def slot_bytes(self) -> int:
+        return KVSlots.bytes_needed(self.config, 1, self.max_length, self.item_bytes)
+
+    @property
+    def slots(self) -> int:
+        """One where nothing is cached. Errors as :meth:`CacheConfig.slots_of`."""
+        return self.cache.slots_of(self.slot_bytes, self.max_length) if self.cache.enable_kv_cache else 1
+
+    @property
+    def attention_dtype(self) -> str | None:
+        return select.attention_dtype_for(self.device, self.attention.implementation, self.kv_dtype)
+
+    def same_attention(self, other: "Memory") -> bool:
+        """Whether the operators of one are those of the other."""
+        ours, theirs = self.attention.implementation, other.attention.implementation
+        return (ours, self.attention_dtype) == (theirs, other.attention_dtype)
+
+    def new_attentions(self) -> Attentions:
+        whole = not isinstance(self.config, RankConfig)  # the sum over ranks would cut a fused layer
+        return select.attentions_for(self.device, self.attention.implementation, self.config, self.attention_dtype, whole)
+
+    def same_slots(self, other: "Memory") -> bool:
+        """Whether what the slots of one hold is of use in those of the other."""
+        return (
+            self.attention.implementation == other.attention.implementation
+            and self.cache.enable_kv_cache == other.cache.enable_kv_cache
+            and self.kv_dtype == other.kv_dtype
+        )
+
+    def new_kv(self, attentions: Attentions) -> KVSlots:
+        shared = not self.cache.enable_kv_cache
+        return KVSlots(self.config, self.slots, self.max_length, attentions.text, self.kv_dtype, shared)
+
+    def new_manager(self) -> CacheManager | None:
+        """None where nothing is cached."""
+        cache = self.cache
+        if not cache.enable_kv_cache:
+            return None
+        return CacheManager(
+            self.slots, self.slot_bytes, cache.max_bytes, lru=cache.enable_lru, ttl_seconds=cache.cache_ttl_seconds
+        )

@@ -1,0 +1,188 @@
+"""Where the graphs of a model come from: a checkpoint, with an adapter or without, or an exported folder."""
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Collection
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from mindnlp_ocr.cache.config import CacheConfig
+from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.engine.graphs import Graphs
+from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.export.manifest import FILE, Manifest
+from mindnlp_ocr.models.limits import Limits
+from mindnlp_ocr.models.memory import Memory
+from mindnlp_ocr.ops import select
+from mindnlp_ocr.ops.device import Device
+from mindnlp_ocr.ops.ranks import Ranks, check_ranks
+from mindnlp_ocr.ops.select import Attention, Attentions
+from mindnlp_ocr.weights.checkpoint import Checkpoint, open_checkpoint
+from mindnlp_ocr.weights.lora import AdaptedCheckpoint, Adapter
+from mindnlp_ocr.weights.quantize import WeightDtype
+from mindnlp_ocr.weights.split import Split
+
+AskedDtype = WeightDtype | Literal["auto"]
+
+
+class Network(ABC):
+    """
+    Attributes:
+        config: of the network, an adapter in it.
+        rank_config: of what this process computes of it.
+        ranks: that hold it together; this one alone until the model has met the others.
+        adapter: that is merged in now, if there is one.
+        dtype: what weights are held in, once there are graphs.
+    """
+
+    dtype: WeightDtype
+
+    def __init__(self, stored: Checkpoint, adapter: Adapter | None = None) -> None:
+        self.stored, self.adapter = stored, adapter
+        with self.files() as folder:
+            self.rank_config = self.config = self.checkpoint(adapter).config(folder)
+        self.ranks = Ranks()
+
+    @property
+    def name(self) -> str:
+        return self.stored.name
+
+    def files(self) -> AbstractContextManager[Path]:
+        """A folder with the tokenizer and the like."""
+        return self.stored.files()
+
+    def checkpoint(self, adapter: Adapter | None) -> Checkpoint:
+        return self.stored if adapter is None else AdaptedCheckpoint(self.stored, adapter)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the checkpoint alone."""
+        return self.stored.fingerprint()
+
+    # What is asked for, or what there is
+
+    def limits(self, asked: Limits) -> Limits:
+        return asked
+
+    def attention(self, asked: Attention) -> Attention:
+        return asked
+
+    def cache(self, asked: CacheConfig) -> CacheConfig:
+        return asked
+
+    @abstractmethod
+    def graphs(self, device: Device, dtype: AskedDtype, memory: Memory, attentions: Attentions, kv: KVSlots) -> Graphs:
+        """Graphs over these slots; the weights are read."""
+
+    @abstractmethod
+    def switch(self, graphs: Graphs, adapter: Adapter | None) -> Collection[str]:
+        """Put another adapter into the graphs, or none. Returns the published names of the weights that changed.
+
+        Raises:
+            SetupError: that cannot be done here; nothing has changed.
+        """
+
+
+class CheckpointNetwork(Network):
+    """Compiled from the network in ``modeling/``; or this rank's part of it."""
+
+    def __init__(self, stored: Checkpoint, adapter: Adapter | None, tensor_parallel: int = 1) -> None:
+        check_ranks(tensor_parallel)
+        super().__init__(stored, adapter)
+        self.rank_config = Split(0, tensor_parallel).config(self.config)  # that of every rank
+
+    def cache(self, asked: CacheConfig) -> CacheConfig:
+        if self.rank_config is self.config:
+            return asked
+        return dataclasses.replace(asked, cache_ttl_seconds=math.inf)  # no two clocks agree on what has expired
+
+    def graphs(self, device: Device, dtype: AskedDtype, memory: Memory, attentions: Attentions, kv: KVSlots) -> Graphs:
+        with self.checkpoint(self.adapter).weights(self.config) as weights:
+            self.dtype = select.weight_dtype_for(device, dtype, weights.dtype)
+            self.ranks.split.check_dtype(self.config, self.dtype)
+            operators, own = select.operators_for(device, self.dtype), self.ranks.split.weights(weights)
+            length, level = memory.max_length, device.jit_level
+            return Graphs(self.rank_config, own, length, operators, attentions, kv, level, self.ranks)
+
+    def switch(self, graphs: Graphs, adapter: Adapter | None) -> Collection[str]:
+        checkpoint = self.checkpoint(adapter)
+        with self.files() as folder:
+            if checkpoint.config(folder) != self.config:
+                raise SetupError(
+                    "the embedding and the head are tied under one of the adapters and not under the other: "
+                    "load a model of its own, with lora_weights_path"
+                )
+        changed = {name for each in (self.adapter, adapter) if each is not None for name in each.changed}
+        with checkpoint.weights(self.config) as weights:
+            graphs.update(self.ranks.split.weights(weights), changed)
+        self.adapter = adapter
+        return changed
+
+
+class ExportedNetwork(Network):
+    """Run from MindIR: nearly all was settled when it was exported.
+
+    Raises:
+        SetupError: the folder is damaged, or from another version.
+    """
+
+    def __init__(self, stored: Checkpoint, folder: Path) -> None:
+        self.folder = folder
+        self.manifest = Manifest.read(folder)
+        self.dtype = self.manifest.dtype
+        super().__init__(stored)
+
+    def limits(self, asked: Limits) -> Limits:
+        self._agree("max_length", asked.max_length, None, self.manifest.max_length)
+        largest = self.manifest.max_pixels
+        if asked.max_pixels is not None and asked.max_pixels > largest:
+            raise SetupError(
+                f"max_pixels is {asked.max_pixels}, {self.name} takes up to {largest}: give less, or export anew"
+            )
+        return Limits(
+            max_length=self.manifest.max_length,
+            max_new_tokens=asked.max_new_tokens or self.manifest.max_new_tokens,
+            min_pixels=asked.min_pixels or self.manifest.min_pixels,
+            max_pixels=asked.max_pixels or largest,
+        )
+
+    def attention(self, asked: Attention) -> Attention:
+        self._agree("attn", asked, "auto", self.manifest.attention)
+        return self.manifest.attention
+
+    def cache(self, asked: CacheConfig) -> CacheConfig:
+        self._agree("slots", asked.slots, None, self.manifest.slots)
+        self._agree("kv_dtype", asked.kv_dtype, CacheConfig().kv_dtype, self.manifest.kv_dtype)
+        self._agree("enable_kv_cache", asked.enable_kv_cache, True, True)
+        return dataclasses.replace(asked, slots=self.manifest.slots, kv_dtype=self.manifest.kv_dtype)
+
+    def graphs(self, device: Device, dtype: AskedDtype, memory: Memory, attentions: Attentions, kv: KVSlots) -> Graphs:
+        from mindnlp_ocr.export.graphs import ExportedGraphs  # needs what only MindIR needs
+
+        self._agree("device", device.kind, None, self.manifest.device)
+        self._agree("dtype", dtype, "auto", self.manifest.dtype)
+        return ExportedGraphs(self.folder, self.manifest, self.config, attentions, kv)
+
+    def switch(self, graphs: Graphs, adapter: Adapter | None) -> Collection[str]:
+        raise SetupError(f"{self.name} is exported, and cannot change its adapter: export a model with the other one")
+
+    def _agree(self, what: str, asked: object, anything: object, settled: object) -> None:
+        if asked not in (anything, settled):
+            raise SetupError(f"{what} is {asked}, {self.name} was exported for {settled}: leave it out, or export anew")
+
+
+def open_network(
+    model_name: str | Path | Checkpoint, lora_weights_path: str | Path | None, tensor_parallel: int = 1
+) -> Network:
+    """Errors as :func:`open_checkpoint`, :class:`Adapter` and :class:`ExportedNetwork`."""
+    stored = open_checkpoint(model_name)
+    if not isinstance(model_name, Checkpoint) and (Path(model_name) / FILE).exists():
+        if lora_weights_path is not None:
+            raise SetupError(f"{stored.name} is exported, and takes no adapter: export the model with it (--lora)")
+        if tensor_parallel != 1:
+            raise SetupError(f"{stored.name} is exported whole, tensor_parallel is {tensor_parallel}: give its checkpoint")
+        return ExportedNetwork(stored, Path(model_name))
+    return CheckpointNetwork(stored, None if lora_weights_path is None else Adapter(lora_weights_path), tensor_parallel)

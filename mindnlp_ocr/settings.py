@@ -1,0 +1,58 @@
+"""Settings in a YAML file, as options of the command line."""
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, ValidationError, create_model
+
+from mindnlp_ocr.errors import SetupError
+
+NOT_IN_A_FILE = ("images", "image", "config", "help", "version")
+
+
+def settings(path: Path, options: Sequence[argparse.Action]) -> list[str]:
+    """What a file sets, as options of the command line; a setting has the name of its option.
+
+    Raises:
+        SetupError: the file cannot be read, or a setting is unknown or no value of its option.
+    """
+    import yaml  # only for who has such a file
+
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise SetupError(f"--config {path} cannot be read ({reason}): give a YAML file such as configs/cpu.yaml") from error
+    if not isinstance(given, dict):
+        raise SetupError(f"--config {path} holds no settings: give lines such as `dtype: int8`")
+    known = [option for option in options if option.dest not in NOT_IN_A_FILE]
+    names = {option.option_strings[-1].removeprefix("--"): option for option in known}
+    fields: dict[str, Any] = {name: (_type(option) | None, None) for name, option in names.items()}
+    # Strict: a number in quotes, or `yes` for a number, is a slip.
+    model = create_model("Settings", __config__=ConfigDict(extra="forbid", strict=True), **fields)
+    try:
+        model(**{str(name): value for name, value in given.items()})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        if first["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(name, names, 1)
+            reason = f"{name!r} is no setting" + (f": did you mean {near[0]}?" if near else "")
+        else:
+            reason = f"{name} is {given[name]!r}: {first['msg'].replace('Input should be', 'give')}"
+        raise SetupError(f"--config {path}: {reason}") from error
+    flags = [f"--{name}" for name, value in given.items() if value is True]
+    return flags + [f"--{name}={value}" for name, value in given.items() if value is not None and type(value) is not bool]
+
+
+def _type(option: argparse.Action) -> Any:
+    if option.nargs == 0:  # a flag
+        return bool
+    if option.choices is not None:
+        return Literal[tuple(option.choices)]
+    if option.type is None:
+        return str
+    return option.type if isinstance(option.type, type) else Any  # the command line checks the rest

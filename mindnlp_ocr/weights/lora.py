@@ -1,0 +1,257 @@
+"""LoRA adapters as PEFT saves them, merged into the weights in float32.
+
+W + scaling * B A, with scaling = alpha / r, or alpha / sqrt(r) for rank-stabilised adapters (Hu et al. 2021,
+arXiv:2106.09685; Kalajdzievski 2023, arXiv:2312.03732). Reference: `merge_and_unload` of peft.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.models.config import Qwen2VLConfig, read_json
+from mindnlp_ocr.weights.check import listed
+from mindnlp_ocr.weights.checkpoint import Checkpoint, StoredWeights
+from mindnlp_ocr.weights.digest import fingerprint
+from mindnlp_ocr.weights.folder import opened, own_bfloat16
+from mindnlp_ocr.weights.names import expected_shapes, published
+from mindnlp_ocr.weights.quantize import Quantized, Source, dequantize
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+LOW_RANK = re.compile(r"(.+)\.lora_(embedding_)?([AB])(\.weight)?")
+WRAPPERS = re.compile(r"\.(base_layer|modules_to_save|default)(?=\.|$)")  # what PEFT puts around a layer
+
+Rank = Annotated[int, Field(gt=0, le=2**16)]
+Alpha = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class LoraConfig(BaseModel):
+    """``adapter_config.json``, as far as a merge depends on it. What would change the merge and is not known is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    peft_type: Literal["LORA"]
+    r: Rank
+    lora_alpha: Alpha
+    use_rslora: bool = False
+    rank_pattern: dict[str, Rank] = {}
+    alpha_pattern: dict[str, Alpha] = {}
+    fan_in_fan_out: Literal[False] = False
+    use_dora: Literal[False] = False
+    use_qalora: Literal[False] = False
+    lora_bias: Literal[False] = False
+    use_bdlora: None = None
+    layer_replication: None = None
+    trainable_token_indices: None = None
+    alora_invocation_tokens: None = None
+    target_parameters: Annotated[list[str], Field(max_length=0)] | None = None
+    init_lora_weights: bool | Literal["gaussian", "eva", "orthogonal"] | None = True  # the others change the base
+
+    def scaling(self, module: str) -> float:
+        """Of a module by the name that it had in training."""
+        rank, alpha = self.rank(module), float(_matching(self.alpha_pattern, module, self.lora_alpha))
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+    def rank(self, module: str) -> int:
+        return int(_matching(self.rank_pattern, module, self.r))
+
+
+class Adapter:
+    """An adapter, read whole.
+
+    Attributes:
+        changed: published names of the weights that it changes.
+
+    Raises:
+        SetupError: no such folder, not LoRA, a kind of LoRA that is not read, or files that are damaged or do not fit
+            one another.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.config = self._config()
+        self._low_rank: dict[str, dict[str, NDArray[Any]]] = {}  # A and B by the stored name of the module
+        self._whole: dict[str, NDArray[Any]] = {}  # by published names
+        self._module: dict[str, str] = {}  # published name of a weight -> stored name of its module
+        self._read()
+        self.changed = frozenset([*self._module, *self._whole])
+
+    def _config(self) -> LoraConfig:
+        path = self.folder / CONFIG
+        if not path.exists():
+            what = "is no LoRA adapter" if self.folder.is_dir() else "does not exist"
+            raise SetupError(f"adapter {self.folder} {what}: give a folder with {CONFIG} and {TENSORS}, as PEFT saves it")
+        try:
+            return LoraConfig(**read_json(path))
+        except ValidationError as error:
+            fault = error.errors()[0]
+            where = ".".join(str(part) for part in fault["loc"])
+            raise SetupError(
+                f"{path}: {where} is {fault['input']!r} ({fault['msg']}): merge it with PEFT, and give the merged model"
+            ) from error
+
+    def _read(self) -> None:
+        path = self.folder / TENSORS
+        if not path.exists() and (self.folder / "adapter_model.bin").exists():
+            raise SetupError(f"{self.folder} holds adapter_model.bin, a pickle: save it with safe_serialization=True")
+        faults = []
+        with opened(path) as file:
+            for key in file.keys():  # noqa: SIM118
+                array = own_bfloat16(file.get_tensor(key))
+                if array.dtype.name not in ("float32", "float16", "bfloat16"):
+                    faults.append(f"{key} is stored as {array.dtype}")
+                    continue
+                name = WRAPPERS.sub("", key.removeprefix("base_model.model."))
+                if match := LOW_RANK.fullmatch(name):
+                    module, embedding, side, _ = match.groups()
+                    if embedding:  # stored the other way round
+                        side, array = "AB"[side == "A"], array.T
+                    self._low_rank.setdefault(module, {})[side] = array
+                    self._module[published(f"{module}.weight")] = module
+                elif "lora_" in name:
+                    faults.append(f"{key} is of no kind that is read")
+                else:
+                    self._whole[published(name)] = array
+        for module, pair in self._low_rank.items():
+            faults += self._pair_faults(module, pair)
+        if not faults and not self._low_rank and not self._whole:
+            faults = ["it holds no weight"]
+        if faults:
+            raise SetupError(f"{path} cannot be used: {listed(faults)}: save the adapter again with PEFT")
+
+    def _pair_faults(self, module: str, pair: Mapping[str, NDArray[Any]]) -> Iterator[str]:
+        if pair.keys() != {"A", "B"}:
+            yield f"{module} has lora_{next(iter(pair))} alone"
+            return
+        a, b = _factors(pair)
+        if a.shape[0] != b.shape[1] or a.shape[0] != self.config.rank(module):
+            shapes = f"lora_A {pair['A'].shape} and lora_B {pair['B'].shape}"
+            yield f"{module} has {shapes}, {CONFIG} makes its rank {self.config.rank(module)}"
+
+    def check(self, config: Qwen2VLConfig) -> None:
+        """Whether it fits a checkpoint of this configuration.
+
+        Raises:
+            SetupError: names or shapes that do not fit.
+        """
+        shapes = expected_shapes(self.untied(config))
+        faults: list[str] = []
+        for name in sorted(self.changed):
+            if name not in shapes:
+                near = difflib.get_close_matches(name, shapes, 1) if len(faults) < 5 else []
+                faults.append(f"{name} is no weight of it" + (f" (the nearest is {near[0]})" if near else ""))
+                continue
+            found = self._whole[name].shape if name in self._whole else self._delta_shape(name)
+            if math.prod(found) != math.prod(shapes[name]) or found[0] != shapes[name][0]:
+                faults.append(f"{name} is {shapes[name]}, the adapter's {found}")
+        if faults:
+            raise SetupError(f"adapter {self.folder} is for another base: {listed(faults)}: give the one it was trained on")
+
+    def _delta_shape(self, name: str) -> tuple[int, ...]:
+        a, b = _factors(self._low_rank[self._module[name]])
+        return b.shape[0], a.shape[1]
+
+    def untied(self, config: Qwen2VLConfig) -> Qwen2VLConfig:
+        """The configuration of the adapted network: what shared the embedding is a weight of its own once one changes."""
+        if self.changed.isdisjoint({EMBEDDING, HEAD}):
+            return config
+        return config.model_copy(update={"tie_word_embeddings": False})
+
+    def merged(self, name: str, base: Source) -> NDArray[Any]:
+        """A weight with the adapter in it, float32 unless the adapter holds it whole."""
+        weight = self._whole.get(name, base)
+        if name not in self._module:
+            assert not isinstance(weight, Quantized)
+            return weight
+        module = self._module[name]
+        whole = dequantize(weight) if isinstance(weight, Quantized) else weight.astype(np.float32)
+        a, b = (factor.astype(np.float32) for factor in _factors(self._low_rank[module]))
+        delta = (b @ a) * np.float32(self.config.scaling(module))
+        return (whole.reshape(delta.shape) + delta).reshape(whole.shape)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of its files."""
+        return fingerprint([self.folder / CONFIG, self.folder / TENSORS])
+
+
+class AdaptedCheckpoint(Checkpoint):
+    """A checkpoint with an adapter merged in.
+
+    Raises:
+        SetupError: when it is configured: the adapter does not fit.
+    """
+
+    def __init__(self, base: Checkpoint, adapter: Adapter) -> None:
+        self.base, self.adapter = base, adapter
+        self.name = f"{base.name} with {adapter.folder.name}"
+
+    @property
+    def paths(self) -> list[Path]:
+        return self.base.paths
+
+    def files(self) -> AbstractContextManager[Path]:
+        return self.base.files()
+
+    def config(self, folder: Path) -> Qwen2VLConfig:
+        config = self.base.config(folder)
+        self.adapter.check(config)
+        return self.adapter.untied(config)
+
+    @contextmanager
+    def weights(self, config: Qwen2VLConfig) -> Iterator[StoredWeights]:
+        with self.base.files() as folder:
+            stored = self.base.config(folder)
+        with self.base.weights(stored) as weights:
+            yield AdaptedWeights(weights, self.adapter, expected_shapes(config))
+
+    def fingerprint(self) -> str:
+        return f"{self.base.fingerprint()} {self.adapter.digest}"
+
+
+class AdaptedWeights(StoredWeights):
+    """Of a checkpoint and an adapter, merged when asked for.
+
+    Args:
+        names: of the adapted network. A head that was tied is made of the embedding.
+    """
+
+    def __init__(self, base: StoredWeights, adapter: Adapter, names: Iterable[str]) -> None:
+        self._base, self._adapter, self._names = base, adapter, list(names)
+        self.dtype = base.dtype
+
+    def __getitem__(self, name: str) -> Source:
+        base = self._base[EMBEDDING if name == HEAD and HEAD not in self._base else name]
+        return self._adapter.merged(name, base) if name in self._adapter.changed else base
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _factors(pair: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """A [r, in] and B [out, r]; those of a convolution have more dimensions, of which B's are 1."""
+    return pair["A"].reshape(len(pair["A"]), -1), pair["B"].reshape(len(pair["B"]), -1)
+
+
+def _matching(pattern: Mapping[str, Any], module: str, otherwise: Any) -> Any:
+    """The value of the first key that the end of a module's name matches, as PEFT does it."""
+    for key, value in pattern.items():
+        try:
+            if re.fullmatch(rf"(.*\.)?({key})", module):
+                return value
+        except re.error as error:
+            raise SetupError(f"{CONFIG}: {key!r} is no regular expression ({error}): save the adapter again") from error
+    return otherwise

@@ -1,0 +1,153 @@
+"""Weights from one merged .npz file: NumPy's zip of arrays, with config.json and its like inside or beside it.
+
+Nothing in it is unpickled. NumPy has no bfloat16: it stores one as two raw bytes ("|V2"), and so it is read here.
+"""
+
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.models.config import Qwen2VLConfig
+from mindnlp_ocr.weights.check import SCALE, Stored, check
+from mindnlp_ocr.weights.checkpoint import Checkpoint, StoredWeights
+from mindnlp_ocr.weights.digest import fingerprint
+from mindnlp_ocr.weights.names import published
+from mindnlp_ocr.weights.quantize import Quantized, Source
+
+FILES = {".json", ".jinja", ".txt"}  # what may lie inside beside the arrays
+MAX_FILE_BYTES = 64 << 20
+DTYPES = {"float32": "F32", "float16": "F16", "|V2": "BF16", "int8": "I8"}  # as safetensors calls them
+
+
+class NpzCheckpoint(Checkpoint):
+    """A merged .npz file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+
+    @property
+    def paths(self) -> list[Path]:
+        return [self.path]
+
+    @contextmanager
+    def files(self) -> Iterator[Path]:
+        inside = self._inside()
+        if "config.json" not in inside:
+            if not (self.path.parent / "config.json").exists():
+                raise SetupError(f"{self.path} holds no config.json, and none lies beside it: copy the checkpoint's there")
+            yield self.path.parent
+            return
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place) / self.path.name
+            folder.mkdir()
+            with _opened(self.path) as archive:
+                for name in inside:
+                    (folder / name).write_bytes(archive.read(name))
+            yield folder
+
+    def _inside(self) -> list[str]:
+        with _opened(self.path) as archive:
+            members = [member for member in archive.infolist() if not member.filename.endswith(".npy")]
+        for member in members:
+            name = member.filename
+            if Path(name).name != name or Path(name).suffix not in FILES or member.file_size > MAX_FILE_BYTES:
+                raise SetupError(
+                    f"{self.path} holds {name!r} ({member.file_size} bytes): beside arrays there may be "
+                    f"{', '.join(sorted(FILES))} files of up to {MAX_FILE_BYTES >> 20} MB, in no folder: do not trust it"
+                )
+        return [member.filename for member in members]
+
+    @contextmanager
+    def weights(self, config: Qwen2VLConfig) -> Iterator[StoredWeights]:
+        with _opened(self.path) as archive:
+            yield NpzWeights(self.path, archive, config)
+
+    def fingerprint(self) -> str:
+        beside = [] if "config.json" in self._inside() else sorted(self.path.parent.glob("*.json"))
+        return fingerprint([self.path, *beside])
+
+
+class NpzWeights(StoredWeights):
+    """Of an open archive, each decompressed and checked against its CRC when it is asked for.
+
+    Raises:
+        SetupError: an array is damaged or holds Python objects; or the weights do not fit, see :func:`check`.
+    """
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile, config: Qwen2VLConfig) -> None:
+        self._path, self._archive = path, archive
+        self._home: dict[str, str] = {}
+        found: dict[str, Stored] = {}
+        for member in archive.namelist():
+            if member.endswith(".npy"):
+                name = published(member.removesuffix(".npy"))
+                self._home[name] = member
+                found[name] = self._header(member)
+        self.dtype = check(path, found, config)
+
+    def _header(self, member: str) -> Stored:
+        with self._member(member) as file:
+            version = npy.read_magic(file)
+            if version == (1, 0):
+                shape, _, dtype = npy.read_array_header_1_0(file)
+            elif version == (2, 0):
+                shape, _, dtype = npy.read_array_header_2_0(file)
+            else:
+                raise ValueError(f"version {version} of the format")
+        if dtype.hasobject:
+            raise SetupError(
+                f"{self._path}: {member} holds Python objects, a pickle that may run code: do not trust this file"
+            )
+        known = DTYPES.get(dtype.str) or (DTYPES.get(dtype.name) if dtype.isnative else None)
+        return Stored(shape, known or dtype.str)
+
+    @contextmanager
+    def _member(self, member: str) -> Iterator[BinaryIO]:
+        try:
+            with self._archive.open(member) as file:
+                yield file  # type: ignore[misc]
+        except (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise SetupError(f"{self._path}: {member} is damaged or no array ({reason}): copy the file again") from error
+
+    def __getitem__(self, name: str) -> Source:
+        array = self._array(name)
+        if array.dtype == np.int8:
+            return Quantized(array.reshape(len(array), -1), self._array(name + SCALE))
+        return array
+
+    def _array(self, name: str) -> NDArray[Any]:
+        with self._member(self._home[name]) as file:
+            array: NDArray[Any] = npy.read_array(file, allow_pickle=False)
+            file.read()  # to the end, where the CRC is checked
+        return array.view(ml_dtypes.bfloat16) if array.dtype.str == "|V2" else array
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._home
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._home)
+
+    def __len__(self) -> int:
+        return len(self._home)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile, ValueError) as error:
+        raise SetupError(f"{path} is truncated or no .npz archive ({error}): copy it again") from error
+    with archive:
+        yield archive
