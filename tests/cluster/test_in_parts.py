@@ -28,7 +28,7 @@ def in_parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     """What two workers read: pages, and prompts of random weights; and their logs."""
     folder = tmp_path_factory.mktemp("parts")
     assert run("tests/cluster/in_parts.py", str(folder / "runs"), *PAGES, logs=folder) == 0, log(folder, "worker_0")
-    pages, runs = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("runs.json", "runs"))
+    pages, runs = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("runs.json", "runs.0"))
     return pages, runs, folder
 
 
@@ -54,11 +54,22 @@ def test_at_the_published_layer_shapes_two_parts_give_the_tokens_of_one_and_hold
     in_parts: tuple[dict[str, Any], dict[str, Any], Path], number: int
 ) -> None:
     (model, dtype), parts = RUNS[number], in_parts[1]["runs"][number]
-    one = read(MODELS[model], dtype, Ranks())
+    one = read(model, dtype, Ranks())
     assert parts["token_ids"] == one["token_ids"]
     np.testing.assert_allclose(parts["logits"], one["logits"], atol=1e-3 if dtype == "fp32" else 0.2)
     assert parts["kv_heads"] * 2 == one["kv_heads"]
     assert 0.49 < parts["layer_bytes"] / one["layer_bytes"] < 0.51
+
+
+def test_a_page_that_one_rank_cannot_read_or_reads_otherwise_fails_on_both(
+    in_parts: tuple[dict[str, Any], dict[str, Any], Path],
+) -> None:
+    _, first, folder = in_parts
+    second = json.loads((folder / "runs.1").read_text(encoding="utf-8"))
+    different = "the ranks read different pixels or prompts: give all machines the same files and packages"
+    assert first["agreements"] == ["", "rank 1 of 2 could not read it: see its log", different]
+    assert second["agreements"] == ["", "damaged", different]
+    assert (first["least"], second["least"]) == (5, 5)
 
 
 # What does not divide, and what is not there
