@@ -8,13 +8,15 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
 from mindnlp_ocr import __version__
 from mindnlp_ocr.cache.config import DEFAULT_SLOTS, KV_DTYPES, CacheConfig, get_optimal_cache_config
+from mindnlp_ocr.cluster.launch import Launch
 from mindnlp_ocr.errors import PageError, SetupError
+from mindnlp_ocr.output import Output, Printer, print_report, result, status
 from mindnlp_ocr.settings import settings
 from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES
 
@@ -26,6 +28,7 @@ examples:
   %(prog)s page.png                                 print the text of a page as it is read
   %(prog)s scans/ 'more/*.jpg' --output pages.txt    a folder and a pattern, into a file
   %(prog)s scans/ --batch-size 8 --stats             several pages at a time, and what the cache did
+  msrun --worker_num 4 --local_worker_num 4 --join True %(prog)s scans/ --output pages.txt
   %(prog)s page.png --format json | jq .results      tokens, timings and statistics
 
 exit status: 0 every page was read; 1 some were not (the others are); 2 wrong usage, or a model or device that
@@ -35,13 +38,13 @@ cannot be used
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the pages that ``argv`` names; returns the exit status."""
-    parser, argv = _parser(), sys.argv[1:] if argv is None else argv
-    arguments = parser.parse_args(argv)
+    options, argv = parser(), sys.argv[1:] if argv is None else argv
+    arguments = options.parse_args(argv)
     try:
         if arguments.config:  # as if its settings stood before all others
-            arguments = parser.parse_args([*settings(Path(arguments.config), parser.options), *argv])
+            arguments = options.parse_args([*settings(Path(arguments.config), options.options), *argv])
         with warnings.catch_warnings():
-            warnings.showwarning = _warn
+            warnings.showwarning = warn
             return _run(arguments)
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -53,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _warn(message: Warning | str, *_: object, **__: object) -> None:
+def warn(message: Warning | str, *_: object, **__: object) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
@@ -70,7 +73,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (see --help)\n")
 
 
-def _parser() -> _Parser:
+def parser() -> _Parser:
+    """The options."""
     parser = _Parser(
         description="Read the text of images with Qwen2-VL on MindSpore.",
         epilog=EPILOG,
@@ -129,6 +133,13 @@ def _parser() -> _Parser:
         "text of fp32",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="of the CPU (default: all cores that the process may use)")
+    parser.add_argument(
+        "--tensor-parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="hold the language model in N parts, under msrun with N workers (default: 1; the workers share the pages)",
+    )
     parser.add_argument("--version", action="version", version=f"mindnlp-ocr {__version__}")
     return parser
 
@@ -142,29 +153,36 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.batch_size < 1:
         raise SetupError(f"--batch-size is {arguments.batch_size}: give 1 or more")
     paths = [path for name in names for path in expand(name)]
-    with _output(arguments.output) as output:
-        model = _load_model(arguments)
+    if (launch := Launch.from_environment()) is not None or arguments.tensor_parallel != 1:
+        from mindnlp_ocr.cluster import pages
+
+        return pages.run(arguments, paths, launch)
+    return read(arguments, paths)
+
+
+def read(arguments: argparse.Namespace, paths: Sequence[str]) -> int:
+    """Read pages in this process."""
+    with Output(arguments.output) as output:
+        model = load_model(arguments)
         if arguments.cache_dir:
             model.load_cache(arguments.cache_dir)
         as_json = arguments.format == "json"
         results = []
         # A bar on the terminal only where no text streams to it.
         quiet = len(paths) == 1 or not sys.stderr.isatty() or (sys.stdout.isatty() and output is sys.stdout and not as_json)
-        printer = None if as_json else _Printer(output, heads=len(paths) > 1)
+        printer = None if as_json else Printer(output, heads=len(paths) > 1)
         try:
-            pages = _pages(model, paths, arguments, printer)
-            for result in tqdm(pages, total=len(paths), unit="page", file=sys.stderr, disable=quiet):
-                results.append(result)
+            pages = read_pages(model, paths, arguments, printer)
+            for page in tqdm(pages, total=len(paths), unit="page", file=sys.stderr, disable=quiet):
+                results.append(page)
         finally:
             if arguments.cache_dir:
                 model.save_cache(arguments.cache_dir)
         if as_json:
-            report = {"results": results, "model": model.get_model_info(), "cache": model.get_cache_stats()}
-            json.dump(report, output, ensure_ascii=False, indent=2)
-            print(file=output, flush=True)
+            print_report(output, results, model.get_model_info(), model.get_cache_stats())
         if arguments.stats:
             print(json.dumps(model.get_cache_stats(), indent=2), file=sys.stderr)
-    return 1 if any(result["error"] for result in results) else 0
+    return status(results)
 
 
 def expand(name: str) -> list[str]:
@@ -178,7 +196,7 @@ def expand(name: str) -> list[str]:
     return [name]
 
 
-def _load_model(arguments: argparse.Namespace) -> Any:
+def load_model(arguments: argparse.Namespace) -> Any:
     from mindnlp_ocr.ops.device import Device
 
     device = Device.parse(
@@ -211,11 +229,12 @@ def _load_model(arguments: argparse.Namespace) -> Any:
         attn=arguments.attn,
         threads=arguments.threads,
         dtype=arguments.dtype,
+        tensor_parallel=arguments.tensor_parallel,
     )
 
 
-def _pages(
-    model: Any, paths: Sequence[str], arguments: argparse.Namespace, printer: "_Printer | None"
+def read_pages(
+    model: Any, paths: Sequence[str], arguments: argparse.Namespace, printer: Printer | None
 ) -> Iterator[dict[str, Any]]:
     """Every page as the JSON report has it, in order; an error that is a page's own is reported, not raised."""
 
@@ -233,7 +252,7 @@ def _pages(
                 outcome = error
             if printer is not None:
                 printer.end()
-            yield _result(path, outcome)
+            yield result(path, outcome)
         return
     ended: dict[int, Any] = {}
     shown = 0
@@ -241,89 +260,11 @@ def _pages(
         ended[number] = outcome
         while shown in ended:
             path, outcome = paths[shown], ended.pop(shown)
+            page = result(path, outcome)
             if printer is not None:
-                printer.begin(path)
-                printer.write("" if isinstance(outcome, PageError) else outcome.text)
-                printer.end()
-            yield _result(path, outcome)
+                printer.page(page)
+            yield page
             shown += 1
-
-
-def _result(path: str, outcome: Any) -> dict[str, Any]:
-    if isinstance(outcome, PageError):
-        tqdm.write(f"error: {path}: {outcome}", file=sys.stderr)
-        reading = dict.fromkeys(("prompt_tokens", "reused_tokens", "new_tokens"), 0)
-        return {
-            "image": path,
-            "text": None,
-            "error": str(outcome),
-            **reading,
-            "token_ids": [],
-            "finish_reason": None,
-            "timings_ms": {},
-        }
-    return {
-        "image": path,
-        "text": outcome.text,
-        "error": None,
-        "prompt_tokens": outcome.prompt_tokens,
-        "reused_tokens": outcome.reused_tokens,
-        "new_tokens": outcome.new_tokens,
-        "token_ids": outcome.token_ids,
-        "finish_reason": outcome.finish_reason,
-        "timings_ms": outcome.timings_ms,
-    }
-
-
-class _Printer:
-    """Texts one after another, under their names where there are several."""
-
-    def __init__(self, output: TextIO, heads: bool) -> None:
-        self._output, self._heads = output, heads
-        self._first = True
-
-    def begin(self, path: str) -> None:
-        if self._heads:
-            print(f"{'' if self._first else os.linesep}==> {path} <==", file=self._output, flush=True)
-        self._first = False
-
-    def write(self, piece: str) -> None:
-        self._output.write(piece)
-        self._output.flush()
-
-    def end(self) -> None:
-        print(file=self._output, flush=True)
-
-
-class _output:
-    """Standard output, or a file that appears only when it is complete; a run that breaks off leaves FILE.part."""
-
-    def __init__(self, name: str | None) -> None:
-        self._path = Path(name) if name else None
-
-    def __enter__(self) -> TextIO:
-        if self._path is None:
-            sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
-            return sys.stdout
-        if self._path.is_dir():
-            raise SetupError(f"--output {self._path} cannot be written (Is a directory): name a file")
-        self._partial = self._path.with_name(self._path.name + ".part")
-        try:
-            self._file = self._partial.open("w", encoding="utf-8", errors="replace")
-        except OSError as error:
-            raise SetupError(f"--output {self._path} cannot be written ({error.strerror}): name another file") from error
-        return self._file
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if self._path is None:
-            return
-        self._file.close()
-        if kind is None:
-            self._partial.replace(self._path)
-        elif self._partial.stat().st_size == 0:
-            self._partial.unlink()
-        else:
-            print(f"what was read before is in {self._partial}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -47,9 +47,8 @@ def main() -> None:
             live, exported = (
                 statistics.median(reading.timings_ms["total"] for reading in readings[name][1:]) for name in models
             )
-            print(
-                f"{Path(page).name}: {len(tokens)} tokens; live {live:.0f} ms, exported {exported:.0f}: {exported / live:.2f}"
-            )
+            ratio = f"live {live:.0f} ms, exported {exported:.0f}: {exported / live:.2f}"
+            print(f"{Path(page).name}: {len(tokens)} tokens; {ratio}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import mindspore as ms
 import numpy as np
 import psutil
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn
 from numpy.typing import NDArray
 
 from mindnlp_ocr.cache.slots import KVSlots
@@ -27,6 +27,7 @@ from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.attention import EagerAttention
 from mindnlp_ocr.ops.device import JitLevel
 from mindnlp_ocr.ops.operators import Operators
+from mindnlp_ocr.ops.ranks import Ranks, split_operators
 from mindnlp_ocr.ops.select import Attentions
 from mindnlp_ocr.processing.images import Patches
 
@@ -95,7 +96,7 @@ class Prefill(nn.Cell):
         logits = self.language.prefill(
             token_ids, image_rows, is_image, position_ids, slots, live, count, self.attention, self.kv
         )
-        return ops.argmax(logits, -1), logits, all_finite(logits)
+        return self.language.operators.choose(logits), logits, all_finite(logits)
 
 
 class Decode(nn.Cell):
@@ -145,19 +146,20 @@ class Graphs:
         attention: Attentions,
         kv: KVSlots,
         jit_level: JitLevel = "O0",
+        ranks: Ranks | None = None,
     ) -> None:
         self._jit = partial(ms.jit, jit_level=jit_level)
-        self._start(config, max_length, attention)
+        self._start(config, max_length, attention, ranks)
         self._dtype = operators.weight_dtype
         self._loader = Loader(weights)
         self._tower = VisionTower(config.vision, self._loader, operators)
-        self._language = LanguageModel(config, self._loader, max_length, operators)
+        self._language = LanguageModel(config, self._loader, max_length, split_operators(operators, self._ranks))
         self._loader.end()
         self._vision = self._jit(self.cells(kv)["vision"])
         self.attach(attention, kv)
 
-    def _start(self, config: Qwen2VLConfig, max_length: int, attention: Attentions) -> None:
-        self._config = config
+    def _start(self, config: Qwen2VLConfig, max_length: int, attention: Attentions, ranks: Ranks | None = None) -> None:
+        self._config, self._ranks = config, ranks or Ranks()
         self._max_length = max_length
         self.attentions = attention
         self._compiled: dict[tuple[str, int, int], set[str]] = {}  # graph, bucket and parts -> MindSpore's names for it
@@ -219,7 +221,7 @@ class Graphs:
         try:
             yield
         except (RuntimeError, MemoryError) as error:
-            raise PageError(
+            raise self._ranks.failure(
                 f"MindSpore failed in {graph} ({native.explain(error)}): lower max_pixels or max_length"
             ) from error
         if before is not None:
@@ -248,8 +250,8 @@ class Graphs:
         live = int(ends[-1])
         bucket = self._bucket("vision", live)
         vision = self._config.vision
-        needed, free = self.attentions.vision.score_bytes(bucket), psutil.virtual_memory().available
-        if needed > free:
+        needed = self.attentions.vision.score_bytes(bucket)
+        if needed and needed > (free := self._ranks.least(psutil.virtual_memory().available)):
             raise PageError(
                 f"an image of {live} patches needs {needed / 2**30:.1f} GiB for its attention, {free / 2**30:.1f} GiB "
                 "are free: lower --max-pixels, or use --attn flash"

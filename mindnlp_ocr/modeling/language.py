@@ -92,7 +92,7 @@ class LanguageModel(nn.Cell):
         x = self.operators.embed(token_ids, self.embed_tokens)
         position_ids = ops.broadcast_to(position_ids, (3, position_ids.shape[0]))
         logits = self.head(self.extend(x, position_ids, slots, live, count, rows, attention, kv), rows)
-        return ops.expand_dims(ops.argmax(logits, -1), 0), logits
+        return ops.expand_dims(self.operators.choose(logits), 0), logits
 
     def decode_steps(
         self,

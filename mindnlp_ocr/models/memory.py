@@ -9,6 +9,7 @@ from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops import select
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.ops.select import AttentionChoice, Attentions
+from mindnlp_ocr.weights.split import RankConfig
 
 
 class Memory(NamedTuple):
@@ -47,7 +48,8 @@ class Memory(NamedTuple):
         return (ours, self.attention_dtype) == (theirs, other.attention_dtype)
 
     def new_attentions(self) -> Attentions:
-        return select.attentions_for(self.device, self.attention.implementation, self.config, self.attention_dtype)
+        whole = not isinstance(self.config, RankConfig)  # the sum over ranks would cut a fused layer
+        return select.attentions_for(self.device, self.attention.implementation, self.config, self.attention_dtype, whole)
 
     def same_slots(self, other: "Memory") -> bool:
         """Whether what the slots of one hold is of use in those of the other."""

@@ -1,6 +1,7 @@
 """Where the graphs of a model come from: a checkpoint, with an adapter or without, or an exported folder."""
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from contextlib import AbstractContextManager
@@ -17,10 +18,12 @@ from mindnlp_ocr.models.limits import Limits
 from mindnlp_ocr.models.memory import Memory
 from mindnlp_ocr.ops import select
 from mindnlp_ocr.ops.device import Device
+from mindnlp_ocr.ops.ranks import Ranks, check_ranks
 from mindnlp_ocr.ops.select import Attention, Attentions
 from mindnlp_ocr.weights.checkpoint import Checkpoint, open_checkpoint
 from mindnlp_ocr.weights.lora import AdaptedCheckpoint, Adapter
 from mindnlp_ocr.weights.quantize import WeightDtype
+from mindnlp_ocr.weights.split import Split
 
 AskedDtype = WeightDtype | Literal["auto"]
 
@@ -29,6 +32,8 @@ class Network(ABC):
     """
     Attributes:
         config: of the network, an adapter in it.
+        rank_config: of what this process computes of it.
+        ranks: that hold it together; this one alone until the model has met the others.
         adapter: that is merged in now, if there is one.
         dtype: what weights are held in, once there are graphs.
     """
@@ -38,7 +43,8 @@ class Network(ABC):
     def __init__(self, stored: Checkpoint, adapter: Adapter | None = None) -> None:
         self.stored, self.adapter = stored, adapter
         with self.files() as folder:
-            self.config = self.checkpoint(adapter).config(folder)
+            self.rank_config = self.config = self.checkpoint(adapter).config(folder)
+        self.ranks = Ranks()
 
     @property
     def name(self) -> str:
@@ -81,13 +87,25 @@ class Network(ABC):
 
 
 class CheckpointNetwork(Network):
-    """Compiled from the network in ``modeling/``."""
+    """Compiled from the network in ``modeling/``; or this rank's part of it."""
+
+    def __init__(self, stored: Checkpoint, adapter: Adapter | None, tensor_parallel: int = 1) -> None:
+        check_ranks(tensor_parallel)
+        super().__init__(stored, adapter)
+        self.rank_config = Split(0, tensor_parallel).config(self.config)  # that of every rank
+
+    def cache(self, asked: CacheConfig) -> CacheConfig:
+        if self.rank_config is self.config:
+            return asked
+        return dataclasses.replace(asked, cache_ttl_seconds=math.inf)  # no two clocks agree on what has expired
 
     def graphs(self, device: Device, dtype: AskedDtype, memory: Memory, attentions: Attentions, kv: KVSlots) -> Graphs:
         with self.checkpoint(self.adapter).weights(self.config) as weights:
             self.dtype = select.weight_dtype_for(device, dtype, weights.dtype)
-            operators = select.operators_for(device, self.dtype)
-            return Graphs(self.config, weights, memory.max_length, operators, attentions, kv, device.jit_level)
+            self.ranks.split.check_dtype(self.config, self.dtype)
+            operators, own = select.operators_for(device, self.dtype), self.ranks.split.weights(weights)
+            length, level = memory.max_length, device.jit_level
+            return Graphs(self.rank_config, own, length, operators, attentions, kv, level, self.ranks)
 
     def switch(self, graphs: Graphs, adapter: Adapter | None) -> Collection[str]:
         checkpoint = self.checkpoint(adapter)
@@ -99,7 +117,7 @@ class CheckpointNetwork(Network):
                 )
         changed = {name for each in (self.adapter, adapter) if each is not None for name in each.changed}
         with checkpoint.weights(self.config) as weights:
-            graphs.update(weights, changed)
+            graphs.update(self.ranks.split.weights(weights), changed)
         self.adapter = adapter
         return changed
 
@@ -156,11 +174,15 @@ class ExportedNetwork(Network):
             raise SetupError(f"{what} is {asked}, {self.name} was exported for {settled}: leave it out, or export anew")
 
 
-def open_network(model_name: str | Path | Checkpoint, lora_weights_path: str | Path | None) -> Network:
+def open_network(
+    model_name: str | Path | Checkpoint, lora_weights_path: str | Path | None, tensor_parallel: int = 1
+) -> Network:
     """Errors as :func:`open_checkpoint`, :class:`Adapter` and :class:`ExportedNetwork`."""
     stored = open_checkpoint(model_name)
     if not isinstance(model_name, Checkpoint) and (Path(model_name) / FILE).exists():
         if lora_weights_path is not None:
             raise SetupError(f"{stored.name} is exported, and takes no adapter: export the model with it (--lora)")
+        if tensor_parallel != 1:
+            raise SetupError(f"{stored.name} is exported whole, tensor_parallel is {tensor_parallel}: give its checkpoint")
         return ExportedNetwork(stored, Path(model_name))
-    return CheckpointNetwork(stored, None if lora_weights_path is None else Adapter(lora_weights_path))
+    return CheckpointNetwork(stored, None if lora_weights_path is None else Adapter(lora_weights_path), tensor_parallel)

@@ -22,6 +22,7 @@ from mindnlp_ocr.models.memory import Memory
 from mindnlp_ocr.models.network import AskedDtype, open_network
 from mindnlp_ocr.ops import native, select
 from mindnlp_ocr.ops.device import Device
+from mindnlp_ocr.ops.ranks import Ranks
 from mindnlp_ocr.ops.select import Attention
 from mindnlp_ocr.processing.chat import ChatProcessor, Messages
 from mindnlp_ocr.weights.checkpoint import Checkpoint
@@ -50,6 +51,8 @@ class Qwen2VLModel:
         dtype: what weights are held in, "fp32", "bf16", "fp16" or "int8"; "auto": as the checkpoint stores them. All else is
             float32, so 16 bits change the text no more than storing the weights so did; "int8" rounds what is multiplied
             by weights to 8 bits too.
+        tensor_parallel: workers, started by msrun, that hold this model together (docs/cluster.md); all make the same calls
+            in the same order.
 
     Raises:
         SetupError: the checkpoint, the device or a setting cannot be used; the message says what to do.
@@ -75,10 +78,14 @@ class Qwen2VLModel:
         attn: Attention = "auto",
         threads: int | None = None,
         dtype: AskedDtype = "auto",
+        tensor_parallel: int = 1,
     ) -> None:
-        self._network = open_network(model_name, lora_weights_path)
+        self._network = open_network(model_name, lora_weights_path, tensor_parallel)
         self.config = self._network.config
         self._device = Device.parse(device)
+        if tensor_parallel != 1:  # before all that can fail: msrun's scheduler waits long for who has never come
+            self._device.activate(threads)
+            self._network.ranks = Ranks.join(tensor_parallel)
         self._asked_attention = self._network.attention(attn)
         with self._network.files() as folder:
             limits = self._network.limits(Limits(max_length, max_new_tokens, min_pixels, max_pixels))
@@ -267,7 +274,7 @@ class Qwen2VLModel:
                     engine.replace(self._attentions, plan.new_kv(self._attentions), manager)
             elif engine.manager is not None:
                 engine.resize(plan.slots, config.max_bytes, lambda: plan.new_kv(self._attentions))
-                engine.manager.configure(lru=config.enable_lru, ttl_seconds=config.cache_ttl_seconds)
+                engine.manager.configure(lru=config.enable_lru, ttl_seconds=plan.cache.cache_ttl_seconds)
             self._memory = plan
 
     def save_cache(self, path: str | os.PathLike[str]) -> int:
@@ -278,6 +285,7 @@ class Qwen2VLModel:
         Raises:
             SetupError: the folder cannot be written.
         """
+        self._network.ranks.check_store()
         return persist.save(self._engine, Path(path), self._stored_base, self._memory.cache.max_bytes)
 
     def load_cache(self, path: str | os.PathLike[str]) -> int:
@@ -285,6 +293,7 @@ class Qwen2VLModel:
 
         A file of another checkpoint, dtype or version, or a damaged one, is ignored with a warning that says why.
         """
+        self._network.ranks.check_store()
         return persist.load(self._engine, Path(path), self._stored_base, self._base)
 
     def get_model_info(self) -> dict[str, Any]:
@@ -299,6 +308,7 @@ class Qwen2VLModel:
             "flash_attention_reason": attention.reason,
             "attn_implementation": attention.implementation,
             "dtype": self._network.dtype,
+            "tensor_parallel": self._network.ranks.count,
             "lora": None if self._network.adapter is None else str(self._network.adapter.folder),
             "threads": native.threads(),
             "kv_dtype": self._memory.kv_dtype,
@@ -316,17 +326,20 @@ class Qwen2VLModel:
         if limit < 1:
             raise PageError(f"max_new_tokens is {limit}: give 1 or more")
         start = time.perf_counter()
-        prompt = self._processor.prompt(messages)
-        preprocess = (time.perf_counter() - start) * 1e3
-        return Generation(
-            self.config,
-            prompt,
-            limit,
-            self._max_length,
-            self._base,
-            started=start,
-            timings_ms={"preprocess": preprocess, "vision": 0.0, "prefill": 0.0, "decode": 0.0},
-        )
+        with self._network.ranks.agreement() as agreed:
+            prompt = self._processor.prompt(messages)
+            preprocess = (time.perf_counter() - start) * 1e3
+            generation = Generation(
+                self.config,
+                prompt,
+                limit,
+                self._max_length,
+                self._base,
+                started=start,
+                timings_ms={"preprocess": preprocess, "vision": 0.0, "prefill": 0.0, "decode": 0.0},
+            )
+            agreed.append(generation.key)
+        return generation
 
     def _pieces(self, generation: Generation) -> Iterator[str]:
         pieces = self._processor.stream()
@@ -366,7 +379,7 @@ class Qwen2VLModel:
         config = self._network.cache(config)
         dims = (self.config.head_dim, self.config.vision.head_dim)
         attention = select.choose_attention(self._device, self._asked_attention, config, dims)
-        plan = Memory(self.config, self._device, self._max_length, config, attention)
+        plan = Memory(self._network.rank_config, self._device, self._max_length, config, attention)
         assert plan.slots > 0  # raises where they do not fit
         return plan
 

@@ -17,13 +17,17 @@ class FlashAttention(EagerAttention):
 
     decode_steps = 32
 
-    def __init__(self, heads: int, kv_heads: int, head_dim: int) -> None:
+    def __init__(self, heads: int, kv_heads: int, head_dim: int, fused: bool = True) -> None:
+        """``fused``: whole decoder layers and steps are one operator, which a sum over ranks would have to cut."""
         super().__init__(heads, kv_heads, head_dim)
         self.vision_op = native.flash_vision()
         self.decode_op = native.flash_decode()
         self.vision_block = native.vision_block()
-        self.decoder_layer = native.decoder_layer()
-        self.greedy_decode = native.greedy_decode(self.decode_steps)
+        if fused:
+            self.decoder_layer = native.decoder_layer()
+            self.greedy_decode = native.greedy_decode(self.decode_steps)
+        else:
+            self.decode_steps = 1
 
     def slot_tensor(self, x: Tensor) -> Tensor:
         return x

@@ -7,7 +7,7 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 from numpy.typing import NDArray
 
 from mindnlp_ocr.ops import activation as activations
@@ -68,6 +68,10 @@ class Operators(nn.Cell):
 
     def tied_head(self, x: Tensor, table: Tensor, bias: Tensor, live: Tensor) -> Tensor:
         return products.tied_head(x, table)
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """The tokens [rows] that are most likely."""
+        return ops.argmax(logits, -1)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
         return norms.rms_norm(x, weight, eps)

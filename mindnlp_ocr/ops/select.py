@@ -85,18 +85,29 @@ def attention_dtype_for(device: Device, implementation: Implementation, kv_dtype
 
 
 def attentions_for(
-    device: Device, implementation: Implementation, config: "Qwen2VLConfig", dtype: str | None = None
+    device: Device, implementation: Implementation, config: "Qwen2VLConfig", dtype: str | None = None, fused: bool = True
 ) -> Attentions:
-    """The operators of a choice, for both networks of a checkpoint; ``dtype`` from :func:`attention_dtype_for`."""
+    """The operators of a choice, for both networks of a checkpoint.
+
+    Args:
+        dtype: from :func:`attention_dtype_for`.
+        fused: whether one operator may take a whole layer of the language model.
+    """
     vision, heads = config.vision, (config.num_attention_heads, config.num_key_value_heads)
     return Attentions(
         vision=attention_for(device, implementation, vision.num_heads, vision.num_heads, vision.head_dim, dtype),
-        text=attention_for(device, implementation, *heads, config.head_dim, dtype),
+        text=attention_for(device, implementation, *heads, config.head_dim, dtype, fused),
     )
 
 
 def attention_for(
-    device: Device, implementation: Implementation, heads: int, kv_heads: int, head_dim: int, dtype: str | None = None
+    device: Device,
+    implementation: Implementation,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    dtype: str | None = None,
+    fused: bool = True,
 ) -> "EagerAttention":
     """The operators of a choice, for heads of one form."""
     import mindspore as ms
@@ -109,7 +120,7 @@ def attention_for(
         return EagerAttention(heads, kv_heads, head_dim)
     if device.kind == "Ascend":
         return AscendAttention(heads, kv_heads, head_dim, ms.bfloat16 if dtype == "bf16" else ms.float16)
-    return FlashAttention(heads, kv_heads, head_dim)
+    return FlashAttention(heads, kv_heads, head_dim, fused)
 
 
 def runs_ours(device: Device) -> bool:

@@ -1,0 +1,120 @@
+"""One rank's part of the language model: its heads and its share of the MLP (Shoeybi et al. 2019, arXiv:1909.08053).
+
+Outputs of q, k, v, gate and up are split, and inputs of o and down, whose results are summed over the ranks.
+The vision tower, the embedding, the norms and the head are held whole by every rank.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.models.config import Qwen2VLConfig
+from mindnlp_ocr.weights.quantize import GROUP, Quantized, Source, WeightDtype, dequantize
+
+LAYERS = "model.layers."
+BY_OUTPUT = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
+BY_INPUT = ("o_proj", "down_proj")
+
+
+class RankConfig(Qwen2VLConfig):
+    """As much of a network as one rank computes. Its heads are fewer, not smaller."""
+
+    ranks: int
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // (self.num_attention_heads * self.ranks)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Part ``rank`` of ``ranks``."""
+
+    rank: int
+    ranks: int
+
+    def check(self, config: Qwen2VLConfig) -> None:
+        """Whether the network divides.
+
+        Raises:
+            SetupError: it does not.
+        """
+        for what, size in (
+            ("attention heads", config.num_attention_heads),
+            ("key-value heads", config.num_key_value_heads),
+            ("inner values of the MLP", config.intermediate_size),
+        ):
+            if size % self.ranks:
+                raise SetupError(
+                    f"tensor_parallel is {self.ranks}: the checkpoint has {size} {what}, give a divisor of that"
+                )
+
+    def check_dtype(self, config: Qwen2VLConfig, dtype: WeightDtype) -> None:
+        """Whether weights of that dtype round alike in parts and whole.
+
+        Raises:
+            SetupError: they do not.
+        """
+        for width in (config.hidden_size, config.intermediate_size):
+            if dtype == "int8" and self.ranks > 1 and width // self.ranks % GROUP:
+                raise SetupError(
+                    f"tensor_parallel is {self.ranks}: int8 weights have a scale for {GROUP} inputs, and {width} do not "
+                    "divide into whole groups: give dtype bf16, fp16 or fp32"
+                )
+
+    def config(self, config: Qwen2VLConfig) -> Qwen2VLConfig:
+        """Of this rank. Errors as :meth:`check`."""
+        if self.ranks == 1:
+            return config
+        self.check(config)
+        parts = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
+        sizes = {name: getattr(config, name) // self.ranks for name in parts}
+        return RankConfig(**{**config.model_dump(), **sizes, "ranks": self.ranks})
+
+    def weights(self, weights: Mapping[str, Source]) -> Mapping[str, Source]:
+        """Of this rank, under their published names."""
+        return weights if self.ranks == 1 else _RankWeights(weights, self)
+
+    def of(self, size: int) -> slice:
+        part = size // self.ranks
+        return slice(self.rank * part, (self.rank + 1) * part)
+
+
+class _RankWeights(Mapping[str, Source]):
+    """A view: an array is cut when it is asked for."""
+
+    def __init__(self, weights: Mapping[str, Source], split: Split) -> None:
+        self._weights, self._split = weights, split
+
+    def __getitem__(self, name: str) -> Source:
+        weight = self._weights[name]
+        layer = name.rsplit(".", 2)[-2] if name.startswith(LAYERS) else ""
+        if layer in BY_OUTPUT:
+            return _outputs(weight, self._split.of(weight.shape[0]))
+        if layer in BY_INPUT and name.endswith(".weight"):
+            return _inputs(weight, self._split.of(weight.shape[1]))
+        return weight
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._weights
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+
+def _outputs(weight: Source, rows: slice) -> Source:
+    return Quantized(weight.q[rows], weight.scales[rows]) if isinstance(weight, Quantized) else weight[rows]
+
+
+def _inputs(weight: Source, columns: slice) -> Source:
+    if not isinstance(weight, Quantized):
+        return np.ascontiguousarray(weight[:, columns])
+    if columns.start % GROUP or columns.stop % GROUP:
+        return np.ascontiguousarray(dequantize(weight)[:, columns])
+    groups = slice(columns.start // GROUP, columns.stop // GROUP)
+    return Quantized(np.ascontiguousarray(weight.q[:, columns]), np.ascontiguousarray(weight.scales[:, groups]))

@@ -1,0 +1,84 @@
+"""Run by msrun, on every worker: one model in two parts. Rank r writes what it saw to FILE.r.
+
+First the command line on the built-in checkpoint, then random weights at the layer shapes of Qwen2-VL-2B.
+"""
+
+import json
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mindnlp_ocr.cache.keys import PrefixKey
+from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.cli import main
+from mindnlp_ocr.cluster.launch import Launch
+from mindnlp_ocr.engine.graphs import Graphs, NewToken
+from mindnlp_ocr.errors import PageError
+from mindnlp_ocr.models.config import Qwen2VLConfig
+from mindnlp_ocr.ops.device import Device
+from mindnlp_ocr.ops.ranks import Ranks
+from mindnlp_ocr.ops.select import attentions_for, operators_for
+from mindnlp_ocr.weights.quantize import WeightDtype
+from tests.modeling.test_published_shapes import MAX_LENGTH, MODELS, inputs_of
+from tests.reference import random_weights
+
+RUNS: list[tuple[int, WeightDtype]] = [(0, "fp32"), (0, "int8")]  # numbers in MODELS
+
+
+@lru_cache(maxsize=1)
+def drawn(number: int) -> dict[str, Any]:
+    """Random weights, whole: they take longer to draw than to run."""
+    return dict(random_weights.state_dict(MODELS[number]["config"], MODELS[number]["seed"]))
+
+
+def read(number: int, dtype: WeightDtype, ranks: Ranks) -> dict[str, Any]:
+    """The tokens and the logits of the prompt, and what a rank holds."""
+    spec = MODELS[number]
+    device, whole = Device("CPU"), Qwen2VLConfig.from_dict(spec["config"])
+    config = ranks.split.config(whole)
+    ranks.split.check_dtype(whole, dtype)
+    attentions = attentions_for(device, "flash", config, fused=ranks.count == 1)
+    kv = KVSlots(config, 1, MAX_LENGTH, attentions.text)
+    weights = ranks.split.weights(drawn(number))
+    graphs = Graphs(config, weights, MAX_LENGTH, operators_for(device, dtype), attentions, kv, ranks=ranks)
+    image, ids, positions = inputs_of(spec)
+    steps = [graphs.prefill(ids, [graphs.vision([image])[0]], positions.ids)]
+    for new in range(8):
+        live = len(ids) + new
+        steps += graphs.decode([NewToken(steps[-1].token_id, live + positions.delta, 0, live)])
+    return {
+        "token_ids": [step.token_id for step in steps],
+        "logits": np.stack([step.numpy() for step in steps]).tolist(),
+        "kv_heads": kv.shape[1],
+        "layer_bytes": sum(int(x.nbytes) for x in graphs.parameters() if x.name.startswith("model.layers.0.")),
+    }
+
+
+def agreements(ranks: Ranks) -> list[str]:
+    """What becomes of prompts that both have alike, that rank 1 cannot read, and that differ."""
+    outcomes = []
+    for case in ("alike", "unread", "different"):
+        try:
+            with ranks.agreement() as read:
+                if case == "unread" and ranks.rank == 1:
+                    raise PageError("damaged")
+                read.append(PrefixKey("", np.array([1, ranks.rank if case == "different" else 2], np.int32)))
+            outcomes.append("")
+        except PageError as error:
+            outcomes.append(str(error))
+    return outcomes
+
+
+if __name__ == "__main__":
+    output, *arguments = sys.argv[1:]
+    status = main([*arguments, "--tensor-parallel", "2", "--format", "json", "--output", f"{output}.json"])
+    launch = Launch.from_environment()
+    if launch is None or launch.scheduler:
+        sys.exit(status)
+    ranks = Ranks(launch.rank or 0, 2)
+    runs = [read(number, dtype, ranks) for number, dtype in RUNS]
+    seen = {"status": status, "runs": runs, "agreements": agreements(ranks), "least": ranks.least(5 + ranks.rank)}
+    Path(f"{output}.{ranks.rank}").write_text(json.dumps(seen), encoding="utf-8")
