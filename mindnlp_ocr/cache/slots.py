@@ -87,6 +87,12 @@ class KVSlots(nn.Cell):
                 rows = self._shaped(memory)
                 rows[target, :, :tokens] = rows[source, :, :tokens]
 
+    def clear(self, slot: int) -> None:
+        """Make all keys and values of a slot zero."""
+        for parameter in (*self.keys, *self.values):
+            with on_host(parameter) as memory:
+                self._shaped(memory)[slot] = 0
+
     def _shaped(self, memory: Array) -> Array:
         """Its numbers in ``numpy_dtype`` and ``shape``: MindSpore has a bfloat16 of its own."""
         return memory.view(self.numpy_dtype).reshape(self.shape)

@@ -13,6 +13,7 @@ from mindnlp_ocr.cache.manager import CacheManager
 from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.engine.generate import Generation
 from mindnlp_ocr.engine.graphs import Graphs, Step
+from mindnlp_ocr.engine.overflow import OverflowedError
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.ops.select import Attentions
 from mindnlp_ocr.processing.images import PromptImage
@@ -54,6 +55,9 @@ class Engine:
                 if generation.finish_reason is not None:
                     return
                 _raise(self.step([generation])[0])
+        except PageError as error:
+            self.end(generation, error)
+            raise
         finally:
             self.end(generation)
 
@@ -157,9 +161,12 @@ class Engine:
                 _count(generation, "decode", start)
             return [None] * len(generations)
 
-    def end(self, generation: Generation, failed: bool = False) -> None:
+    def end(self, generation: Generation, error: PageError | None = None) -> None:
         """Give the slot back; what it holds stays in the cache unless the request failed. May be called again."""
+        failed = error is not None
         with self.lock:
+            if isinstance(error, OverflowedError):  # masked rows count as nothing only while they are finite
+                self.kv.clear(0 if generation.lease is None else generation.lease.slot)
             lease, generation.lease = generation.lease, None
             generation.features.clear()
             self._running.pop(generation, None)
@@ -178,7 +185,7 @@ class Engine:
                 self._freed.wait()
 
     def _failed(self, generation: Generation, error: PageError) -> PageError:
-        self.end(generation, failed=True)
+        self.end(generation, error)
         return error
 
     def _admit(self, generation: Generation) -> Outcome:
@@ -204,7 +211,7 @@ class Engine:
                 generation.take(self._prefill(generation))
                 _count(generation, "prefill", start)
             except PageError as error:
-                self.end(generation, failed=True)
+                self.end(generation, error)
                 return error
             if generation.lease is not None and self.manager is not None:
                 self.manager.progress(generation.lease, len(generation.key))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.engine.buckets import bucket_sizes, until
 from mindnlp_ocr.engine.compiled import forget, phases
+from mindnlp_ocr.engine.overflow import LanguageProbe, OverflowedError, VisionProbe, all_finite, first_overflow, overflowed
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.modeling.language import LanguageModel
 from mindnlp_ocr.modeling.layers import Loader, Weights
@@ -91,11 +92,11 @@ class Prefill(nn.Cell):
         slots: Tensor,
         live: Tensor,
         count: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         logits = self.language.prefill(
             token_ids, image_rows, is_image, position_ids, slots, live, count, self.attention, self.kv
         )
-        return self.language.operators.choose(logits), logits
+        return self.language.operators.choose(logits), logits, all_finite(logits)
 
 
 class Decode(nn.Cell):
@@ -109,8 +110,9 @@ class Decode(nn.Cell):
 
     def construct(
         self, token_ids: Tensor, position_ids: Tensor, slots: Tensor, live: Tensor, count: Tensor, rows: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        return self.language.decode(token_ids, position_ids, slots, live, count, rows, self.attention, self.kv)
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        tokens, logits = self.language.decode(token_ids, position_ids, slots, live, count, rows, self.attention, self.kv)
+        return tokens, logits, all_finite(logits)
 
 
 class DecodeSteps(nn.Cell):
@@ -125,10 +127,11 @@ class DecodeSteps(nn.Cell):
 
     def construct(
         self, token_ids: Tensor, position_ids: Tensor, slots: Tensor, live: Tensor, count: Tensor, rows: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        return self.language.decode_steps(
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        tokens, logits = self.language.decode_steps(
             token_ids, position_ids, slots, live, count, self.ends, self.attention, self.layers
         )
+        return tokens, logits, all_finite(logits)
 
 
 class Graphs:
@@ -147,6 +150,7 @@ class Graphs:
     ) -> None:
         self._jit = partial(ms.jit, jit_level=jit_level)
         self._start(config, max_length, attention, ranks)
+        self._dtype = operators.weight_dtype
         self._loader = Loader(weights)
         self._tower = VisionTower(config.vision, self._loader, operators)
         self._language = LanguageModel(config, self._loader, max_length, split_operators(operators, self._ranks))
@@ -178,7 +182,7 @@ class Graphs:
             self._vision = self._jit(self.cells(kv)["vision"])
             self._forget("vision")
         self._forget("prefill", "decode")
-        self._slots = kv.shape[0]
+        self._slots, self._kv = kv.shape[0], kv
         self._prefill, self._decode = (self._jit(self.cells(kv)[name]) for name in ("prefill", "decode"))
 
     def _forget(self, *graphs: str) -> None:
@@ -257,10 +261,11 @@ class Graphs:
         tables = [vision_table(image.grid_thw, vision.head_dim, vision.spatial_merge_size) for image in images]
         rows = ([image.pixels for image in images], [cos for cos, _ in tables], [sin for _, sin in tables])
         with self._running("vision", bucket, parts):
-            inputs = [Tensor(_padded(np.concatenate(arrays), bucket)) for arrays in rows]
-            features = self._vision(*inputs, Tensor(cu_seqlens)).asnumpy()
-        merged = vision.spatial_merge_size**2
-        return np.split(features[: live // merged], ends[1:-1] // merged)
+            inputs = [Tensor(_padded(np.concatenate(arrays), bucket)) for arrays in rows] + [Tensor(cu_seqlens)]
+            features = self._vision(*inputs).asnumpy()[: live // vision.spatial_merge_size**2]
+        if not np.isfinite(features).all():
+            raise self._overflowed("vision", inputs, live)
+        return np.split(features, ends[1:-1] // vision.spatial_merge_size**2)
 
     def prefill(
         self,
@@ -271,20 +276,43 @@ class Graphs:
         live: int = 0,
     ) -> Step:
         """Run the tokens of a prompt behind the first ``live``, which ``slot`` holds; image tokens take the features."""
+        inputs = self._prompt(token_ids, features, position_ids, slot, live)
+        with self._running("prefill", inputs[0].shape[0]):
+            token, logits, finite = self._prefill(*inputs)
+            step = Step([int(token.asnumpy()[0])], logits, 0)
+        if not finite.asnumpy()[0]:
+            raise self._overflowed("prefill", inputs, len(token_ids))
+        return step
+
+    def _prompt(
+        self,
+        token_ids: NDArray[np.int32],
+        features: Sequence[NDArray[np.float32]],
+        position_ids: NDArray[np.int32],
+        slot: int,
+        live: int,
+    ) -> list[Tensor]:
+        """What the prefill graph takes."""
         bucket = self._bucket("prefill", len(token_ids))
-        is_image = token_ids == self._config.image_token_id
+        is_image = (token_ids == self._config.image_token_id) & bool(features)
         image_rows = np.zeros((bucket, self._config.hidden_size), np.float32)
         if is_image.any():
             image_rows[: len(token_ids)][is_image] = np.concatenate(features)
-        with self._running("prefill", bucket):
-            token, logits = self._prefill(
-                Tensor(_padded(token_ids, bucket)),
-                Tensor(image_rows),
-                Tensor(_padded(is_image[:, None].astype(np.float32), bucket)),
-                Tensor(np.ascontiguousarray(_padded(position_ids.T, bucket).T)),
-                *_integers([slot], [live], [len(token_ids)]),
-            )
-            return Step([int(token.asnumpy()[0])], logits, 0)
+        return [
+            Tensor(_padded(token_ids, bucket)),
+            Tensor(image_rows),
+            Tensor(_padded(is_image[:, None].astype(np.float32), bucket)),
+            Tensor(np.ascontiguousarray(_padded(position_ids.T, bucket).T)),
+            *_integers([slot], [live], [len(token_ids)]),
+        ]
+
+    def _overflowed(self, graph: str, inputs: Sequence[Tensor], rows: int) -> OverflowedError:
+        """The error of a graph whose answer to these inputs is not finite; ``rows`` are no padding."""
+        if graph == "vision":
+            probe: nn.Cell = VisionProbe(self._tower, self.attentions.vision)
+        else:
+            probe = LanguageProbe(self._language, self.attentions.text, self._kv)
+        return overflowed(first_overflow(probe, inputs, rows), self._dtype)
 
     @property
     def decode_steps(self) -> int:
@@ -299,8 +327,12 @@ class Graphs:
         table[2] = np.arange(bucket) if self.attentions.text.rows_are_slots else 0
         table[:, rows] = np.array(new, np.int32).T
         with self._running("decode", bucket):
-            tokens, logits = self._decode(*_integers(*table, [len(new)]))
-            chosen = tokens.asnumpy()
+            tokens, logits, finite = self._decode(*_integers(*table, [len(new)]))
+            chosen, sound = tokens.asnumpy(), finite.asnumpy()[rows]
+        if not sound.all():  # the token by itself, as a prompt of one behind what its slot holds
+            blamed = new[int(np.argmin(sound))]
+            token, positions = np.array([blamed.token_id], np.int32), np.full((3, 1), blamed.position, np.int32)
+            raise self._overflowed("prefill", self._prompt(token, [], positions, blamed.slot, blamed.live), 1)
         return [Step([int(token) for token in chosen[:, row] if token >= 0], logits, row) for row in rows]
 
     def decode_bucket(self, segments: int) -> int:

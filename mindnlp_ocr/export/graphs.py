@@ -1,6 +1,6 @@
 """The graphs of an exported folder, in the place of those that are compiled from the network."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ from mindspore import Parameter, Tensor, nn
 
 from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.engine.graphs import Graphs
+from mindnlp_ocr.engine.overflow import OverflowedError, overflowed
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.export import mindir
 from mindnlp_ocr.export.manifest import Graph, Manifest
@@ -70,6 +71,9 @@ class ExportedGraphs(Graphs):
 
     def decode_bucket(self, segments: int) -> int:
         return self._bucket("decode", segments)
+
+    def _overflowed(self, graph: str, inputs: Sequence[Tensor], rows: int) -> OverflowedError:
+        return overflowed(f"the exported {graph} graph", self._manifest.dtype)
 
     def _runs(self, graph: Graph) -> Callable[..., Any]:
         """What takes the inputs of any form of a graph, which the first of them tells."""

@@ -25,6 +25,11 @@ def detect_flash_attention_support(device: str | Device) -> tuple[bool, str]:
     return supported, f"{'Supported' if supported else 'Not supported'} ({reason})"
 
 
+def cuda_state(device: Device) -> str:
+    """What MindSpore and this machine have of CUDA."""
+    return _cuda(device)[1]
+
+
 def _cpu(_: Device) -> tuple[bool, str]:
     from mindnlp_ocr.ops import native  # imports MindSpore
 

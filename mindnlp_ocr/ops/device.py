@@ -64,9 +64,11 @@ class Device:
                 "what takes memory by cache_size_mb and max_pixels"
             )
         if self.kind == "GPU":
+            from mindnlp_ocr.ops.detect import cuda_state  # it imports this module
+
             raise SetupError(
-                "device 'cuda': the MindSpore releases this engine runs on (2.7.2 to 2.10) have no CUDA backend on PyPI: "
-                "use --device CPU or Ascend"
+                "device 'cuda': the MindSpore releases this engine runs on (2.7.2 to 2.10) have no CUDA backend on PyPI "
+                f"({cuda_state(self)}): use --device CPU or Ascend"
             )
         if self.kind == "Ascend" and (missing := missing_ascend()):
             raise SetupError(

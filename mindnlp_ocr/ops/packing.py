@@ -71,10 +71,10 @@ def panel_inputs(rows: int, dtype: WeightDtype) -> int:
 
 def _pack_floats(weight: NDArray[Any], panels: NDArray[Any]) -> None:
     columns = _filled(weight, len(panels))
-    if panels.dtype == NUMPY["bf16"]:  # column i beside column i + PANEL / 2
-        pairs = columns.reshape(len(panels), 2, PANEL // 2, -1).transpose(0, 3, 2, 1)
-        for panel, pair in zip(panels, pairs, strict=True):  # they may be every other one: no view of them all
-            panel.reshape(pair.shape)[...] = pair
+    if panels.dtype == NUMPY["bf16"]:  # column i beside column i + PANEL / 2, as one number: twice as fast to transpose
+        halves = columns.view(np.uint16).reshape(len(panels), 2, PANEL // 2, -1)
+        for panel, (first, second) in zip(panels, halves, strict=True):
+            panel.view(np.uint32).reshape(-1, PANEL // 2)[...] = (first | second.astype(np.uint32) << 16).T
     else:
         panels[...] = columns.reshape(len(panels), PANEL, -1).transpose(0, 2, 1)
 

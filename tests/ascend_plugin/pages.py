@@ -12,13 +12,16 @@ import pytest
 import mindnlp_ocr
 from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.engine.graphs import Graphs, NewToken
+from mindnlp_ocr.errors import PageError
+from mindnlp_ocr.modeling.layers import Weights
 from mindnlp_ocr.modeling.rope import mrope_positions
 from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.select import attentions_for, operators_for
+from mindnlp_ocr.ops.select import attention_dtype_for, attentions_for, operators_for
 from mindnlp_ocr.processing.chat import image_sources
 from mindnlp_ocr.processing.images import ImageProcessor, load_image
 from mindnlp_ocr.weights.folder import FolderWeights
+from mindnlp_ocr.weights.quantize import WeightDtype
 from tests.conftest import case
 
 PAGES = ["word_56x56", "line_392x28", "zh_line_336x34", "paper_392x224", "alpha_308x140", "two_images", "text_only"]
@@ -62,10 +65,20 @@ def config() -> Qwen2VLConfig:
 
 @pytest.fixture(scope="module")
 def graphs(config: Qwen2VLConfig) -> Graphs:
+    return made(config, FolderWeights(FOLDER, config), "fp32", "fp16")
+
+
+@pytest.fixture(scope="module")
+def halves(config: Qwen2VLConfig) -> Graphs:
+    """Over weights, keys and values of 16 bits."""
+    return made(config, FolderWeights(FOLDER, config), "fp16", "bf16")
+
+
+def made(config: Qwen2VLConfig, weights: Weights, dtype: WeightDtype, kv_dtype: str) -> Graphs:
     npu = Device("Ascend")
-    attentions = attentions_for(npu, "flash", config)
-    kv = KVSlots(config, SLOTS, MAX_LENGTH, attentions.text)
-    return Graphs(config, FolderWeights(FOLDER, config), MAX_LENGTH, operators_for(npu), attentions, kv)
+    attentions = attentions_for(npu, "flash", config, attention_dtype_for(npu, "flash", kv_dtype))
+    kv = KVSlots(config, SLOTS, MAX_LENGTH, attentions.text, kv_dtype)
+    return Graphs(config, weights, MAX_LENGTH, operators_for(npu, dtype), attentions, kv)
 
 
 def read(graphs: Graphs, *pages: Page) -> None:
@@ -82,7 +95,25 @@ def test_sixteen_bit_attention_gives_the_references_tokens(graphs: Graphs, confi
     read(graphs, Page(graphs, config, name, 1, []))
 
 
+@pytest.mark.parametrize("name", PAGES[:3])
+def test_sixteen_bit_weights_give_the_references_tokens(halves: Graphs, config: Qwen2VLConfig, name: str) -> None:
+    read(halves, Page(halves, config, name, 1, []))
+
+
 def test_a_prompt_in_two_pieces_and_two_slots_at_once_give_the_references_tokens(
     graphs: Graphs, config: Qwen2VLConfig
 ) -> None:
     read(graphs, Page(graphs, config, "alpha_308x140", 2, [40]), Page(graphs, config, "line_392x28", 0, [3, 20]))
+
+
+def test_an_overflow_of_float16_names_its_layer_in_a_prompt_and_while_decoding(config: Qwen2VLConfig) -> None:
+    weights = dict(FolderWeights(FOLDER, config))
+    last = f"model.layers.{config.num_hidden_layers - 1}.mlp"  # the emulated operators refuse what is not finite
+    scaled = weights[f"{last}.down_proj.weight"]
+    assert isinstance(scaled, np.ndarray)
+    weights[f"{last}.down_proj.weight"] = scaled.astype(np.float32) * 2e4
+    graphs = made(config, weights, "fp16", "fp16")
+    for read in (lambda: Page(graphs, config, "text_only", 2, []), lambda: graphs.decode([NewToken(11, 0, 2, 0)])):
+        with pytest.raises(PageError) as error:
+            read()
+        assert str(error.value).startswith(f"{last} gives numbers that are not finite (weights in fp16): float16 ends at")

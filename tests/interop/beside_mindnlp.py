@@ -3,9 +3,11 @@ test_mindnlp.py."""
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import mindnlp  # noqa: F401 - before all of ours: what we import from MindSpore and safetensors is changed by then
 import numpy as np
 
 from mindnlp_ocr.bench.reference import attend
@@ -134,7 +136,11 @@ def main() -> None:
             for name in ("model.norm.weight", "model.layers.0.mlp.down_proj.weight")
             if held[name].data_ptr() == theirs[name.replace("model.", "model.language_model.")].data_ptr()
         ]
-    found["fingerprint"] = ours._network.fingerprint
+    with tempfile.TemporaryDirectory() as folder:
+        found["saved"] = ours.save_cache(folder)
+        ours.clear_cache()
+        found["loaded"] = ours.load_cache(folder)
+    found["reused"] = ours.generate(cases[LONGER]["messages"]).reused_tokens
     found["info"] = {name: ours.get_model_info()[name] for name in ("model_name", "dtype")}
     name = register_attention()
     found["errors"] = attention_errors(name)

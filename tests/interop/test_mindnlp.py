@@ -50,6 +50,12 @@ def test_our_engine_gives_the_same_tokens_on_its_weights_in_the_same_process(fou
 
 
 @with_mindnlp
+def test_its_cache_is_saved_and_read_again(found: dict[str, Any]) -> None:
+    assert (found["saved"], found["loaded"]) == (2, 2)
+    assert found["reused"] == len(case(LONGER)["prompt_ids"]) - 1
+
+
+@with_mindnlp
 def test_norms_are_shared_with_mindnlps_model_and_matrices_are_packed_copies(found: dict[str, Any]) -> None:
     assert found["shared"] == ["model.norm.weight"]
 

@@ -50,7 +50,7 @@ def emulated_operators(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
-@pytest.mark.parametrize("tests", ["checks.py", "pages.py"])
+@pytest.mark.parametrize("tests", ["checks.py", "pages.py", "exported.py"])
 def test_the_graphs_pass_over_emulated_operators(emulated_operators: Path, tests: str) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "pytest", str(PLUGIN / tests), "-p", "no:cacheprovider"],

@@ -9,6 +9,7 @@ import pytest
 
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
+from mindnlp_ocr.ops import detect
 from mindnlp_ocr.ops import device as devices
 from mindnlp_ocr.ops.device import Device
 from tests.conftest import case
@@ -48,9 +49,18 @@ def test_a_cpu_is_always_there() -> None:
     CPU.check()
 
 
-def test_cuda_says_that_mindspore_has_none_and_what_to_use() -> None:
-    with pytest.raises(SetupError, match=r"^device 'cuda.*no CUDA backend.*use --device CPU or Ascend$"):
-        Device("GPU").check()
+def test_cuda_says_that_mindspore_has_none_what_is_here_and_what_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    for plugin, state in (
+        (None, f"MindSpore {ms.__version__} here has no CUDA plugin"),
+        ((11, 1), "MindSpore's plugin is for CUDA 11.1, 11.6 or newer is needed"),
+    ):
+        monkeypatch.setattr(detect, "_cuda_plugin", lambda plugin=plugin: plugin)
+        with pytest.raises(SetupError) as error:
+            Device("GPU").check()
+        assert str(error.value) == (
+            "device 'cuda': the MindSpore releases this engine runs on (2.7.2 to 2.10) have no CUDA backend on PyPI "
+            f"({state}): use --device CPU or Ascend"
+        )
 
 
 @pytest.mark.skipif(any(Path("/dev").glob("davinci[0-9]*")), reason="this machine has an Ascend device")

@@ -1,0 +1,70 @@
+"""Graphs exported for Ascend on this machine, loaded again and run over the emulated operators: the tokens of the reference.
+
+Run by tests/ops/test_ascend.py in a process of its own, as checks.py is.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from mindnlp_ocr.cache.config import CacheConfig
+from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.export.graphs import ExportedGraphs
+from mindnlp_ocr.export.manifest import Manifest
+from mindnlp_ocr.models.config import Qwen2VLConfig
+from mindnlp_ocr.models.export import export_model
+from mindnlp_ocr.models.limits import Limits
+from mindnlp_ocr.ops.device import Device
+from mindnlp_ocr.ops.select import attentions_for
+from tests.ascend_plugin.pages import FOLDER, MAX_LENGTH, PAGES, SLOTS, Page, read
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("ascend") / "exported"
+    cache = CacheConfig(slots=SLOTS)
+    limits = Limits(MAX_LENGTH, 32)
+    export_model(FOLDER, target, "Ascend", None, cache, limits, [64, 448], attn="flash", dtype="fp16")
+    return target
+
+
+@pytest.fixture(scope="module")
+def config(folder: Path) -> Qwen2VLConfig:
+    return Qwen2VLConfig.from_folder(folder)
+
+
+@pytest.fixture(scope="module")
+def graphs(folder: Path, config: Qwen2VLConfig) -> ExportedGraphs:
+    manifest = Manifest.read(folder)
+    attentions = attentions_for(Device(manifest.device), manifest.attention, config, manifest.kv_dtype)
+    kv = KVSlots(config, manifest.slots, manifest.max_length, attentions.text, manifest.kv_dtype)
+    return ExportedGraphs(folder, manifest, config, attentions, kv)
+
+
+def test_the_manifest_says_what_the_graphs_are_for(folder: Path) -> None:
+    manifest = Manifest.read(folder)
+    assert (manifest.device, manifest.attention, manifest.dtype, manifest.kv_dtype) == ("Ascend", "flash", "fp16", "fp16")
+    assert {graph: list(manifest.of(graph)) for graph in ("vision", "prefill", "decode")} == {
+        "vision": [64, 448],
+        "prefill": [64, 96, 128, 192, 256],
+        "decode": [SLOTS],
+    }
+
+
+@pytest.mark.parametrize("graph", ["vision", "prefill", "decode"])
+def test_each_graph_loads_with_the_shapes_of_the_manifest_and_holds_the_operators_of_ascend(
+    folder: Path, graphs: ExportedGraphs, graph: str
+) -> None:
+    operator = {"vision": b"FlashAttentionScore", "prefill": b"PromptFlashAttention", "decode": b"IncreFlashAttention"}
+    for bucket, entry in Manifest.read(folder).of(graph).items():  # type: ignore[arg-type]
+        assert graphs._load(graph, bucket)  # type: ignore[arg-type]
+        assert operator[graph] in (folder / entry.file).read_bytes()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_exported_graphs_give_the_references_tokens(graphs: ExportedGraphs, config: Qwen2VLConfig, name: str) -> None:
+    read(graphs, Page(graphs, config, name, 1, []))
+
+
+def test_two_slots_at_once_give_the_references_tokens(graphs: ExportedGraphs, config: Qwen2VLConfig) -> None:
+    read(graphs, Page(graphs, config, "alpha_308x140", 2, [40]), Page(graphs, config, "line_392x28", 0, [3, 20]))

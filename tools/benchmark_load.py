@@ -1,0 +1,106 @@
+#!/usr/bin/env python3
+"""How long checkpoints take to load, and the most memory that it takes, each in a process of its own.
+
+uv run tools/benchmark_load.py --make /tmp/2b                    # a folder with the shapes of Qwen2-VL-2B, random, bf16
+uv run tools/convert.py /tmp/2b /tmp/2b.npz
+uv run tools/export.py --model /tmp/2b --output /tmp/2bx --max-length 1024 --slots 1 --vision-patches 1024
+uv run tools/benchmark_load.py /tmp/2b /tmp/2b.npz /tmp/2bx /tmp/2b:fp32   # PATH:DTYPE holds weights in another dtype
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors.numpy import save_file
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARD_BYTES = 2 << 30
+# Qwen2-VL-2B-Instruct, but for the tokenizer: that of the built-in model.
+SHAPES = {
+    "vocab_size": 151936,
+    "hidden_size": 1536,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "intermediate_size": 8960,
+    "max_position_embeddings": 32768,
+    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+}
+VISION = {"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "num_heads": 16}
+
+CHILD = """\
+import json, sys, time
+sys.path.insert(0, {root!r})
+import mindspore
+from mindnlp_ocr.bench.machine import peak_memory_mb
+from mindnlp_ocr.cache.config import CacheConfig
+from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
+before = peak_memory_mb()
+start = time.perf_counter()
+model = Qwen2VLModel({path!r}, cache_config=CacheConfig(slots=1), dtype={dtype!r}, max_length=1024)
+seconds = time.perf_counter() - start
+held = sum(int(parameter.nbytes) for parameter in model._engine.graphs.parameters()) / 2**20
+print(json.dumps([seconds, peak_memory_mb() - before, held]))
+"""
+
+
+def make(folder: Path) -> None:
+    """A checkpoint of random numbers, in shards."""
+    from mindnlp_ocr.models.config import Qwen2VLConfig
+    from mindnlp_ocr.models.qwen2vl import EMBEDDED
+    from mindnlp_ocr.weights.folder import INDEX
+    from mindnlp_ocr.weights.names import expected_shapes
+
+    folder.mkdir()
+    raw = json.loads((EMBEDDED / "config.json").read_text(encoding="utf-8"))
+    raw = {**raw, **SHAPES, "vision_config": {**raw["vision_config"], **VISION}}
+    for path in EMBEDDED.glob("*.json"):
+        if path.name != INDEX:
+            (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "config.json").write_text(json.dumps(raw), encoding="utf-8")
+    noise = (np.random.default_rng(0).standard_normal(1 << 22, dtype=np.float32) * 0.02).astype(ml_dtypes.bfloat16)
+    shapes = expected_shapes(Qwen2VLConfig.from_folder(folder))
+    home: dict[str, str] = {}
+    shard: dict[str, Any] = {}
+    files = 0
+    for name, shape in tqdm(shapes.items(), desc="making", disable=None):
+        shard[name] = np.resize(noise, shape)
+        if sum(array.nbytes for array in shard.values()) > SHARD_BYTES or name == list(shapes)[-1]:
+            files += 1
+            home |= dict.fromkeys(shard, f"model-{files:05}.safetensors")
+            save_file(shard, folder / f"model-{files:05}.safetensors")
+            shard = {}
+    (folder / INDEX).write_text(json.dumps({"weight_map": home}), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", metavar="PATH[:DTYPE]", help="what to load")
+    parser.add_argument("--make", type=Path, metavar="DIR", help="write a random checkpoint there first")
+    parser.add_argument("--runs", type=int, default=3, help="of each, in turns (default: 3)")
+    arguments = parser.parse_args()
+    if arguments.make:
+        make(arguments.make)
+    figures: dict[str, list[list[float]]] = {model: [] for model in arguments.models}
+    for _ in range(arguments.runs):
+        for model, runs in figures.items():
+            path, _, dtype = model.partition(":")
+            code = CHILD.format(root=str(ROOT), path=path, dtype=dtype or "auto")
+            done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True, text=True)
+            runs.append(json.loads(done.stdout.splitlines()[-1]))
+    for model, runs in figures.items():
+        seconds, peak, held = (statistics.median(column) for column in zip(*runs, strict=True))
+        print(
+            f"{model}: {seconds:.1f} s, weights {held:.0f} MB, peak {peak:.0f} MB above MindSpore: {peak - held:.0f} beside"
+        )
+
+
+if __name__ == "__main__":
+    main()
