@@ -1,6 +1,5 @@
 """The weights of a model that mindnlp has loaded, as a checkpoint of this engine."""
 
-import difflib
 import hashlib
 import shutil
 import tempfile
@@ -15,17 +14,15 @@ from numpy.typing import NDArray
 
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.models.config import Qwen2VLConfig
+from mindnlp_ocr.weights.check import Stored, check
 from mindnlp_ocr.weights.checkpoint import Checkpoint, StoredWeights
+from mindnlp_ocr.weights.folder import own_bfloat16
 from mindnlp_ocr.weights.names import expected_shapes, published
-from mindnlp_ocr.weights.quantize import Source, WeightDtype
+from mindnlp_ocr.weights.quantize import Source
 
 PROCESSOR_FILES = ("tokenizer.json", "preprocessor_config.json")  # without them no page can be read
 _OWN_FILES = ("config.json", "generation_config.json")  # written from the model itself
-_DTYPES: dict[Any, WeightDtype] = {
-    np.dtype(np.float32): "fp32",
-    np.dtype(np.float16): "fp16",
-    np.dtype(ml_dtypes.bfloat16): "bf16",
-}
+_DTYPES = {np.dtype(np.float32): "F32", np.dtype(np.float16): "F16", np.dtype(ml_dtypes.bfloat16): "BF16"}
 
 
 class MindNLPCheckpoint(Checkpoint):
@@ -86,7 +83,7 @@ class MindNLPCheckpoint(Checkpoint):
                 digest.update(f"{path.name} {len(content)} ".encode() + content)
             config = Qwen2VLConfig.from_folder(folder)
         weights = MindNLPWeights(self._model, config)
-        for name in sorted(weights):
+        for name in sorted(expected_shapes(config)):
             array = weights.array(name)
             digest.update(f"{name} {array.dtype} {array.shape} ".encode())
             digest.update(np.ascontiguousarray(array).view(np.uint8).data)
@@ -96,51 +93,22 @@ class MindNLPCheckpoint(Checkpoint):
 class MindNLPWeights(StoredWeights):
     """The weights that the engine asks for, under their published names.
 
-    Attributes:
-        dtype: what all matrices are held in; "fp32" where they differ.
-
     Raises:
-        SetupError: weights are missing, wrong-shaped or of another dtype than float32, float16 and bfloat16.
+        SetupError: as :func:`check`.
     """
 
     def __init__(self, model: Any, config: Qwen2VLConfig) -> None:
-        self._tensors = {published(name): tensor for name, tensor in model.named_parameters()}
-        self._names = expected_shapes(config)
-        faults, dtypes = [], set()
-        for name, shape in self._names.items():
-            if name not in self._tensors:
-                near = difflib.get_close_matches(name, self._tensors, 1)
-                faults.append(f"{name} is missing" + (f" (did {near[0]} mean it? merge adapters first)" if near else ""))
-                continue
-            array = self.array(name)
-            if array.shape != shape:
-                faults.append(f"{name} is {array.shape}, its configuration makes it {shape}")
-            elif array.dtype not in _DTYPES:
-                faults.append(f"{name} is {array.dtype}, not one of float32, float16 and bfloat16")
-            elif len(shape) > 1:
-                dtypes.add(_DTYPES[array.dtype])
-        if faults:
-            more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
-            raise SetupError(f"from_mindnlp: the weights do not fit the configuration: {'; '.join(faults[:5])}{more}")
-        self.dtype = dtypes.pop() if len(dtypes) == 1 else "fp32"
+        self.names = self._tensors = {published(name): tensor for name, tensor in model.named_parameters()}
+        arrays = {name: self.array(name) for name in self._tensors}
+        found = {name: Stored(array.shape, _DTYPES.get(array.dtype, str(array.dtype))) for name, array in arrays.items()}
+        self.dtype = check(f"from_mindnlp: {type(model).__name__}", found, config)
 
     def array(self, name: str) -> NDArray[Any]:
         """A view of a tensor on a CPU, a copy of one elsewhere."""
         tensor = self._tensors[name]
         if not hasattr(tensor, "asnumpy"):
             raise SetupError(f"from_mindnlp: {name} is a {type(tensor).__name__}, no tensor of MindSpore: load with mindnlp")
-        array: NDArray[Any] = tensor.asnumpy()
-        # MindSpore's own bfloat16 has the bits of the one of ml_dtypes.
-        return array.view(ml_dtypes.bfloat16) if str(array.dtype) == "bfloat16" else array
+        return own_bfloat16(tensor.asnumpy())
 
     def __getitem__(self, name: str) -> Source:
         return self.array(name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)

@@ -9,10 +9,9 @@ from typing import NamedTuple
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.weights.names import expected_shapes
-from mindnlp_ocr.weights.quantize import GROUP, WeightDtype
+from mindnlp_ocr.weights.quantize import GROUP, SCALE, WeightDtype
 
 DTYPES: dict[str, WeightDtype] = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
-SCALE = "_scale"  # of an 8-bit weight: NAME is int8, NAME_scale float32
 LISTED = 5
 
 

@@ -1,23 +1,50 @@
 """A checkpoint wherever it is stored: its files, its weights, and what tells it from others."""
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.models.config import Qwen2VLConfig
-from mindnlp_ocr.weights.quantize import Source, WeightDtype
+from mindnlp_ocr.weights.quantize import SCALE, Quantized, Source, WeightDtype
 
 
 class StoredWeights(Mapping[str, Source]):
     """Published name -> array as it is stored, read when asked for. Names, shapes and dtypes were checked.
 
     Attributes:
+        names: of all that there are.
         dtype: what all matrices are stored in; "fp32" where they differ.
     """
 
+    names: Collection[str]
     dtype: WeightDtype
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+class StoredArrays(StoredWeights):
+    """Of which those in 8 bits are stored as two arrays."""
+
+    @abc.abstractmethod
+    def array(self, name: str) -> NDArray[Any]:
+        """One of them."""
+
+    def __getitem__(self, name: str) -> Source:
+        array = self.array(name)
+        return Quantized(array.reshape(len(array), -1), self.array(name + SCALE)) if array.dtype == np.int8 else array
 
 
 class Checkpoint(abc.ABC):

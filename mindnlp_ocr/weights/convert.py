@@ -19,13 +19,12 @@ from tqdm import tqdm
 from mindnlp_ocr import __version__
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.models.config import Qwen2VLConfig, read_json
-from mindnlp_ocr.weights.check import SCALE
 from mindnlp_ocr.weights.checkpoint import Checkpoint, StoredWeights
 from mindnlp_ocr.weights.digest import sha256
 from mindnlp_ocr.weights.folder import INDEX, SINGLE
 from mindnlp_ocr.weights.names import expected_shapes
 from mindnlp_ocr.weights.npz import FILES
-from mindnlp_ocr.weights.quantize import GROUP, Quantized, WeightDtype, cast, quantize
+from mindnlp_ocr.weights.quantize import GROUP, SCALE, Quantized, WeightDtype, cast, quantize
 
 QUANTIZATION = {"quant_method": "mindnlp_ocr", "bits": 8, "group_size": GROUP}  # so that others refuse it, not misread it
 TORCH_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}

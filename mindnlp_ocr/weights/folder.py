@@ -6,17 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import ml_dtypes
-import numpy as np
 from numpy.typing import NDArray
 from safetensors._safetensors_rust import SafetensorError, safe_open  # mindnlp replaces safetensors.safe_open
 
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.models.config import Qwen2VLConfig, read_json
-from mindnlp_ocr.weights.check import SCALE, Stored, check
-from mindnlp_ocr.weights.checkpoint import Checkpoint, StoredWeights
+from mindnlp_ocr.weights.check import Stored, check
+from mindnlp_ocr.weights.checkpoint import Checkpoint, StoredArrays, StoredWeights
 from mindnlp_ocr.weights.digest import fingerprint
 from mindnlp_ocr.weights.names import published
-from mindnlp_ocr.weights.quantize import Quantized, Source
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -45,7 +43,7 @@ class FolderCheckpoint(Checkpoint):
         return fingerprint(sorted(path for pattern in ("*.json", "*.safetensors") for path in self.folder.glob(pattern)))
 
 
-class FolderWeights(StoredWeights):
+class FolderWeights(StoredArrays):
     """Of a folder. Files are opened for one weight at a time: what was read of a mapped file would count as memory in use.
 
     Raises:
@@ -61,27 +59,12 @@ class FolderWeights(StoredWeights):
                     slices = file.get_slice(name)
                     self._home[published(name)] = path, name
                     found[published(name)] = Stored(tuple(slices.get_shape()), slices.get_dtype())
-        self.dtype = check(folder, found, config)
+        self.names, self.dtype = self._home, check(folder, found, config)
 
-    def __getitem__(self, name: str) -> Source:
-        array = self._array(name)
-        if array.dtype == np.int8:
-            return Quantized(array.reshape(len(array), -1), self._array(name + SCALE))
-        return array
-
-    def _array(self, name: str) -> NDArray[Any]:
+    def array(self, name: str) -> NDArray[Any]:
         path, stored = self._home[name]
         with opened(path) as file:
             return own_bfloat16(file.get_tensor(stored))
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._home
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._home)
-
-    def __len__(self) -> int:
-        return len(self._home)
 
 
 @contextmanager

@@ -227,18 +227,12 @@ class AdaptedWeights(StoredWeights):
     """
 
     def __init__(self, base: StoredWeights, adapter: Adapter, names: Iterable[str]) -> None:
-        self._base, self._adapter, self._names = base, adapter, list(names)
-        self.dtype = base.dtype
+        self._base, self._adapter = base, adapter
+        self.names, self.dtype = list(names), base.dtype
 
     def __getitem__(self, name: str) -> Source:
         base = self._base[EMBEDDING if name == HEAD and HEAD not in self._base else name]
         return self._adapter.merged(name, base) if name in self._adapter.changed else base
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 def _factors(pair: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:

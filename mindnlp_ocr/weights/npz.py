@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import ml_dtypes
-import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.models.config import Qwen2VLConfig
-from mindnlp_ocr.weights.check import SCALE, Stored, check
-from mindnlp_ocr.weights.checkpoint import Checkpoint, StoredWeights
+from mindnlp_ocr.weights.check import Stored, check
+from mindnlp_ocr.weights.checkpoint import Checkpoint, StoredArrays, StoredWeights
 from mindnlp_ocr.weights.digest import fingerprint
 from mindnlp_ocr.weights.names import published
-from mindnlp_ocr.weights.quantize import Quantized, Source
 
 FILES = {".json", ".jinja", ".txt"}  # what may lie inside beside the arrays
 MAX_FILE_BYTES = 64 << 20
@@ -78,7 +76,7 @@ class NpzCheckpoint(Checkpoint):
         return fingerprint([self.path, *beside])
 
 
-class NpzWeights(StoredWeights):
+class NpzWeights(StoredArrays):
     """Of an open archive, each decompressed and checked against its CRC when it is asked for.
 
     Raises:
@@ -94,7 +92,7 @@ class NpzWeights(StoredWeights):
                 name = published(member.removesuffix(".npy"))
                 self._home[name] = member
                 found[name] = self._header(member)
-        self.dtype = check(path, found, config)
+        self.names, self.dtype = self._home, check(path, found, config)
 
     def _header(self, member: str) -> Stored:
         with self._member(member) as file:
@@ -121,26 +119,11 @@ class NpzWeights(StoredWeights):
             reason = " ".join(str(error).split()) or type(error).__name__
             raise SetupError(f"{self._path}: {member} is damaged or no array ({reason}): copy the file again") from error
 
-    def __getitem__(self, name: str) -> Source:
-        array = self._array(name)
-        if array.dtype == np.int8:
-            return Quantized(array.reshape(len(array), -1), self._array(name + SCALE))
-        return array
-
-    def _array(self, name: str) -> NDArray[Any]:
+    def array(self, name: str) -> NDArray[Any]:
         with self._member(self._home[name]) as file:
             array: NDArray[Any] = npy.read_array(file, allow_pickle=False)
             file.read()  # to the end, where the CRC is checked
         return array.view(ml_dtypes.bfloat16) if array.dtype.str == "|V2" else array
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._home
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._home)
-
-    def __len__(self) -> int:
-        return len(self._home)
 
 
 @contextmanager

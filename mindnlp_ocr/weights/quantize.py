@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from mindnlp_ocr.errors import SetupError
 
 GROUP = 128  # kGroup of kernels/cpu/kernels.h
+SCALE = "_scale"  # of a weight that is stored in 8 bits: NAME is int8, NAME_scale float32
 
 WeightDtype = Literal["fp32", "fp16", "bf16", "int8"]  # what weights are held in
 WEIGHT_DTYPES: tuple[WeightDtype, ...] = get_args(WeightDtype)

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mindnlp_ocr.cache.config import CacheConfig
+from mindnlp_ocr.cli import main
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.export.manifest import FILE
 from mindnlp_ocr.modeling import language, vision
@@ -277,3 +280,22 @@ def test_graphs_for_other_shapes_than_the_manifest_says_are_refused(small: Path,
 def test_a_checkpoint_is_no_export() -> None:
     with pytest.raises(SetupError, match=r"holds no export\.json: give a folder that tools/export\.py wrote"):
         Qwen2VLModel.from_exported(EMBEDDED)
+
+
+# The command
+
+
+def test_the_command_exports_and_infer_reads_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "exported"
+    few = ["--vision-patches", "64", "--max-length", "128", "--max-new-tokens", "40", "--slots", "1"]
+    command = [sys.executable, "tools/export.py", "--output", str(target), *few]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{target}: 5 graphs for CPU, flash attention, bf16 weights, 1 slots of 128 tokens: ")
+    assert main(["tests/pages/line_392x28.png", "--model", str(target), "--prompt", "Read all the text in the image."]) == 0
+    assert capsys.readouterr().out == f"{LINE['text']}\n"
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert again.stderr == (
+        f"error: {target} exists: name another folder, or give --force, which replaces an exported one\n"
+    )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from mindnlp_ocr.cli import main
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
 from mindnlp_ocr.weights.checkpoint import open_checkpoint
@@ -245,3 +246,11 @@ def test_what_is_no_adapter_is_named(tmp_path: Path) -> None:
     (folder / "adapter_model.bin").write_bytes(b"")
     with pytest.raises(SetupError, match=r"adapter_model\.bin, a pickle: save it with safe_serialization=True"):
         Adapter(folder)
+
+
+def test_the_command_reads_with_an_adapter(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--lora", str(LORA / "head"), "--dtype", "fp32", "--prompt", "OCR", "--max-new-tokens", "24"]
+    assert main(["tests/pages/word_56x56.png", "--format", "json", *options]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["results"][0]["token_ids"] == PAGES["head"]["word_56x56"]["token_ids"]
+    assert report["model"]["lora"] == str(LORA / "head")
