@@ -83,7 +83,9 @@ def parser() -> _Parser:
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files, folders or patterns such as 'scans/*.png'")
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="one more image; may be repeated")
     parser.add_argument(
-        "--model", metavar="PATH", help="a Qwen2-VL folder or merged .npz (default: the small model that is built in)"
+        "--model",
+        metavar="PATH",
+        help="a Qwen2-VL folder, merged .npz or exported folder (default: the built-in small model)",
     )
     parser.add_argument("--lora", metavar="DIR", help="a LoRA adapter of the model, as PEFT saves it")
     parser.add_argument(

@@ -29,10 +29,11 @@ class Engine:
 
     Args:
         manager: who gives out the slots. None: nothing is cached, every token runs its whole prompt, in slot 0.
+        base: what all keys and values depend on now, see :class:`PrefixKey`. It may change while nothing runs.
     """
 
-    def __init__(self, graphs: Graphs, kv: KVSlots, manager: CacheManager | None) -> None:
-        self.graphs, self.kv, self.manager = graphs, kv, manager
+    def __init__(self, graphs: Graphs, kv: KVSlots, manager: CacheManager | None, base: str = "") -> None:
+        self.graphs, self.kv, self.manager, self.base = graphs, kv, manager, base
         self.lock = threading.RLock()  # a step at a time: compiling is not thread-safe, and slots may be moved between steps
         self._freed = threading.Condition(self.lock)
         self._running: dict[Generation, int] = {}  # the thread that asked for each
@@ -191,6 +192,7 @@ class Engine:
     def _admit(self, generation: Generation) -> Outcome:
         """A slot, and the first token."""
         with self.lock:
+            generation.rebase(self.base)
             if self.manager is None:
                 self._running[generation] = threading.get_ident()
             else:

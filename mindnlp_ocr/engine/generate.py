@@ -1,7 +1,7 @@
 """One request under way, and what was read."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -57,7 +57,7 @@ class Generation:
     prompt: Prompt
     max_new_tokens: int
     max_length: int
-    base: str = ""  # of the prompt's key
+    base: str = ""  # of the prompt's key, as long as it waits
     token_ids: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     reused: int = 0
@@ -91,6 +91,12 @@ class Generation:
             end = start + int(np.prod(image.grid_thw)) // self.config.vision.spatial_merge_size**2
             spans.append(ImageSpan(start, end - start, image.digest))
         return spans
+
+    def rebase(self, base: str) -> None:
+        """What the key depends on may have changed while the request waited: so may the features of its images."""
+        if base != self.key.base:
+            self.key = replace(self.key, base=base)
+            self.features.clear()
 
     @property
     def live(self) -> int:

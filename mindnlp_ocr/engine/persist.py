@@ -1,20 +1,24 @@
 """What the slots hold, to files and back."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 from mindnlp_ocr.cache.store import StoredPrefix, load_prefixes, prune, save_prefix
 from mindnlp_ocr.engine.engine import Engine
 
 
-def save(engine: Engine, folder: Path, stored_base: str, max_bytes: int) -> int:
-    """Write every cached prefix, and keep the folder to ``max_bytes``. Returns how many. Errors as :func:`save_prefix`."""
+def save(engine: Engine, folder: Path, stored_base: Callable[[str], str], max_bytes: int) -> int:
+    """Write every cached prefix under what ``stored_base`` makes of its base, and keep the folder to ``max_bytes``.
+
+    Returns how many. Errors as :func:`save_prefix`.
+    """
     if engine.manager is None:
         return 0
     with engine.lock:
         entries = engine.manager.entries()
         for slot, key in entries:
-            stored = dataclasses.replace(key, base=stored_base)
+            stored = dataclasses.replace(key, base=stored_base(key.base))
             save_prefix(folder, StoredPrefix(stored, *engine.kv.read(slot, len(key))))
         prune(folder, max_bytes)
     return len(entries)

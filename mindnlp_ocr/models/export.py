@@ -48,7 +48,8 @@ def export_model(
     Raises:
         SetupError: the checkpoint or a setting cannot be used, the target exists, or MindSpore cannot export.
     """
-    if target.exists() and not (force and (not any(target.iterdir()) or (target / FILE).exists())):
+    replaced = target.is_dir() and ((target / FILE).exists() or not any(target.iterdir()))
+    if target.exists() and not (force and replaced):
         raise SetupError(f"{target} exists: name another folder, or give --force, which replaces an exported one")
     device = Device.parse(device)
     if device.kind == "GPU":

@@ -97,7 +97,7 @@ class Qwen2VLModel:
         self._attentions = self._memory.new_attentions()
         kv = self._memory.new_kv(self._attentions)
         graphs = self._network.graphs(self._device, dtype, self._memory, self._attentions, kv)
-        self._engine = Engine(graphs, kv, manager)
+        self._engine = Engine(graphs, kv, manager, self._base)
 
     @classmethod
     def from_exported(cls, folder: str | Path, **options: Any) -> "Qwen2VLModel":
@@ -233,6 +233,7 @@ class Qwen2VLModel:
         adapter = None if lora_weights_path is None else Adapter(lora_weights_path)
         with self._engine.idle("set_adapter"):
             changed = self._network.switch(self._engine.graphs, adapter)
+            self._engine.base = self._base
             if self._engine.manager is not None and any(name.startswith("visual.") for name in changed):
                 self._engine.manager.forget_features()
 
@@ -276,6 +277,7 @@ class Qwen2VLModel:
                 engine.resize(plan.slots, config.max_bytes, lambda: plan.new_kv(self._attentions))
                 engine.manager.configure(lru=config.enable_lru, ttl_seconds=plan.cache.cache_ttl_seconds)
             self._memory = plan
+            engine.base = self._base
 
     def save_cache(self, path: str | os.PathLike[str]) -> int:
         """Write every cached prefix to a folder, one safetensors file each. Returns how many.
@@ -294,7 +296,7 @@ class Qwen2VLModel:
         A file of another checkpoint, dtype or version, or a damaged one, is ignored with a warning that says why.
         """
         self._network.ranks.check_store()
-        return persist.load(self._engine, Path(path), self._stored_base, self._base)
+        return persist.load(self._engine, Path(path), self._stored_base(self._base), self._base)
 
     def get_model_info(self) -> dict[str, Any]:
         """What runs, where and how; ``compilations`` stays put once the graphs in use are warm."""
@@ -334,7 +336,7 @@ class Qwen2VLModel:
                 prompt,
                 limit,
                 self._max_length,
-                self._base,
+                self._engine.base,
                 started=start,
                 timings_ms={"preprocess": preprocess, "vision": 0.0, "prefill": 0.0, "decode": 0.0},
             )
@@ -389,8 +391,7 @@ class Qwen2VLModel:
         adapter = "" if self._network.adapter is None else f" lora {self._network.adapter.digest}"
         return f"{self._memory.kv_dtype} {self._memory.attention.implementation}{adapter}"
 
-    @property
-    def _stored_base(self) -> str:
+    def _stored_base(self, base: str) -> str:
         """The same for a file, which may come from anywhere: bits differ between instruction sets and releases too."""
         code = f"{select.code_for(self._device)} mindnlp_ocr {__version__}"
-        return f"{self._network.fingerprint} {self._network.dtype} {self._base} {code}"
+        return f"{self._network.fingerprint} {self._network.dtype} {base} {code}"

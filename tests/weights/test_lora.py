@@ -86,6 +86,34 @@ def test_what_is_cached_is_reused_under_its_own_adapter_alone() -> None:
     assert model.get_model_info()["compilations"] == compilations
 
 
+def test_a_request_that_waited_while_the_adapter_changed_is_read_and_cached_under_the_new_one() -> None:
+    model = Qwen2VLModel(dtype="fp32")
+    page = PAGES["everything"][LINE]
+    waiting = model._generation(page["messages"], page["max_new_tokens"])
+    model._engine._run_vision([waiting])  # ahead of admission, as a batch does it
+    model.set_adapter(LORA / "everything")
+    assert list(model._engine.run(waiting)) == page["token_ids"]
+    again = model.generate(page["messages"], page["max_new_tokens"])
+    assert (again.token_ids, again.reused_tokens) == (page["token_ids"], again.prompt_tokens - 1)
+    model.set_adapter(None)
+    assert model.generate(page["messages"], page["max_new_tokens"]).reused_tokens == 0
+
+
+def test_a_saved_cache_keeps_what_was_read_under_each_adapter_apart(tmp_path: Path, recwarn: Any) -> None:
+    model, page = Qwen2VLModel(), case(LINE)
+    plain = model.generate(page["messages"], 5).token_ids
+    model.set_adapter(LORA / "everything")
+    under = model.generate(page["messages"], 5).token_ids
+    assert under != plain
+    assert model.save_cache(tmp_path) == 2
+    for adapter, expected in ((None, plain), (LORA / "everything", under)):
+        other = Qwen2VLModel(lora_weights_path=adapter)
+        assert other.load_cache(tmp_path) == 1
+        reading = other.generate(page["messages"], 5)
+        assert (reading.token_ids, reading.reused_tokens) == (expected, reading.prompt_tokens - 1)
+    assert all("is for another checkpoint, dtype or adapter" in str(warning.message) for warning in recwarn)
+
+
 def test_an_adapter_of_the_language_model_keeps_what_is_known_of_images() -> None:
     model = Qwen2VLModel()
     model.generate(case(LINE)["messages"], 2)
