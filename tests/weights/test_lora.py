@@ -17,6 +17,7 @@ from mindnlp_ocr.weights.checkpoint import open_checkpoint
 from mindnlp_ocr.weights.convert import convert
 from mindnlp_ocr.weights.folder import FolderCheckpoint
 from mindnlp_ocr.weights.lora import AdaptedCheckpoint, Adapter
+from mindnlp_ocr.weights.split import Split
 from tests.conftest import GOLDENS, case, logit_bits, run
 
 LORA = GOLDENS / "lora"
@@ -159,6 +160,17 @@ def test_an_adapter_over_eight_bits_is_merged_in_float32() -> None:
     quantized = quantize(base)
     expected = dequantize(quantized) + adapter.merged(Q, np.zeros_like(base))
     np.testing.assert_array_equal(adapter.merged(Q, quantized), expected)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_part_of_an_adapted_model_is_a_part_of_the_merged_weights(rank: int) -> None:
+    adapted = AdaptedCheckpoint(BASE, Adapter(LORA / "patterns"))
+    with adapted.weights(adapted.config(EMBEDDED)) as weights:
+        parts = Split(rank, 2).weights(weights)
+        half = slice(rank * 192, (rank + 1) * 192)
+        np.testing.assert_array_equal(parts[Q], np.asarray(weights[Q])[half])
+        o_proj = "model.layers.2.self_attn.o_proj.weight"
+        np.testing.assert_array_equal(parts[o_proj], np.asarray(weights[o_proj])[:, half])
 
 
 # Adapters that do not fit
