@@ -27,17 +27,12 @@ class Scaled(StoredWeights):
 
     def __init__(self, weights: StoredWeights, scales: Mapping[str, float]) -> None:
         self._weights, self._scales = weights, scales
+        self.names = weights.names
 
     def __getitem__(self, name: str) -> Any:
         weight = self._weights[name]
         assert isinstance(weight, np.ndarray)
         return weight.astype(np.float32) * np.float32(self._scales.get(name, 1))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._weights)
-
-    def __len__(self) -> int:
-        return len(self._weights)
 
 
 class ScaledCheckpoint(FolderCheckpoint):
