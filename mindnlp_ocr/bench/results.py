@@ -1,0 +1,137 @@
+"""What a benchmark measured, as one JSON file that stands alone: figures, command, date, machine and versions."""
+
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mindnlp_ocr import __version__
+from mindnlp_ocr.errors import SetupError
+
+PACKAGES = ("mindspore", "numpy", "torch", "transformers")
+Value = bool | int | float | str | None
+Row = dict[str, Value]
+
+
+class Section(BaseModel):
+    """Rows that belong into one table.
+
+    Attributes:
+        title: a line above it.
+        about: what was done, and what the columns are; units stand in their names.
+        rows: plain values by column, alike in all rows; None where something was not measured.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    title: str
+    about: str = ""
+    rows: list[Row] = []
+
+
+class Results(BaseModel):
+    """One run of a benchmark tool.
+
+    Attributes:
+        tool: its name, which says what the sections are.
+        command: as it was typed; ``date`` in UTC, ISO 8601.
+        machine: processor, cores, memory_gb, system. ``versions``: of this package and those it stands on.
+        smoke: whether it only tried that the tool runs; such figures mean nothing.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    tool: str
+    command: str
+    date: str
+    machine: dict[str, Value] = Field(default_factory=lambda: machine())
+    versions: dict[str, str] = Field(default_factory=lambda: versions())
+    smoke: bool = False
+    sections: dict[str, Section] = {}
+
+    @classmethod
+    def start(cls, *, smoke: bool = False) -> "Results":
+        """Of the tool that this process runs."""
+        tool = Path(sys.argv[0])
+        command = "uv run " + shlex.join([f"tools/{tool.name}", *sys.argv[1:]])
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        return cls(tool=tool.stem, command=command, date=now, smoke=smoke)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Results":
+        """What :meth:`save` wrote.
+
+        Raises:
+            SetupError: it cannot be read, or is something else.
+        """
+        try:
+            return cls.model_validate_json(Path(path).read_bytes())
+        except OSError as error:
+            raise SetupError(
+                f"{path} cannot be read ({error.strerror}): give a file that a benchmark wrote with --output"
+            ) from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise SetupError(
+                f"{path} is not what a benchmark writes with --output ({where}: {first['msg']}): measure again"
+            ) from error
+
+    def add(self, name: str, title: str, rows: Iterable[Row], about: str = "") -> None:
+        """Measure a section, printing each row as it comes."""
+        section = self.sections[name] = Section(title=title, about=about)
+        print(title)  # noqa: T201
+        for row in rows:
+            section.rows.append(row)
+            print("  " + ", ".join(f"{column} {shown(value)}" for column, value in row.items()), flush=True)  # noqa: T201
+
+    def row(self, section: str, **where: Value) -> Row:
+        """The first row of a section with these values; empty where there is none, so that nothing passes unmeasured."""
+        rows = self.sections[section].rows if section in self.sections else []
+        return next((row for row in rows if where.items() <= row.items()), {})
+
+    def save(self, path: str | Path) -> None:
+        """Write it, folders included."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def shown(value: Value) -> str:
+    """A value for people: three significant digits of a fraction, thousands apart."""
+    if value is None:
+        return "not measured"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        size = abs(value)
+        return f"{value:,.0f}" if size >= 1000 else f"{value:.{1 if size >= 100 else 2 if size >= 1 else 3}f}"
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def machine() -> dict[str, Value]:
+    """The processor as the system names it, the cores that this process may use, memory and system."""
+    rows = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = (row.partition(":")[2].strip() for row in rows if row.startswith("model name"))
+    return {
+        "processor": next(names, platform.processor() or "unknown"),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of this package, Python, and whatever of PACKAGES is installed beside it."""
+    found: dict[str, Any] = {"mindnlp_ocr": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

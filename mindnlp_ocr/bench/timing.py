@@ -1,0 +1,31 @@
+"""Sides that take turns, so that a machine whose speed drifts is fair to all, and what is said of their times."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from mindnlp_ocr.bench.results import Row
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """That a call takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def alternate(runs: int, *sides: Callable[[], float]) -> list[float]:
+    """The median of each side over ``runs`` rounds, after one to warm up."""
+    taken: list[list[float]] = [[] for _ in sides]
+    for _ in range(runs + 1):
+        for times, side in zip(taken, sides, strict=True):
+            times.append(side())
+    return [statistics.median(times[1:]) for times in taken]
+
+
+def spread(times: Sequence[float]) -> Row:
+    """Mean and percentiles; between two runs the percentile is interpolated."""
+    p50, p90, p99 = (float(value) for value in np.percentile(times, (50, 90, 99)))
+    return {"mean_ms": float(np.mean(times)), "p50_ms": p50, "p90_ms": p90, "p99_ms": p99}
