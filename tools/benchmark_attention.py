@@ -8,7 +8,6 @@ them already. The peer runs in an environment of its own:
 
     python -m venv .venv-reference && .venv-reference/bin/pip install --group reference
     uv run tools/benchmark_attention.py --peer-python .venv-reference/bin/python
-    uv run tools/benchmark_attention.py --memory          # peak memory beside eager instead of time
 """
 
 import argparse
@@ -18,17 +17,23 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from mindnlp_ocr.bench.results import Row
 
 VISION = [(tokens, head_dim) for head_dim in (64, 80) for tokens in (1024, 2048, 4096, 8192, 16384)]
 PREFILL = [512, 1024, 2048, 4096, 8192]
 DECODE = [(slots, live) for slots in (1, 2, 4, 8) for live in (512, 2048, 8192)]
-MEMORY = [2048, 4096, 8192, 16384]
 STEPS = 5  # of a decode, at each turn: as in a text, threads and caches are warm for all but the first
+ABOUT = {
+    "vision": "One image: tokens x heads x head_dim. Above 1 in a ratio we are faster.",
+    "prefill": "A prompt in an empty slot: tokens x query heads / key-value heads x head_dim.",
+    "decode": "A token in each of some slots, all rows live but one; one layer of a graph of sixteen.",
+}
 EAGER_LIMIT = 4 << 30  # bytes of scores that the eager form may hold here
 
 
@@ -157,79 +162,27 @@ def limits() -> tuple[float, float]:
     return max(machine.gflops() for _ in range(7)), max(machine.read_gbs() for _ in range(7))
 
 
-def times(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    workers = {name: Worker(sys.executable, name) for name in ("flash", "eager")}
-    if arguments.peer_python:
-        workers["torch"] = Worker(arguments.peer_python, "torch")
-    # Only now: MindSpore's import sets LD_LIBRARY_PATH, under which a child would run at half its speed.
+def times(work: str, workers: dict[str, Worker], runs: int, smoke: bool) -> Iterator["Row"]:
+    """Medians a layer, how many times ours each other takes, and our best run beside the machine's limit."""
     from mindnlp_ocr.bench.attention import Case
 
-    rows = []
-    for work in arguments.work:
-        for shape in shapes(work):
-            case = Case(**{**shape, "live": tuple(shape["live"])})
-            peak, bandwidth = limits()
-            taken: dict[str, list[float]] = {name: [] for name in workers}
-            active = [name for name, worker in workers.items() if worker.time(shape) is not None]
-            for _ in range(arguments.runs):
-                for name in active:
-                    taken[name].append(workers[name].time() or 0.0)
-            medians = {name: statistics.median(taken[name]) for name in active}
-            best = min(taken["flash"])
-            share = case.kv_bytes / best / 1e6 / bandwidth if work == "decode" else case.flops / best / 1e6 / peak
-            row = {
-                "case": str(case),
-                "ms": medians,
-                "share_of_limit": share,
-                "limit": bandwidth if work == "decode" else peak,
-            }
-            rows.append(row)
-            others = "".join(
-                f"  {name} {medians[name]:9.2f} ms ({medians[name] / medians['flash']:5.2f} times)"
-                for name in workers
-                if name != "flash" and name in medians
-            )
-            print(
-                f"{work:8}{case!s:46}  flash {medians['flash']:9.2f} ms, {100 * share:3.0f} % of "
-                f"{row['limit']:.0f} {'GB/s' if work == 'decode' else 'GFLOP/s'}{others}",
-                flush=True,
-            )
-    return rows
-
-
-def resident(name: str) -> int:
-    """VmRSS, now, or VmHWM, the most since the last reset, in bytes."""
-    row = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith(name))
-    return int(row.split()[1]) * 1024
-
-
-def measure_memory(implementation: Any, tokens: int) -> None:
-    """Memory that attention over ``tokens`` patches (4 heads of 64) takes at its peak beside q, k and v: answer included."""
-    from mindnlp_ocr.bench.attention import Case, compiled
-    from mindnlp_ocr.ops.device import Device
-
-    cpu = Device("CPU")
-    small = Case("vision", 4, 4, 64, 64, (0, 64))
-    compiled(small, cpu, implementation, small.inputs(), whole=False)()  # what any first run takes is not what is asked
-    case = Case("vision", 4, 4, 64, tokens, (0, tokens))
-    run = compiled(case, cpu, implementation, case.inputs(), whole=False)
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    before = resident("VmRSS")
-    run()
-    print(resident("VmHWM") - before)
-
-
-def memory() -> list[dict[str, Any]]:
-    rows = []
-    for tokens in MEMORY:
-        added = {}
-        for name in ("flash", "eager"):
-            command = [sys.executable, __file__, "--measure-memory", name, str(tokens)]
-            added[name] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) / 2**20
-        saved = 100 * (1 - added["flash"] / added["eager"])
-        rows.append({"tokens": tokens, "mb": added, "saved_percent": saved})
-        print(f"{tokens:6} patches, 4 x 64: flash {added['flash']:8.1f} MB  eager {added['eager']:8.1f} MB  -{saved:.1f} %")
-    return rows
+    for shape in shapes(work)[: 1 if smoke else None]:
+        case = Case(**{**shape, "live": tuple(shape["live"])})
+        peak, bandwidth = limits()
+        taken: dict[str, list[float]] = {name: [] for name in workers}
+        active = [name for name, worker in workers.items() if worker.time(shape) is not None]
+        for _ in range(runs):
+            for name in active:
+                taken[name].append(workers[name].time() or 0.0)
+        medians = {name: statistics.median(taken[name]) for name in active}
+        best = min(taken["flash"])
+        share = case.kv_bytes / best / 1e6 / bandwidth if work == "decode" else case.flops / best / 1e6 / peak
+        row: Row = {"case": str(case), "flash_ms": medians["flash"], "of_limit_percent": 100 * share}
+        row["limit"] = f"{bandwidth:.0f} GB/s" if work == "decode" else f"{peak:.0f} GFLOP/s"
+        for name in [name for name in workers if name != "flash"]:
+            row[f"{name}_ms"] = medians.get(name)
+            row[f"{name}_ratio"] = medians[name] / medians["flash"] if name in medians else None
+        yield row
 
 
 def main() -> None:
@@ -237,21 +190,26 @@ def main() -> None:
     parser.add_argument("work", nargs="*", metavar="WORK", help="vision, prefill, decode (default: all)")
     parser.add_argument("--peer-python", help="the interpreter of an environment with torch")
     parser.add_argument("--runs", type=int, default=5, help="counted runs a shape, after two to warm up (default: 5)")
-    parser.add_argument("--memory", action="store_true", help="peak memory of flash and eager instead of times")
-    parser.add_argument("--output", help="write the figures as JSON there")
+    parser.add_argument("--output", help="write the figures there, as JSON")
+    parser.add_argument("--smoke", action="store_true", help="only try that it runs: one run of the smallest shapes")
     parser.add_argument("--serve", choices=("flash", "eager", "torch"), help=argparse.SUPPRESS)
-    parser.add_argument("--measure-memory", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
         return serve(arguments.serve)
-    if arguments.measure_memory:
-        return measure_memory(arguments.measure_memory[0], int(arguments.measure_memory[1]))
-    arguments.work = arguments.work or ["vision", "prefill", "decode"]
-    if unknown := set(arguments.work) - {"vision", "prefill", "decode"}:
-        parser.error(f"{', '.join(sorted(unknown))}: give vision, prefill or decode")
-    rows = memory() if arguments.memory else times(arguments)
+    if unknown := set(arguments.work) - set(ABOUT):
+        parser.error(f"{', '.join(sorted(unknown))}: give {', '.join(ABOUT)}")
+    workers = {name: Worker(sys.executable, name) for name in ("flash", "eager")}
+    if arguments.peer_python:
+        workers["torch"] = Worker(arguments.peer_python, "torch")
+    # Only now: MindSpore's import sets LD_LIBRARY_PATH, under which a child would run at half its speed.
+    from mindnlp_ocr.bench.results import Results
+
+    results = Results.start(smoke=arguments.smoke)
+    for work in arguments.work or ABOUT:
+        rows = times(work, workers, 1 if arguments.smoke else arguments.runs, arguments.smoke)
+        results.add(work, f"Attention: {work}", rows, ABOUT[work])
     if arguments.output:
-        Path(arguments.output).write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        results.save(arguments.output)
     return None
 
 

@@ -1,225 +1,231 @@
 #!/usr/bin/env python3
-"""What the KV cache is worth: each side in turn in one process, on the same input and the same tokens; medians.
+"""How fast pages are read, and what the KV cache holds: latency, batches, long texts, long prompts, hits, memory.
 
-    uv run tools/benchmark_kv_cache.py                        # all of it, some 15 minutes
-    uv run tools/benchmark_kv_cache.py first-token batch      # some of it
-    uv run tools/benchmark_kv_cache.py --output kv.json
+    uv run tools/benchmark_kv_cache.py                                    # all but endurance, some 5 minutes
+    uv run tools/benchmark_kv_cache.py latency hits                       # some of it
+    uv run tools/benchmark_kv_cache.py --output kv.json --report report   # figures as JSON; a page with plots
 
-first-token  a question about a page that was read before, against one about a page that was not
-on-off       one page, the cache on against off (every token runs the whole prompt again), at 128 and 512 new tokens
-throughput   four pages at a time, on against off
-batch        eight different pages in slots against one after another
-pages        memory over 1,000 pages, after 400 others
-long         8,192 new tokens: memory, and speed at token 8,000 against token 100
+memory      of the process and by the engine's own accounting, after each page was read once
+latency     one page, nothing cached: mean and percentiles, and the median of every stage
+hits        the first token of a new question about a page that was read before, against one that was not
+batch       eight different pages in 1, 2, 4 and 8 slots
+prompts     prompts of text alone, by length
+long        one long text: its speed by context, and memory
+statistics  what the cache counted over a small conversation
+endurance   memory over 1,000 pages, after 400 others (only when named)
+
+Sides take turns on the same input and must give the same tokens. `benchmark_comparison.py` compares the cache on and off.
 """
 
 import argparse
-import json
-import platform
+import gc
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
-import psutil
 from PIL import Image
 
-from mindnlp_ocr import __version__
+from mindnlp_ocr.bench.machine import memory_mb, peak_memory_mb
+from mindnlp_ocr.bench.reading import QUESTION, Asked, Tokens, add_options, ask, endless, finish, run_tool, same
+from mindnlp_ocr.bench.results import Results, Row
+from mindnlp_ocr.bench.timing import alternate, seconds, spread
 from mindnlp_ocr.cache.config import CacheConfig
-from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
 
-PAGES = ("invoice", "letter", "notice_zh", "receipt")
-QUESTION = "Extract all text from this image."
-OFF = CacheConfig(enable_kv_cache=False)
-
-
-def ask(image: Any, question: str = QUESTION) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]}]
+PROMPTS = (64, 128, 256, 512, 1024, 2048, 4096)  # tokens
+STAGES = ("preprocess", "vision", "prefill", "decode")
+WINDOW = 256  # tokens of a long text that one point of its curve stands for
 
 
-def page(name: str) -> Path:
-    return Path(__file__).parent.parent / "examples" / f"{name}.png"
+def memory(asked: Asked) -> Iterator[Row]:
+    """First of all works, so that the peak is its own."""
+    yield {"after": "import", "resident_mb": memory_mb(), "peak_mb": peak_memory_mb()}
+    model = asked.model()
+
+    def row(after: str) -> Row:
+        stats = model.get_cache_stats()
+        held = {"weights_mb": model.get_model_info()["weights_mb"], "kv_mb": stats["kv_bytes"] / 2**20}
+        held["features_mb"] = stats["feature_bytes"] / 2**20
+        return {"after": after, "resident_mb": memory_mb(), "peak_mb": peak_memory_mb(), **held}
+
+    yield row("load")
+    for page in asked.pages:
+        model.generate(ask(page), 8 if asked.smoke else None)
+        yield row(page.name)
 
 
-def alternate(runs: int, *sides: Callable[[], float]) -> list[float]:
-    """The median of each side, after one round to warm up."""
-    taken: list[list[float]] = [[] for _ in sides]
-    for _ in range(runs + 1):
-        for times, side in zip(taken, sides, strict=True):
-            times.append(side())
-    return [statistics.median(times[1:]) for times in taken]
+def latency(asked: Asked) -> Iterator[Row]:
+    model = asked.model()
+    for page in asked.pages:
+        readings = []
+        for _ in range(asked.runs + 1):
+            model.clear_cache()
+            readings.append(model.generate(ask(page), 8 if asked.smoke else None))
+        same([reading.token_ids for reading in readings])
+        times = [reading.timings_ms for reading in readings[1:]]
+        stages = {f"{stage}_ms": statistics.median(each[stage] for each in times) for stage in STAGES}
+        tokens = {"prompt_tokens": readings[0].prompt_tokens, "new_tokens": len(readings[0].token_ids)}
+        yield {"page": page.name, **tokens, **spread([each["total"] for each in times]), **stages}
 
 
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def endless(model: Qwen2VLModel) -> Qwen2VLModel:
-    """A model that never ends a text by itself, so that both sides make as many tokens as they are asked for."""
-    positions = max(model.config.max_position_embeddings, 1 << 18)
-    model.config = model.config.model_copy(update={"eos_token_ids": (), "max_position_embeddings": positions})
-    return model
-
-
-def resident() -> int:
-    return int(psutil.Process().memory_info().rss)
-
-
-def first_token(model: Callable[..., Qwen2VLModel], runs: int) -> Iterator[dict[str, Any]]:
-    cached = model()
-    for name in PAGES:
+def hits(asked: Asked) -> Iterator[Row]:
+    model = asked.model()
+    for page in asked.pages:
         texts: list[list[int]] = []
 
-        def first(name: str = name, texts: list[list[int]] = texts) -> float:
+        def first(page: Any, texts: list[list[int]]) -> float:
             start = time.perf_counter()
-            pieces = cached._engine.run(generation := cached._generation(ask(page(name), "What is the total?"), 1))
+            pieces = model._engine.run(generation := model._generation(ask(page, "What is the total?"), 1))
             next(pieces)
             taken = time.perf_counter() - start
             pieces.close()
             texts.append(generation.token_ids)
             return taken
 
-        def cold(first: Callable[[], float] = first) -> float:
-            cached.clear_cache()
+        def cold(first: Callable[[], float]) -> float:
+            model.clear_cache()
             return first()
 
-        def hit(name: str = name, first: Callable[[], float] = first) -> float:
-            cached.clear_cache()
-            cached.generate(ask(page(name)), 1)
+        def hit(page: Any, first: Callable[[], float]) -> float:
+            model.clear_cache()
+            model.generate(ask(page), 1)
             return first()
 
-        slow, fast = alternate(runs, cold, hit)
-        assert all(text == texts[0] for text in texts)
-        yield {"work": "first token", "page": name, "cold_ms": slow * 1e3, "hit_ms": fast * 1e3, "ratio": slow / fast}
+        question = partial(first, page, texts)
+        slow, fast = alternate(asked.runs, partial(cold, question), partial(hit, page, question))
+        same(texts)
+        yield {"page": page.name, "cold_ms": slow * 1e3, "hit_ms": fast * 1e3, "ratio": slow / fast}
 
 
-def on_off(model: Callable[..., Qwen2VLModel], runs: int) -> Iterator[dict[str, Any]]:
-    on, off = endless(model()), endless(model(cache_config=OFF))
-    for tokens in (128, 512):
-        texts: list[list[int]] = []
-
-        def run(side: Qwen2VLModel, tokens: int = tokens, texts: list[list[int]] = texts) -> float:
-            side.clear_cache()
-            return seconds(lambda: texts.append(side.generate(ask(page("receipt")), tokens).token_ids))
-
-        fast, slow = alternate(1 if tokens > 128 else min(runs, 2), lambda: run(on), lambda: run(off))
-        assert all(text == texts[0] for text in texts)
-        yield {"work": "one page", "new_tokens": tokens, "on_s": fast, "off_s": slow, "ratio": slow / fast}
-
-
-def throughput(model: Callable[..., Qwen2VLModel], runs: int) -> Iterator[dict[str, Any]]:
-    on, off = endless(model()), endless(model(cache_config=OFF))
-    messages = [ask(page(name)) for name in PAGES]
-    texts: list[list[str]] = []
-
-    def run(side: Qwen2VLModel) -> float:
-        side.clear_cache()
-        return seconds(lambda: texts.append(side.infer_batch(messages, 128, batch_size=4 if side is on else 1)))
-
-    fast, slow = alternate(1, lambda: run(on), lambda: run(off))
-    assert all(text == texts[0] for text in texts)
-    yield {"work": "four pages, 128 new tokens", "on_pages_s": 4 / fast, "off_pages_s": 4 / slow, "ratio": slow / fast}
-
-
-def batch(model: Callable[..., Qwen2VLModel], runs: int) -> Iterator[dict[str, Any]]:
-    reader = model()
-    images = [Image.open(page(name)).convert("RGB") for name in PAGES]
-    images += [image.crop((0, 0, image.width, image.height // 2)) for image in images]
-    messages = [ask(image) for image in images]
+def batch(asked: Asked) -> Iterator[Row]:
+    model = asked.model()
+    images = [Image.open(page).convert("RGB") for page in asked.pages]
+    images += [image.crop((0, 0, image.width, max(28, image.height // 2))) for image in images]
+    images = (images * 8)[:8]
     texts: list[list[str]] = []
 
     def run(batch_size: int) -> float:
-        reader.clear_cache()
-        if batch_size == 1:
-            return seconds(lambda: texts.append([reader.infer(message, 256) for message in messages]))
-        return seconds(lambda: texts.append(reader.infer_batch(messages, 256, batch_size=batch_size)))
+        model.clear_cache()
+        messages, tokens = map(ask, images), 4 if asked.smoke else 256
+        return seconds(lambda: texts.append(model.infer_batch(messages, tokens, batch_size=batch_size)))
 
-    taken = alternate(runs, *[lambda size=size: run(size) for size in (1, 2, 4, 8)])
-    assert all(text == texts[0] for text in texts)
-    for size, time_ in zip((2, 4, 8), taken[1:], strict=True):
-        yield {"work": f"eight pages, {size} at a time", "s": time_, "one_by_one_s": taken[0], "ratio": taken[0] / time_}
+    slots = int(model.get_model_info()["kv_slots"])
+    sizes = [size for size in (1, 2, 4, 8) if size <= slots]
+    taken = alternate(max(1, asked.runs // 3), *[partial(run, size) for size in sizes])
+    same(texts)
+    for size, time_ in zip(sizes, taken, strict=True):
+        pages = len(images) / time_
+        yield {"batch_size": size, "seconds": time_, "pages_per_s": pages, "ratio_to_one_by_one": taken[0] / time_}
 
 
-def pages(model: Callable[..., Qwen2VLModel], runs: int) -> Iterator[dict[str, Any]]:
+def prompts(asked: Asked) -> Iterator[Row]:
+    """The answer is one token; graphs are compiled before."""
+    model = asked.model(max_length=max(PROMPTS) + 256, max_new_tokens=64, cache_config=CacheConfig(slots=1))
+    word = ask_text("the " * 64)
+    tokens_a_word = model.generate(word, 1).prompt_tokens - model.generate(ask_text("the"), 1).prompt_tokens
+    for length in PROMPTS[:2] if asked.smoke else PROMPTS:
+        words = "the " * max(1, round((length - 20) * 63 / tokens_a_word))
+        readings = []
+        for _ in range(max(1, asked.runs // 2) + 1):
+            model.clear_cache()
+            readings.append(model.generate(ask_text(words), 1))
+        prefill = statistics.median(reading.timings_ms["prefill"] for reading in readings[1:])
+        tokens = readings[0].prompt_tokens
+        yield {"prompt_tokens": tokens, "prefill_ms": prefill, "tokens_per_s": tokens / prefill * 1e3}
+
+
+def ask_text(text: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [{"type": "text", "text": text}]}]
+
+
+def long(asked: Asked) -> Iterator[Row]:
+    tokens = asked.tokens["max_tokens"]
+    settings = {"max_length": tokens + 1024, "max_pixels": 100_352, "cache_config": CacheConfig(slots=1)}
+    model = endless(asked.model(**settings))
+    model.generate(ask(asked.pages[-1]), 64)  # compiles
+    model.clear_cache()
+    generation = model._generation(ask(asked.pages[-1]), tokens)
+    prompt = len(generation.key)
+    moments: list[float] = []
+    windows: list[Row] = []
+    for number, _ in enumerate(model._engine.run(generation), 1):
+        moments.append(time.perf_counter())
+        if number % WINDOW == 0:
+            windows.append({"new_tokens": number, "context_tokens": prompt + number, "resident_mb": memory_mb()})
+    # Tokens come in bursts: from the first of one to the first of another.
+    bursts = np.concatenate([[0], 1 + np.flatnonzero(np.diff(moments) > 1e-3)])
+    for start, row in enumerate(windows):
+        inside = [int(burst) for burst in bursts if start * WINDOW <= burst < (start + 1) * WINDOW]
+        apart = inside[-1] - inside[0] if inside else 0
+        speed = apart / (moments[inside[-1]] - moments[inside[0]]) if apart else None
+        yield {**row, "tokens_per_s": speed, "ms_per_token": 1e3 / speed if speed else None}
+
+
+def conversation(asked: Asked) -> Iterator[Row]:
+    """Each page twice, then a second question about it."""
+    model = asked.model()
+    for page in asked.pages:
+        for question in (QUESTION, QUESTION, "What is the total?"):
+            model.generate(ask(page, question), 8)
+    for name, value in model.get_cache_stats().items():
+        parts = value if isinstance(value, dict) else {"": value}
+        for part, figure in parts.items():
+            yield {"statistic": f"{name} {part}".strip(), "value": figure}
+
+
+def endurance(asked: Asked) -> Iterator[Row]:
     # Small pages against a small budget: the first 400 fill it, and whatever pools grow. What grows later would be a leak.
-    reader, random = model(cache_config=CacheConfig(max_cache_size_mb=98)), np.random.default_rng(0)
-    reader.warm_up()
-    after: dict[int, int] = {}
-    for number in range(1, 1401):
+    model, random = asked.model(cache_config=CacheConfig(max_cache_size_mb=98)), np.random.default_rng(0)
+    model.warm_up()
+    before, last = (4, 14) if asked.smoke else (400, 1400)
+    first = None
+    for number in range(1, last + 1):
         width, height = (int(side) for side in random.integers(60, 400, 2))
         noise = Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8))
-        reader.generate(ask(noise), 2)
-        if number in (400, 1400):
-            after[number] = resident()
-    growth = 100 * (after[1400] / after[400] - 1)
-    yield {"work": "1,000 pages", "mb_before": after[400] / 2**20, "mb_after": after[1400] / 2**20, "growth_%": growth}
+        model.generate(ask(noise), 2)
+        if number % (last // 14) == 0:
+            now = memory_mb()
+            first = now if number == before else first
+            yield {"pages": number, "resident_mb": now, "growth_percent": 100 * (now / first - 1) if first else None}
 
 
-def long(model: Callable[..., Qwen2VLModel], runs: int) -> Iterator[dict[str, Any]]:
-    reader = endless(model(max_length=16384, max_pixels=100_352, cache_config=CacheConfig(slots=1)))
-    moments: list[float] = []
-    memory: dict[int, int] = {}
-    for number, _ in enumerate(reader._engine.run(reader._generation(ask(page("receipt")), 8192)), 1):
-        moments.append(time.perf_counter())
-        if number in (100, 8192):
-            memory[number] = resident()
-    # Tokens come in bursts: from the first of one to the first of another.
-    first = 1 + np.flatnonzero(np.diff(moments) > 1e-3)
-    inside = [first[abs(first - at) < 128] for at in (100, 8000)]
-    early, late = ((moments[near[-1]] - moments[near[0]]) / float(near[-1] - near[0]) for near in inside)
-    yield {
-        "work": "8,192 new tokens",
-        "ms_at_100": early * 1e3,
-        "ms_at_8000": late * 1e3,
-        "speed_%": 100 * early / late,
-        "growth_%": 100 * (memory[8192] / memory[100] - 1),
-    }
-
-
-WORK = {
-    "first-token": first_token,
-    "on-off": on_off,
-    "throughput": throughput,
-    "batch": batch,
-    "pages": pages,
-    "long": long,
+WORK: dict[str, tuple[Callable[[Asked], Iterator[Row]], str, str]] = {
+    "memory": (memory, "Memory", "Of the process, and what the engine accounts for. Pages are read one after another."),
+    "latency": (
+        latency,
+        "Latency of one page",
+        "Nothing cached, the whole text; mean and percentiles of the runs, then the median of each stage. "
+        "The first token comes after preprocess, vision and prefill.",
+    ),
+    "hits": (
+        hits,
+        "First token of a new question",
+        "Cold: the page was never read. Hit: its keys and values are held. The time includes reading the file.",
+    ),
+    "batch": (batch, "Throughput by batch size", "Eight different pages, at most 256 new tokens each; the same texts."),
+    "prompts": (prompts, "Prefill by prompt length", "Text alone, nothing cached."),
+    "long": (long, "One long text", f"One page, then tokens without end; windows of {WINDOW} tokens."),
+    "statistics": (conversation, "Cache statistics", "Every page read twice, then asked another question, 8 tokens each."),
+    "endurance": (endurance, "Memory over many pages", "Random images of 60 to 400 pixels a side, a budget of 98 MB."),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", nargs="*", metavar="WORK", help=f"{', '.join(WORK)} (default: all)")
-    parser.add_argument(
-        "--model-path", "--model_path", default=EMBEDDED, help="a Qwen2-VL folder (default: the built-in one)"
-    )
-    parser.add_argument("--device", default="cpu", help="cpu, npu:0 or Ascend (default: cpu)")
-    parser.add_argument("--runs", type=int, default=5, help="counted runs a side (default: 5)")
-    parser.add_argument("--output", help="write the figures as JSON there")
+    parser.add_argument("work", nargs="*", metavar="WORK", help=f"{', '.join(WORK)} (default: all but endurance)")
+    add_options(parser, runs=10, max_tokens=Tokens(2048, WINDOW, "of the long text"))
     arguments = parser.parse_args()
     if unknown := set(arguments.work) - set(WORK):
         parser.error(f"{', '.join(sorted(unknown))}: give {', '.join(WORK)}")
-
-    def model(**settings: Any) -> Qwen2VLModel:
-        return Qwen2VLModel(arguments.model_path, arguments.device, **settings)
-
-    rows = []
-    for name in arguments.work or WORK:
-        for row in WORK[name](model, arguments.runs):
-            rows.append(row)
-            figures = (f"{key} {value:.2f}" if isinstance(value, float) else f"{value}" for key, value in row.items())
-            print(", ".join(figures), flush=True)
-    if arguments.output:
-        import mindspore
-
-        versions = {"mindnlp_ocr": __version__, "mindspore": mindspore.__version__, "python": platform.python_version()}
-        report = {"command": sys.argv, "machine": platform.platform(), "versions": versions, "rows": rows}
-        Path(arguments.output).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    asked, results = Asked.of(arguments), Results.start(smoke=arguments.smoke)
+    for name in arguments.work or [name for name in WORK if name != "endurance"]:
+        work, title, about = WORK[name]
+        results.add(name, title, work(asked), about)
+        gc.collect()  # the model of one work is not to stand beside that of the next
+    finish(results, arguments)
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(main)

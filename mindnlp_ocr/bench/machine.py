@@ -32,7 +32,21 @@ class Machine:
         return self._memory.nbytes / (time.perf_counter() - start) / 1e9
 
 
+def memory_mb() -> float:
+    """What this process has resident."""
+    return _status("VmRSS")
+
+
 def peak_memory_mb() -> float:
-    """The most memory that this process has had resident so far."""
-    row = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmHWM"))
+    """The most memory that this process has had resident so far, or since :func:`forget_peak`."""
+    return _status("VmHWM")
+
+
+def forget_peak() -> None:
+    """Let the peak begin anew."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
+def _status(name: str) -> float:
+    row = next(row for row in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if row.startswith(name))
     return int(row.split()[1]) / 1024

@@ -310,6 +310,7 @@ class Qwen2VLModel:
             "flash_attention_reason": attention.reason,
             "attn_implementation": attention.implementation,
             "dtype": self._network.dtype,
+            "weights_mb": round(sum(int(weight.nbytes) for weight in engine.graphs.parameters()) / 2**20, 1),
             "tensor_parallel": self._network.ranks.count,
             "lora": None if self._network.adapter is None else str(self._network.adapter.folder),
             "threads": native.threads(),

@@ -1,0 +1,145 @@
+"""Reading pages in a benchmark: the options of the tools, the models that they make, and what is asked of them."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from mindnlp_ocr.bench.results import Results, Section
+from mindnlp_ocr.cache.config import CacheConfig
+from mindnlp_ocr.errors import OCRError
+from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ("invoice", "letter", "notice_zh", "receipt")
+SMALL = ("word_56x56", "line_392x28")  # what --smoke reads
+QUESTION = "Extract all text from this image."
+OFF = CacheConfig(enable_kv_cache=False)
+
+
+class Asked(NamedTuple):
+    """What a tool was asked for.
+
+    Attributes:
+        pages: the images that are read.
+        runs: that count, a side.
+        tokens: how many texts have, by the name of the option.
+    """
+
+    model_path: str
+    device: str
+    lora_path: str | None
+    flash: bool
+    pages: list[Path]
+    runs: int
+    tokens: dict[str, int]
+    smoke: bool
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> "Asked":
+        """What :func:`add_options` gave a parser."""
+        smoke = arguments.smoke
+        pages = [ROOT / "tests" / "pages" / f"{name}.png" for name in SMALL] if smoke else arguments.images
+        return cls(
+            arguments.model_path,
+            arguments.device,
+            arguments.lora_path,
+            arguments.flash_attention,
+            pages or [ROOT / "examples" / f"{name}.png" for name in EXAMPLES],
+            1 if smoke else arguments.runs,
+            {name: option.smoke if smoke else getattr(arguments, name) for name, option in arguments.texts.items()},
+            smoke,
+        )
+
+    def model(self, **settings: Any) -> Qwen2VLModel:
+        """A new one."""
+        attn = "flash" if self.flash else "auto"
+        return Qwen2VLModel(self.model_path, self.device, self.lora_path, **{"attn": attn, **settings})
+
+
+class Tokens(NamedTuple):
+    """An option that says how many tokens a text has."""
+
+    default: int
+    smoke: int
+    help: str
+
+
+def add_options(parser: argparse.ArgumentParser, runs: int, **tokens: Tokens) -> None:
+    """The options that Asked takes; underscores do in place of dashes."""
+    parser.add_argument(
+        "--model-path",
+        "--model_path",
+        default=str(EMBEDDED),
+        metavar="PATH",
+        help="a Qwen2-VL folder, merged .npz or exported folder (default: the built-in small model)",
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, npu:0 or Ascend (default: cpu)")
+    parser.add_argument("--lora-path", "--lora_path", metavar="DIR", help="a LoRA adapter of the model")
+    parser.add_argument(
+        "--flash-attention",
+        "--flash_attention",
+        action="store_true",
+        help="flash attention or an error (default: where it is the device's default, which is a CPU)",
+    )
+    parser.add_argument(
+        "--images", nargs="+", type=Path, default=[], metavar="PAGE", help="pages to read (default: those of examples/)"
+    )
+    parser.add_argument("--runs", type=positive, default=runs, help=f"that count, after one to warm up (default: {runs})")
+    for name, (default, _, text) in tokens.items():
+        names = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
+        parser.add_argument(*names, type=positive, default=default, metavar="N", help=f"{text} (default: {default})")
+    parser.add_argument("--output", metavar="FILE", help="write the figures there, as JSON")
+    parser.add_argument("--report", metavar="DIR", type=Path, help="write report.md and report.html there, with plots")
+    parser.add_argument(
+        "--smoke", action="store_true", help="only try that all of it runs: one run, small pages, few tokens"
+    )
+    parser.set_defaults(texts=tokens)
+
+
+def positive(text: str) -> int:
+    """An option's number, 1 or more."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is given: give 1 or more")
+    return int(text)
+
+
+def finish(results: Results, arguments: argparse.Namespace) -> None:
+    """Write what --output and --report ask for."""
+    if arguments.report:
+        from mindnlp_ocr.bench.plots import drawn  # matplotlib is no dependency of reading pages
+        from mindnlp_ocr.bench.report import write_report
+
+        results.sections["report"] = Section(title="The report", rows=[{"plots": len(drawn([results]))}])
+        for path in write_report([results], arguments.report / "report.md"):
+            print(f"wrote {path}")  # noqa: T201
+    if arguments.output:
+        results.save(arguments.output)
+
+
+def run_tool(main: Callable[[], int | None]) -> NoReturn:
+    """Its exit status; 2 and a line where a model, a device or a page cannot be used."""
+    try:
+        sys.exit(main())
+    except OCRError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+
+
+def ask(image: Any, question: str = QUESTION) -> list[dict[str, Any]]:
+    """The messages of one page."""
+    return [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]}]
+
+
+def endless(model: Qwen2VLModel) -> Qwen2VLModel:
+    """A model that never ends a text by itself, so that both sides make as many tokens as they are asked for."""
+    positions = max(model.config.max_position_embeddings, 1 << 18)
+    model.config = model.config.model_copy(update={"eos_token_ids": (), "max_position_embeddings": positions})
+    return model
+
+
+def same(texts: list[Any]) -> None:
+    """Stops where two sides did not read the same."""
+    if any(text != texts[0] for text in texts):
+        raise SystemExit("error: the sides gave different tokens, so their times cannot be compared")

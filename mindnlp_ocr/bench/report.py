@@ -1,0 +1,140 @@
+"""A report of what benchmarks measured, from their JSON alone: Markdown with plots beside it, and one HTML page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from mindnlp_ocr.bench import criteria
+from mindnlp_ocr.bench.plots import drawn
+from mindnlp_ocr.bench.results import Results, Row, shown
+
+UNITS = {"_ms": ", ms", "_mb": ", MB", "_gb": ", GB", "_percent": ", %", "_per_s": "/s", "_img_s": ", img/s"}
+MARKS = {True: "✓ met", False: "✗ not met", None: "- not measured"}
+
+MARKDOWN = """\
+# {{ title }}
+
+Written by `tools/report.py` from the JSON files that the benchmarks wrote; do not edit it by hand.
+{% for run in runs %}
+- **{{ run.tool }}**, {{ run.date }}: `{{ run.command }}`
+  {{ run.machine }}; {{ run.versions }}
+{%- if run.smoke %}
+  **A smoke test: these figures mean nothing.**
+{%- endif %}
+{%- endfor %}
+{% for section in sections %}
+## {{ section.title }}
+{% if section.about %}
+{{ section.about | wordwrap(120) }}
+{% endif %}
+{%- for plot in section.plots %}
+![{{ plot.text }}]({{ plot.path }})
+{% endfor %}
+| {{ section.columns | join(" | ") }} |
+|{{ "---|" * section.columns | length }}
+{% for row in section.rows -%}
+| {{ row | join(" | ") }} |
+{% endfor %}
+{%- endfor %}"""
+
+HTML = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; display: block; overflow-x: auto; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid #8884; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+figure { margin: 1rem 0; background: #fff; border-radius: .5rem; padding: .5rem; }
+figure svg { width: 100%; height: auto; }
+code { font-size: .9em; overflow-wrap: anywhere; }
+.smoke { color: #c00; font-weight: bold; }
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+<ul>
+{%- for run in runs %}
+<li><b>{{ run.tool }}</b>, {{ run.date }}: <code>{{ run.command }}</code><br>{{ run.machine }}; {{ run.versions }}
+{%- if run.smoke %} <span class="smoke">A smoke test: these figures mean nothing.</span>{% endif %}</li>
+{%- endfor %}
+</ul>
+{%- for section in sections %}
+<h2>{{ section.title }}</h2>
+<p>{{ section.about }}</p>
+{%- for plot in section.plots %}
+<figure role="img" aria-label="{{ plot.text }}">{{ plot.svg | safe }}</figure>
+{%- endfor %}
+<table>
+<tr>{% for column in section.columns %}<th>{{ column }}</th>{% endfor %}</tr>
+{%- for row in section.rows %}
+<tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>
+{%- endfor %}
+</table>
+{%- endfor %}
+</body>
+</html>
+"""
+
+
+def write_report(all_results: Sequence[Results], markdown: Path, title: str = "Performance") -> list[Path]:
+    """Write ``markdown``, an HTML page of the same name, and the plots in a folder of that name. Returns all paths."""
+    figures = markdown.with_suffix("")
+    figures.mkdir(parents=True, exist_ok=True)
+    plots = drawn(all_results)
+    paths = {name: figures / f"{name}.svg" for name in plots}
+    for name, path in paths.items():
+        path.write_text(plots[name].svg, encoding="utf-8")
+    sections = []
+    for results in all_results:
+        if results.tool == "benchmark_comparison":
+            rows = [{**row, "met": MARKS[row["met"]]} for row in criteria.check(results)]  # type: ignore[index]
+            sections.append(_section("Acceptance criteria", criteria.ABOUT, rows, []))
+        for name, section in results.sections.items():
+            pictures = [
+                {"text": plot.text, "svg": _inline(plot.svg), "path": f"{figures.name}/{key}.svg"}
+                for key, plot in plots.items()
+                if plot.section == name
+            ]
+            if name != "report":
+                sections.append(_section(section.title, section.about, section.rows, pictures))
+    values = {"title": title, "runs": [_run(results) for results in all_results], "sections": sections}
+    html = markdown.with_suffix(".html")
+    for path, template, escape in ((markdown, MARKDOWN, False), (html, HTML, True)):
+        environment = jinja2.Environment(autoescape=escape, undefined=jinja2.StrictUndefined)
+        path.write_text(environment.from_string(template).render(values).rstrip() + "\n", encoding="utf-8")
+    return [markdown, html, *paths.values()]
+
+
+def _inline(svg: str) -> str:
+    """Without what stands before it, which is for a file."""
+    return svg[svg.index("<svg") :]
+
+
+def _run(results: Results) -> dict[str, Any]:
+    machine = results.machine
+    place = f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB, {machine['system']}"
+    versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
+    date = results.date.replace("T", " ").replace("+00:00", " UTC")
+    return {**results.model_dump(include={"tool", "command", "smoke"}), "date": date, "machine": place, "versions": versions}
+
+
+def _section(title: str, about: str, rows: Sequence[Row], plots: list[dict[str, str]]) -> dict[str, Any]:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    table = [["" if column not in row else shown(row[column]) for column in columns] for row in rows]
+    return {"title": title, "about": about, "columns": [_heading(c) for c in columns], "rows": table, "plots": plots}
+
+
+def _heading(column: str) -> str:
+    """A column's name with its unit as people write it."""
+    for ending, unit in UNITS.items():
+        if column.endswith(ending):
+            return column.removesuffix(ending).replace("_", " ") + unit
+    return column.replace("_", " ")
