@@ -5,6 +5,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+# Processes that share the cores share them out, before our operators are loaded: their threads spin.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
+
 import numpy as np
 import pytest
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from mindnlp_ocr.cli import DEFAULT_PROMPT
 from mindnlp_ocr.models.export import export_model
+from mindnlp_ocr.models.limits import Limits
 from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,11 +28,14 @@ def main() -> None:
     parser.add_argument("pages", nargs="*", default=[str(path) for path in sorted((ROOT / "examples").glob("*.png"))])
     parser.add_argument("--model", default=EMBEDDED, help="what to export (default: the built-in model)")
     parser.add_argument("--runs", type=int, default=7, help="of each, after one to warm up (default: 7)")
+    parser.add_argument("--max-length", type=int, help="of the export, as that of tools/export.py")
+    parser.add_argument("--vision-patches", type=int, nargs="*", default=[], help="of the export, likewise")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "exported"
         start = time.perf_counter()
-        manifest = export_model(arguments.model, folder)
+        limits = Limits(max_length=arguments.max_length)
+        manifest = export_model(arguments.model, folder, limits=limits, vision_patches=arguments.vision_patches)
         size = sum(path.stat().st_size for path in folder.iterdir()) / 2**20
         print(f"exported {len(manifest.graphs)} graphs in {seconds(start):.1f} s, {size:.0f} MB")
         models = {"live": Qwen2VLModel(arguments.model), "exported": Qwen2VLModel.from_exported(folder)}

@@ -178,7 +178,8 @@ def conversation(asked: Asked) -> Iterator[Row]:
 def endurance(asked: Asked) -> Iterator[Row]:
     # Small pages against a small budget: the first 400 fill it, and whatever pools grow. What grows later would be a leak.
     model, random = asked.model(cache_config=CacheConfig(max_cache_size_mb=98)), np.random.default_rng(0)
-    model.warm_up()
+    if not asked.smoke:
+        model.warm_up()
     before, last = (4, 14) if asked.smoke else (400, 1400)
     first = None
     for number in range(1, last + 1):

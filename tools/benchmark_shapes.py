@@ -29,8 +29,9 @@ from mindnlp_ocr.processing.images import Patches
 from mindnlp_ocr.weights.names import expected_shapes
 from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES
 
-# The published config.json of Qwen2-VL-2B-Instruct, as far as the network reads it.
 CPU = Device("CPU")
+# The published config.json of Qwen2-VL-2B-Instruct, as far as the network reads it.
+VISION = {"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "num_heads": 16, "mlp_ratio": 4}
 QWEN2_VL_2B = {
     "model_type": "qwen2_vl",
     "vocab_size": 151936,
@@ -46,7 +47,7 @@ QWEN2_VL_2B = {
     "video_token_id": 151656,
     "vision_start_token_id": 151652,
     "eos_token_id": 151645,
-    "vision_config": {"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "num_heads": 16, "mlp_ratio": 4},
+    "vision_config": VISION,
 }
 
 
@@ -102,11 +103,15 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=32, help="patches along each side of the image (default: 32)")
     parser.add_argument("--tokens", type=int, default=12, help="tokens to decode (default: 12)")
     parser.add_argument("--runs", type=int, default=3, help="of vision and prefill (default: 3)")
+    parser.add_argument("--layers", type=int, help="of the language model and the vision tower each (default: all)")
     parser.add_argument("--max-length", type=int, default=1024, help="length of the KV slot (default: 1024)")
     parser.add_argument("--attn", choices=("auto", "eager", "flash"), default="auto", help="attention (default: auto)")
     parser.add_argument("--dtype", choices=WEIGHT_DTYPES, default="fp32", help="of weights (default: fp32)")
     arguments = parser.parse_args()
-    config = Qwen2VLConfig.from_dict(QWEN2_VL_2B)
+    shapes = dict(QWEN2_VL_2B)
+    if arguments.layers:
+        shapes["num_hidden_layers"], shapes["vision_config"] = arguments.layers, {**VISION, "depth": arguments.layers}
+    config = Qwen2VLConfig.from_dict(shapes)
     choice = choose_attention(CPU, arguments.attn, CacheConfig(), (config.head_dim, config.vision.head_dim))
     attentions = attentions_for(CPU, choice.implementation, config)
     kv = KVSlots(config, 1, arguments.max_length, attentions.text)

@@ -53,7 +53,7 @@ def emulated_operators(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("tests", ["checks.py", "pages.py", "exported.py"])
 def test_the_graphs_pass_over_emulated_operators(emulated_operators: Path, tests: str) -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", str(PLUGIN / tests), "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", str(PLUGIN / tests), "-n", "0", "-p", "no:cacheprovider"],
         env={**os.environ, "MS_OP_PLUGIN_PATH": str(emulated_operators)},
         capture_output=True,
         text=True,

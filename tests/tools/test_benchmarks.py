@@ -1,0 +1,119 @@
+"""Every benchmark runs, small: one run, few tokens. What they measure is not looked at, only that they measure it."""
+
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mindnlp_ocr.bench.results import Results
+from mindnlp_ocr.models.qwen2vl import EMBEDDED
+from tests.conftest import ROOT
+
+WORD = "tests/pages/word_56x56.png"
+Run = Callable[..., object]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A tool in this process; its exit status."""
+
+    def run(tool: str, *arguments: object) -> object:
+        monkeypatch.setattr(sys, "argv", [f"tools/{tool}.py", *map(str, arguments)])
+        try:
+            runpy.run_path(str(ROOT / "tools" / f"{tool}.py"), run_name="__main__")
+        except SystemExit as ended:
+            return ended.code or 0
+        return 0
+
+    return run
+
+
+def test_kv_cache_measures_all_that_the_request_lists(run: Run, tmp_path: Path) -> None:
+    assert run("benchmark_kv_cache", "--smoke", "--output", tmp_path / "kv.json", "--report", tmp_path) == 0
+    results = Results.load(tmp_path / "kv.json")
+    assert results.smoke and results.command.startswith("uv run tools/benchmark_kv_cache.py --smoke --output ")
+    names = ["memory", "latency", "hits", "batch", "prompts", "long", "statistics", "report"]
+    assert list(results.sections) == names and all(section.rows for section in results.sections.values())
+    assert results.sections["latency"].rows[0].keys() >= {"mean_ms", "p50_ms", "p90_ms", "p99_ms", "vision_ms"}
+    assert [row["batch_size"] for row in results.sections["batch"].rows] == [1, 2, 4, 8]
+    assert results.row("statistics", statistic="total_requests")["value"] == 6
+    assert results.row("report")["plots"] == 5
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_kv_cache_over_many_pages_takes_the_options_of_the_request(run: Run, tmp_path: Path) -> None:
+    options = ["--model_path", EMBEDDED, "--device", "cpu", "--flash_attention", "--max_tokens", 16]
+    assert run("benchmark_kv_cache", "endurance", "--smoke", *options, "--output", tmp_path / "a.json") == 0
+    assert [row["pages"] for row in Results.load(tmp_path / "a.json").sections["endurance"].rows] == list(range(1, 15))
+
+
+def test_comparison_passes_nothing_that_was_only_tried(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("benchmark_comparison", "--smoke", "--output", tmp_path / "on-off.json") == 1
+    results = Results.load(tmp_path / "on-off.json")
+    names = ["single_image", "batch", "long_sequence", "past_2048", "attention_memory"]
+    assert list(results.sections) == names and all(section.rows for section in results.sections.values())
+    assert results.row("past_2048").items() >= {"new_tokens": 16, "ended": "whole"}.items()
+    printed = capsys.readouterr().out
+    assert "KV CACHE COMPARISON SUMMARY\n" in printed
+    assert printed.count("not measured, target") == 5 and "✓" not in printed
+    assert printed.endswith("Overall: 0/5 criteria passed\n")
+
+
+def test_attention_beside_eager(run: Run, tmp_path: Path) -> None:
+    assert run("benchmark_attention", "--smoke", "--output", tmp_path / "attention.json") == 0
+    results = Results.load(tmp_path / "attention.json")
+    for work in ("vision", "prefill", "decode"):
+        assert results.row(work).keys() == {"case", "flash_ms", "of_limit_percent", "limit", "eager_ms", "eager_ratio"}
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "printed"),
+    [
+        ("benchmark_fusion", [WORD, "--runs", 1], "fp32, no vision block"),
+        (
+            "benchmark_export",
+            [WORD, "--runs", 1, "--max-length", 128, "--vision-patches", 64],
+            "word_56x56.png: 3 tokens; live ",
+        ),
+        ("benchmark_load", [EMBEDDED, "--runs", 1], "MB above MindSpore: "),
+        ("benchmark_start", ["--image", WORD, "--runs", 1], "s beyond it; end "),
+        ("benchmark_shapes", ["--layers", 1, "--side", 4, "--tokens", 2, "--runs", 1], "weights read at "),
+        ("benchmark_lookup", [], "n 3, up to 8 guesses: "),
+        ("compare_dtypes", [WORD], "character error rate: fp32 0.000 %, int8 "),
+    ],
+)
+def test_the_others_print_their_figures(
+    run: Run, capsys: pytest.CaptureFixture[str], tool: str, arguments: list[object], printed: str
+) -> None:
+    assert run(tool, *arguments) == 0
+    assert printed in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonsense"], "nonsense: give memory, latency, "),
+        (["--runs", "0"], "argument --runs: '0' is given: give 1 or more"),
+        (["--model-path", "/no/such", "latency", "--smoke"], "error: model /no/such does not exist"),
+        (["--device", "cuda", "latency", "--smoke"], "error: device 'cuda'"),
+    ],
+)
+def test_wrong_usage_exits_2_with_the_remedy(
+    run: Run, capsys: pytest.CaptureFixture[str], arguments: list[object], message: str
+) -> None:
+    assert run("benchmark_kv_cache", *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_long_text_that_is_killed_is_not_passed(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the kernel does when memory is out."""
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "killed"))
+    (tmp_path / "killed").write_text("#!/bin/sh\nkill -9 $$\n", encoding="utf-8")
+    (tmp_path / "killed").chmod(0o755)
+    assert run("benchmark_comparison", "past_2048", "--output", tmp_path / "a.json") == 1
+    assert Results.load(tmp_path / "a.json").row("past_2048") == {"new_tokens": 0, "ended": "exit status -9"}
+    assert "✗ a text of more than 2,048 tokens, not out of memory: 0.000 tokens" in capsys.readouterr().out
