@@ -36,7 +36,7 @@ Written by `tools/report.py` from the JSON files that the benchmarks wrote with 
 | {{ section.columns | join(" | ") }} |
 |{{ "---|" * section.columns | length }}
 {% for row in section.rows -%}
-| {{ row | map("replace", "|", "\\|") | join(" | ") }} |
+| {{ row | map("replace", "|", "\\\\|") | join(" | ") }} |
 {% endfor %}
 {%- endfor %}
 {%- endfor %}"""
