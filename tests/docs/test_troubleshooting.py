@@ -1,0 +1,52 @@
+"""docs/troubleshooting*.md and the source: every message has a line, and every line a message."""
+
+import re
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.docs.messages import messages, options
+
+PAGES = ("docs/troubleshooting.md", "docs/troubleshooting-models.md")
+# What a message is cut off at: before its remedy, its list of reasons, or its brackets.
+CUT = re.compile(r"[:;,]| \(")
+
+
+def entries() -> dict[str, str]:
+    """Every `message` that begins a list item, and what is said about it."""
+    found: dict[str, str] = {}
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for message, about in re.findall(r"^- `([^`]+)`:\s+((?:.+\n?)(?:  .*\n?)*)", text, re.MULTILINE):
+            found[message] = about.strip()
+    return found
+
+
+def says(entry: str, message: str) -> bool:
+    """Whether an entry is a message, or its beginning up to where one may be cut off; one without words is the whole."""
+    words = re.search(r"[A-Za-z]{3}", entry)
+    return message == entry or bool(words and message.startswith(entry) and CUT.match(message, len(entry)))
+
+
+ENTRIES, MESSAGES, OPTIONS = entries(), messages(), options()
+
+
+def test_every_message_of_the_package_is_explained() -> None:
+    assert len(MESSAGES) > 150  # the walk over the source finds them
+    missing = [f"{where}: {message}" for message, where in MESSAGES.items() if not any(says(e, message) for e in ENTRIES)]
+    assert not missing, "give each a line in one of " + ", ".join(PAGES)
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_explained_message_is_still_in_the_code(entry: str) -> None:
+    assert any(says(entry, message) for message in (*MESSAGES, *OPTIONS))
+    assert len(ENTRIES[entry]) > 5
+
+
+def test_an_entry_is_no_part_of_another_message() -> None:
+    """What the comparison rests on: a cut only where a message has one, never within a word or clause."""
+    assert says("device ... is unknown", "device ... is unknown: give cpu")
+    assert not says("device ...", "device ... is unknown: give cpu")
+    assert not says("... is unknown", "device ... is unknown: give cpu")
+    assert not says("device ... is unknown: give", "device ... is unknown: give cpu")
+    assert not says("...: ...", "...: ...: give another")
