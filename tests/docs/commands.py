@@ -1,0 +1,138 @@
+"""The commands and links of the documents, and what runs them."""
+
+import argparse
+import contextlib
+import io
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from mindnlp_ocr import cli
+from tests.cluster.runs import clean_environment
+from tests.conftest import ROOT
+
+WITH_COMMANDS = [ROOT / "README.md", ROOT / "README.zh.md", ROOT / "CONTRIBUTING.md"]
+WITH_COMMANDS += [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
+WITH_COMMANDS += sorted((ROOT / "kernels").rglob("*.md"))
+DOCUMENTS = [*WITH_COMMANDS, ROOT / "CHANGELOG.md"]
+DOCUMENTS += [*sorted(ROOT.glob("THIRD*.md")), *sorted((ROOT / "mindnlp_ocr" / "assets").rglob("*.md"))]
+
+Command = tuple[str, ...]
+
+
+class Outcome(NamedTuple):
+    """What a command came to."""
+
+    status: int
+    out: str
+    err: str
+
+
+class ParsedError(BaseException):
+    """The options of a tool were good; no Exception, so that no tool takes it for a fault of its own."""
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """The code blocks of a document."""
+    text = path.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(path: Path) -> list[Command]:
+    """Of its sh blocks, without comments, those of one line one after another."""
+    lines = [line for block in blocks(path, "sh") for line in block.replace("\\\n", " ").splitlines()]
+    return [command for line in lines for command in _parts(shlex.split(line, comments=True))]
+
+
+def inline(path: Path) -> list[Command]:
+    """Tools that are named with options within a sentence; those with something left out, as [OPTION] or ..., are not."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    found = [shlex.split(code) for code in re.findall(r"`((?:uv run )?(?:tools/\w+\.py|mindnlp-ocr)(?: [^`]*)?)`", text)]
+    return [tuple(words) for words in found if not re.search(r"\.\.\.|\[", " ".join(words))]
+
+
+def _parts(words: list[str]) -> Iterator[Command]:
+    while words:
+        end = words.index("&&") if "&&" in words else len(words)
+        yield tuple(words[:end])
+        words = words[end + 1 :]
+
+
+def tool(command: Command) -> tuple[str, list[str]]:
+    """The tool of ours that a command starts, and its arguments; "" where it is none."""
+    for number, word in enumerate(command):
+        if re.fullmatch(r"tools/\w+\.py", word):
+            return word, list(command[number + 1 :])
+    return ("mindnlp-ocr", list(command[1:])) if command[0] == "mindnlp-ocr" else ("", [])
+
+
+def in_place(words: list[str], folder: Path) -> list[str]:
+    """With the places of the sandbox, which is the current folder and HOME."""
+    return [re.sub("^~(?=/)", str(folder), re.sub("^/path/to/", "path/to/", word)) for word in words]
+
+
+def call(name: str, arguments: list[str], folder: Path) -> Outcome:
+    """Run a tool in this process, in a folder that is HOME as well."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.chdir(folder)
+        patch.setenv("HOME", str(folder))
+        patch.setattr("sys.argv", [name, *in_place(arguments, folder)])
+        status: Any = 0
+        try:
+            status = cli.main() if name == "mindnlp-ocr" else runpy.run_path(name, run_name="__main__") and 0
+        except SystemExit as exit_:
+            status = exit_.code or 0
+    return Outcome(status if isinstance(status, int) else 1, *map(_written, (out, err)))
+
+
+def _written(file: io.TextIOWrapper) -> str:
+    file.flush()
+    return file.buffer.getvalue().decode("utf-8")  # type: ignore[attr-defined]
+
+
+def call_cold(arguments: list[str], folder: Path) -> Outcome:
+    """Run the command line in a process of its own: what it sets holds for a whole process."""
+    environment = clean_environment() | {"HOME": str(folder)}
+    command = [sys.executable, "-m", "mindnlp_ocr.cli", *in_place(arguments, folder)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def parse(command: Command, folder: Path) -> str:
+    """Why a tool of ours does not take the options of a command; "" where it does."""
+    name, arguments = tool(command)
+    real = argparse.ArgumentParser.parse_args
+
+    def stop(parser: argparse.ArgumentParser, *given: Any) -> Any:
+        real(parser, *given)
+        raise ParsedError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
+        try:
+            outcome = call(name, arguments, folder)
+        except ParsedError:
+            return ""
+    if not arguments and outcome.status == 0:
+        return ""  # it has no options at all, and has run
+    return outcome.err or f"{name} read no options"
+
+
+def links(path: Path) -> list[str]:
+    """What a document links to and shows, outside of its code."""
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return [link or image for link, image in re.findall(r"\]\(([^()\s]+)\)|src=\"([^\"]+)\"", text)]
+
+
+def anchors(path: Path) -> set[str]:
+    """The headings of a document, as links name them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}

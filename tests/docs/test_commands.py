@@ -1,0 +1,286 @@
+"""Every command and every link of the documents: what can run here is run, on pages as small as can be."""
+
+import ast
+import html
+import importlib
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mindnlp_ocr import CacheConfig
+from mindnlp_ocr.export.manifest import FILE
+from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
+from tests.conftest import GOLDENS, ROOT
+from tests.docs.commands import (
+    DOCUMENTS,
+    WITH_COMMANDS,
+    Command,
+    Outcome,
+    anchors,
+    blocks,
+    call,
+    call_cold,
+    commands,
+    inline,
+    links,
+    parse,
+    tool,
+)
+
+# Commands that are not run here, by how they begin, and why. Where they name a tool of ours, its options are parsed.
+NOT_RUN = {
+    "pip install": "it needs a network; CI installs from the lock",
+    "uv run pytest": "this is it",
+    "uv run --isolated --group triton pytest": "a job of CI of its own",
+    "uv run ruff": "CI runs it",
+    "uv run mypy": "CI runs it",
+    "uv run pre-commit install": "it writes into .git",
+    "bash .ci/run": "it runs this",
+    "uv run msrun": "it takes ports and half a minute; tests/cluster runs both ways",
+    "npu-smi": "a tool of Ascend's driver",
+    "python -m venv .venv-reference": "an environment of its own, with torch",
+    ".venv-reference/bin/": "needs that environment",
+    "python3.11 -m venv .venv-ascend": "an environment of its own, with Ascend's compiler",
+    ".venv-ascend/bin/": "needs that environment",
+    "apt-get install": "it needs a network and changes the machine",
+}
+# Tools whose options alone are parsed here, and why.
+PARSED = {
+    r"tools/benchmark_\w+\.py": "minutes; tests of their own try those that have --smoke",
+    r"tools/(report|evaluate)\.py": "they have tests of their own",
+    r"tools/compare_dtypes\.py": "a minute, over all pages",
+    r"tools/selftest\.py": "tests/test_selftest.py runs it",
+}
+RUN = ("tools/infer.py", "mindnlp-ocr", "tools/convert.py", "tools/export.py")
+WRITE = ("tools/convert.py", "tools/export.py")
+# Few and small graphs in what is exported: the last of an option counts.
+SMALL_EXPORT = ["--max-length", "128", "--max-new-tokens", "32", "--slots", "1", "--vision-patches", "64"]
+SMALL = {"max_length": 2048, "max_new_tokens": 16, "max_pixels": 64 * 196}
+
+COMMANDS = list(dict.fromkeys(command for path in WITH_COMMANDS for command in commands(path)))
+INLINE = list(dict.fromkeys(command for path in DOCUMENTS for command in inline(path)))
+# What comes with another change: left out as long as it is not there.
+COMING = {name for name in ("docs/performance.md", "tools/evaluate.py") if not (ROOT / name).exists()}
+COMMANDS = [command for command in COMMANDS if tool(command)[0] not in COMING]
+
+
+def kind(command: Command) -> str:
+    """What becomes of a command: run, parsed, "not run", or unknown."""
+    name, arguments = tool(command)
+    if any(" ".join(command).startswith(beginning) for beginning in NOT_RUN):
+        return "not run"
+    if any(re.fullmatch(pattern, name) for pattern in PARSED) or _too_large(arguments):
+        return "parsed"
+    if name in RUN or command[0] == "sha256sum":
+        return "run"
+    return "unknown"
+
+
+def _too_large(arguments: list[str]) -> bool:
+    """For an NPU (tests/export exports for one, in half a minute), or of a measurement of 2B, whose models lie in /tmp."""
+    for_npu = {"Ascend", "npu:0", "configs/ascend-910b.yaml"} & set(arguments)
+    return bool(for_npu) or any(word.startswith("/tmp/") for word in arguments)
+
+
+def shown(commands: list[Command]) -> Any:
+    return pytest.mark.parametrize("command", commands, ids=[" ".join(command) for command in commands])
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all that the documents name."""
+    folder = tmp_path_factory.mktemp("sandbox")
+    pages = ROOT / "tests" / "pages"
+    for name in ("scans", "more", "examples", "path/to", "tests/pages"):
+        (folder / name).mkdir(parents=True)
+    for place in ("page.png", "scans/1.png", "examples/invoice.png", "examples/letter.png", "tests/pages/4.png"):
+        shutil.copy(pages / "word_56x56.png", folder / place)
+    shutil.copy(pages / "small_48x30.png", folder / "scans" / "2.png")
+    Image.open(pages / "word_56x56.png").convert("RGB").save(folder / "more" / "3.jpg", quality=95)
+    for place in ("MODEL", "path/to/Qwen2-VL-2B-Instruct", "path/to/model"):
+        (folder / place).symlink_to(EMBEDDED)
+    adapters = {
+        "ADAPTER": "patterns",
+        "path/to/lora": "patterns",
+        "path/to/adapter": "patterns",
+        "path/to/another": "everything",
+    }
+    for place, name in adapters.items():
+        (folder / place).symlink_to(GOLDENS / "lora" / name)
+    for name in ("fp32", "int8"):  # as far as benchmark_peers.py looks when it parses
+        (folder / "build/openvino" / name).mkdir(parents=True)
+        (folder / "build/openvino" / name / "openvino_language_model.xml").touch()
+    for name in ("tools", "configs"):
+        (folder / name).symlink_to(ROOT / name)
+    for name in ("cpu.json", "npu.json", "npu_flash.json"):  # as if an NPU were there; a command writes the first anew
+        (folder / name).write_text('{"results": [{"image": "4.png", "token_ids": [1, 2]}]}', encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def written(sandbox: Path) -> dict[Command, Outcome]:
+    """What other commands read, made by the commands of the documents: converted and exported models."""
+    outcomes = {}
+    for command in COMMANDS:
+        name, arguments = tool(command)
+        if kind(command) == "run" and name in WRITE:
+            target = sandbox / (arguments[1] if name == "tools/convert.py" else arguments[arguments.index("--output") + 1])
+            if target.is_dir():
+                shutil.rmtree(target)
+            outcomes[command] = call(name, arguments + (SMALL_EXPORT if name == "tools/export.py" else []), sandbox)
+    return outcomes
+
+
+@shown([command for command in COMMANDS if kind(command) == "run"])
+def test_a_command_does_what_it_says(command: Command, sandbox: Path, written: dict[Command, Outcome]) -> None:
+    name, arguments = tool(command)
+    if command in written:
+        outcome = written[command]
+    elif not name:
+        done = subprocess.run(command, cwd=sandbox, capture_output=True, text=True, check=False)
+        outcome = Outcome(done.returncode, done.stdout, done.stderr)
+    elif "--threads" in arguments:
+        outcome = call_cold(arguments, sandbox)
+    else:
+        outcome = call(name, arguments, sandbox)
+    assert outcome.status == 0, outcome.err
+    assert "error" not in outcome.err
+    if name in ("tools/infer.py", "mindnlp-ocr"):
+        output = arguments[arguments.index("--output") + 1] if "--output" in arguments else None
+        assert "".join(outcome.out.split()) or (sandbox / str(output)).read_text(encoding="utf-8").strip()
+
+
+@shown([command for command in COMMANDS if kind(command) != "run" and tool(command)[0]])
+def test_the_options_of_a_command_that_is_not_run_are_those_of_the_tool(command: Command, sandbox: Path) -> None:
+    assert parse(command, sandbox) == ""
+
+
+@shown(INLINE)
+def test_a_tool_that_a_sentence_names_takes_these_options(command: Command, sandbox: Path) -> None:
+    assert (ROOT / tool(command)[0]).is_file() or tool(command)[0] == "mindnlp-ocr"
+    if tool(command)[1]:
+        assert parse(command, sandbox) == ""
+
+
+def test_no_command_is_in_no_class() -> None:
+    assert len(COMMANDS) > 20  # they are found
+    assert [command for command in COMMANDS if kind(command) == "unknown"] == []
+
+
+def test_scripts_that_are_not_run_are_there() -> None:
+    words = [
+        word for command in COMMANDS for word in command if re.fullmatch(r"(tools|tests|examples)/[\w/]+\.(py|sh)", word)
+    ]
+    assert [word for word in words if not (ROOT / word).is_file()] == []
+
+
+@pytest.mark.parametrize("beginning", NOT_RUN)
+def test_nothing_is_left_out_that_no_document_has(beginning: str) -> None:
+    assert any(" ".join(command).startswith(beginning) for command in COMMANDS)
+
+
+def test_options_that_a_tool_does_not_have_are_seen(sandbox: Path) -> None:
+    """What the tests of options above rest on."""
+    assert "--no-such" in parse(("tools/infer.py", "page.png", "--no-such"), sandbox)
+    assert "--no-such" in parse(("uv", "run", "tools/benchmark_peers.py", "--no-such"), sandbox)
+    assert kind(("tools/gone.py",)) == "unknown"
+
+
+# Python
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models of short slots and small images, so that `warm_up()` compiles few graphs; mindnlp is left out, since its import
+    changes the process (tests/interop has one of its own)."""
+    real = Qwen2VLModel.__init__
+
+    def init(self: Qwen2VLModel, model_name: Any = EMBEDDED, *given: Any, **options: Any) -> None:
+        exported = (Path(model_name) / FILE).exists()
+        real(self, model_name, *given, **(options if exported else SMALL | options))
+
+    monkeypatch.setattr(Qwen2VLModel, "__init__", init)
+    monkeypatch.setattr(Qwen2VLModel, "from_mindnlp", classmethod(lambda cls, model, processor=None, **options: model))
+
+
+WITH_PYTHON = [path for path in WITH_COMMANDS if blocks(path, "python")]
+OF_MINDNLP = [path for path in WITH_PYTHON if path.name == "mindnlp.md"]
+
+
+def unique(paths: list[Path]) -> Iterator[Path]:
+    """Those whose code is not that of another but for its comments: a translation."""
+    seen: set[str] = set()
+    for path in paths:
+        code = ast.dump(ast.parse("".join(blocks(path, "python"))))
+        if code not in seen:
+            seen.add(code)
+            yield path
+
+
+@pytest.mark.parametrize("path", [p for p in unique(WITH_PYTHON) if p not in OF_MINDNLP], ids=lambda path: path.name)
+def test_python_runs(
+    path: Path,
+    sandbox: Path,
+    written: dict[Command, Outcome],
+    small: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(sandbox)
+    names: dict[str, Any] = {"Qwen2VLModel": Qwen2VLModel, "CacheConfig": CacheConfig, "theirs": object()}
+    for block in blocks(path, "python"):
+        exec(compile(block.replace('"/path/', '"path/'), str(path), "exec"), names)
+
+
+@pytest.mark.parametrize("path", OF_MINDNLP, ids=lambda path: path.name)
+def test_python_that_needs_mindnlp_names_what_there_is(path: Path) -> None:
+    for node in ast.walk(ast.parse("".join(blocks(path, "python")))):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(str(node.module))
+            assert all(hasattr(module, alias.name) for alias in node.names)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr.startswith("from_"):
+            assert hasattr(Qwen2VLModel, node.func.attr)
+
+
+# Links, and the translation
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    for link in links(path):
+        if link.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = link.partition("#")
+        target = path.parent / name if name else path
+        if str(target.resolve().relative_to(ROOT)) in COMING:
+            continue
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_both_readmes_have_the_same_commands_code_sections_and_links() -> None:
+    english, chinese = ROOT / "README.md", ROOT / "README.zh.md"
+    assert commands(english) == commands(chinese)
+    assert [ast.dump(ast.parse(block)) for block in blocks(english, "python")] == [
+        ast.dump(ast.parse(block)) for block in blocks(chinese, "python")
+    ]
+    sections = [re.findall(r"^#+ ", path.read_text(encoding="utf-8"), re.MULTILINE) for path in (english, chinese)]
+    assert sections[0] == sections[1]
+    ours, theirs = ([link for link in links(path) if not link.startswith(("#", "README"))] for path in (english, chinese))
+    assert ours == theirs
+
+
+def test_the_recorded_run_shows_what_the_program_prints() -> None:
+    """CI holds examples/invoice.txt against a real run, tests/engine the other."""
+    shown = html.unescape(re.sub(r"<[^>]+>", "", (ROOT / "docs/figures/run.svg").read_text(encoding="utf-8")))
+    lines = [line.replace("\N{NO-BREAK SPACE}", " ").strip() for line in shown.splitlines()]
+    for name in ("invoice", "notice_zh"):
+        text = (ROOT / "examples" / f"{name}.txt").read_text(encoding="utf-8").split("\n")
+        start = lines.index(f"$ uv run tools/infer.py examples/{name}.png") + 1
+        assert lines[start : start + len(text) - 1] == text[:-1]
