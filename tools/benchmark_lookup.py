@@ -7,6 +7,7 @@ prompt of a page is its image: only the text that is read so far can be looked u
 uv run tools/benchmark_lookup.py
 """
 
+import argparse
 import json
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def steps_of(tokens: list[int], n: int, guesses: int) -> tuple[int, int]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     cases = json.loads((ROOT / "tests" / "goldens" / "pages.json").read_text(encoding="utf-8"))["cases"]
     texts = [case["token_ids"] for case in cases]
     tokens = sum(len(text) - 1 for text in texts)

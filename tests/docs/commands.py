@@ -1,6 +1,7 @@
 """The commands and links of the documents, and what runs them."""
 
 import argparse
+import ast
 import contextlib
 import io
 import re
@@ -56,6 +57,13 @@ def inline(path: Path) -> list[Command]:
     text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     found = [shlex.split(code) for code in re.findall(r"`((?:uv run )?(?:tools/\w+\.py|mindnlp-ocr)(?: [^`]*)?)`", text)]
     return [tuple(words) for words in found if not re.search(r"\.\.\.|\[", " ".join(words))]
+
+
+def of_head(path: Path) -> list[Command]:
+    """What the head of a tool says to run, which --help shows; two blanks part a command from what is said of it."""
+    lines = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").splitlines()
+    found = [re.split(r"\s{2,}", line.strip())[0] for line in lines if line.strip().startswith("uv run tools/")]
+    return [command for line in found if "[" not in line for command in _parts(shlex.split(line, comments=True))]
 
 
 def _parts(words: list[str]) -> Iterator[Command]:
@@ -121,8 +129,6 @@ def parse(command: Command, folder: Path) -> str:
             outcome = call(name, arguments, folder)
         except ParsedError:
             return ""
-    if not arguments and outcome.status == 0:
-        return ""  # it has no options at all, and has run
     return outcome.err or f"{name} read no options"
 
 

@@ -29,6 +29,7 @@ from tests.docs.commands import (
     commands,
     inline,
     links,
+    of_head,
     parse,
     tool,
 )
@@ -65,6 +66,7 @@ SMALL = {"max_length": 2048, "max_new_tokens": 16, "max_pixels": 64 * 196}
 
 COMMANDS = list(dict.fromkeys(command for path in WITH_COMMANDS for command in commands(path)))
 INLINE = list(dict.fromkeys(command for path in DOCUMENTS for command in inline(path)))
+HEADS = list(dict.fromkeys(command for path in sorted((ROOT / "tools").glob("*.py")) for command in of_head(path)))
 # What comes with another change: left out as long as it is not there.
 COMING = {name for name in ("docs/performance.md", "tools/evaluate.py") if not (ROOT / name).exists()}
 COMMANDS = [command for command in COMMANDS if tool(command)[0] not in COMING]
@@ -161,15 +163,15 @@ def test_the_options_of_a_command_that_is_not_run_are_those_of_the_tool(command:
     assert parse(command, sandbox) == ""
 
 
-@shown(INLINE)
-def test_a_tool_that_a_sentence_names_takes_these_options(command: Command, sandbox: Path) -> None:
+@shown(list(dict.fromkeys([*INLINE, *HEADS])))
+def test_a_tool_that_a_sentence_or_its_own_head_names_takes_these_options(command: Command, sandbox: Path) -> None:
     assert (ROOT / tool(command)[0]).is_file() or tool(command)[0] == "mindnlp-ocr"
     if tool(command)[1]:
         assert parse(command, sandbox) == ""
 
 
 def test_no_command_is_in_no_class() -> None:
-    assert len(COMMANDS) > 20  # they are found
+    assert min(len(COMMANDS), len(HEADS)) > 20  # they are found
     assert [command for command in COMMANDS if kind(command) == "unknown"] == []
 
 
