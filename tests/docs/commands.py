@@ -3,6 +3,7 @@
 import argparse
 import ast
 import contextlib
+import gc
 import io
 import re
 import runpy
@@ -98,6 +99,7 @@ def call(name: str, arguments: list[str], folder: Path) -> Outcome:
             status = cli.main() if name == "mindnlp-ocr" else runpy.run_path(name, run_name="__main__") and 0
         except SystemExit as exit_:
             status = exit_.code or 0
+    gc.collect()  # a model is a ring of objects, of more than 100 MB
     return Outcome(status if isinstance(status, int) else 1, *map(_written, (out, err)))
 
 
