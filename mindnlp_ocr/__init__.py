@@ -15,6 +15,7 @@ _HOME = {
     "get_optimal_cache_config": "mindnlp_ocr.cache.config",
     "OCRError": "mindnlp_ocr.errors",
     "PageError": "mindnlp_ocr.errors",
+    "BatchError": "mindnlp_ocr.errors",
     "SetupError": "mindnlp_ocr.errors",
 }
 __all__ = [*_HOME, "__version__"]
