@@ -57,10 +57,8 @@ def main() -> int:
         for line in differences(narrow, wide):
             tqdm.write(f"{Path(page.image).name}: token {line}", file=sys.stdout)
     rates = {dtype: of.cer_percent for dtype, of in scores.items()}
-    letters = scores["fp32"].characters
-    print(
-        f"{len(pages) - bad} pages, {letters} characters, {tokens} tokens of fp32; {changed} token edits in {arguments.dtype}"
-    )
+    counts = f"{len(pages) - bad} pages, {scores['fp32'].characters} characters, {tokens} tokens of fp32"
+    print(f"{counts}; {changed} token edits in {arguments.dtype}")
     print("character error rate: " + ", ".join(f"{dtype} {rate:.3f} %" for dtype, rate in rates.items()))
     return 1 if bad or rates[arguments.dtype] - rates["fp32"] > arguments.points else 0
 
