@@ -8,10 +8,12 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mindnlp_ocr.cli import DEFAULT_PROMPT
+from mindnlp_ocr.bench.reading import ask, same
+from mindnlp_ocr.bench.results import Results, Row
 from mindnlp_ocr.models.export import export_model
 from mindnlp_ocr.models.limits import Limits
 from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
@@ -19,8 +21,20 @@ from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def seconds(start: float) -> float:
-    return time.perf_counter() - start
+def compare(models: dict[str, Qwen2VLModel], pages: list[str], runs: int) -> Iterator[Row]:
+    """A page each; both must read the same."""
+    for page in pages:
+        readings: dict[str, list[Any]] = {name: [] for name in models}
+        for _ in range(runs + 1):
+            for name, model in models.items():
+                model.clear_cache()
+                readings[name].append(model.generate(ask(page)))
+        same([reading.token_ids for taken in readings.values() for reading in taken])
+        live, exported = (
+            statistics.median(reading.timings_ms["total"] for reading in readings[name][1:]) for name in models
+        )
+        row: Row = {"page": Path(page).name, "new_tokens": len(readings["live"][0].token_ids)}
+        yield {**row, "live_ms": live, "exported_ms": exported, "ratio": exported / live}
 
 
 def main() -> None:
@@ -30,29 +44,22 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7, help="of each, after one to warm up (default: 7)")
     parser.add_argument("--max-length", type=int, help="of the export, as that of tools/export.py")
     parser.add_argument("--vision-patches", type=int, nargs="*", default=[], help="of the export, likewise")
+    parser.add_argument("--output", help="write the figures there, as JSON")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "exported"
-        start = time.perf_counter()
         limits = Limits(max_length=arguments.max_length)
+        start = time.perf_counter()
         manifest = export_model(arguments.model, folder, limits=limits, vision_patches=arguments.vision_patches)
-        size = sum(path.stat().st_size for path in folder.iterdir()) / 2**20
-        print(f"exported {len(manifest.graphs)} graphs in {seconds(start):.1f} s, {size:.0f} MB")
+        row: Row = {"graphs": len(manifest.graphs), "seconds": time.perf_counter() - start}
+        row["size_mb"] = sum(path.stat().st_size for path in folder.iterdir()) / 2**20
+        results = Results.start()
+        results.add("export", "Exporting", [row], "Every graph that pages can need, and the weights.")
         models = {"live": Qwen2VLModel(arguments.model), "exported": Qwen2VLModel.from_exported(folder)}
-        for page in arguments.pages:
-            content = [{"type": "image", "image": page}, {"type": "text", "text": DEFAULT_PROMPT}]
-            readings: dict[str, list[Any]] = {name: [] for name in models}
-            for _ in range(arguments.runs + 1):
-                for name, model in models.items():
-                    model.clear_cache()
-                    readings[name].append(model.generate([{"role": "user", "content": content}]))
-            tokens = readings["live"][0].token_ids
-            assert all(reading.token_ids == tokens for taken in readings.values() for reading in taken), "other tokens"
-            live, exported = (
-                statistics.median(reading.timings_ms["total"] for reading in readings[name][1:]) for name in models
-            )
-            ratio = f"live {live:.0f} ms, exported {exported:.0f}: {exported / live:.2f}"
-            print(f"{Path(page).name}: {len(tokens)} tokens; {ratio}")
+        rows = compare(models, arguments.pages, arguments.runs)
+        results.add("exported", "An exported model beside the live one", rows, "Above 1 the export is slower.")
+    if arguments.output:
+        results.save(arguments.output)
 
 
 if __name__ == "__main__":

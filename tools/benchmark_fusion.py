@@ -6,9 +6,11 @@ uv run tools/benchmark_fusion.py [PAGE]
 
 import argparse
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mindnlp_ocr.bench.results import Results, Row
 from mindnlp_ocr.cli import DEFAULT_PROMPT
 from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
 
@@ -37,10 +39,21 @@ def model_of(dtype: Any, attention: Any, without: tuple[str, ...]) -> Qwen2VLMod
     return model
 
 
+def rows_of(readings: dict[str, list[Any]]) -> Iterator[Row]:
+    """A variant each, without its first reading; all must have read the same."""
+    tokens = readings["all, fp32"][0].token_ids
+    for name, taken in readings.items():
+        if any(reading.token_ids != tokens for reading in taken):
+            raise SystemExit(f"error: {name} gave other tokens than float32")
+        times = {f"{time}_ms": statistics.median(reading.timings_ms[time] for reading in taken[1:]) for time in TIMES}
+        yield {"variant": name, "new_tokens": len(tokens), **times, "per_token_ms": times["decode_ms"] / (len(tokens) - 1)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", nargs="?", default=str(ROOT / "examples" / "invoice.png"))
     parser.add_argument("--runs", type=int, default=7, help="of each variant, after one to warm up (default: 7)")
+    parser.add_argument("--output", help="write the figures there, as JSON")
     arguments = parser.parse_args()
     content = [{"type": "image", "image": arguments.page}, {"type": "text", "text": DEFAULT_PROMPT}]
     models = {name: model_of(*variant) for name, variant in VARIANTS.items()}
@@ -49,14 +62,11 @@ def main() -> None:
         for name, model in models.items():
             model.clear_cache()
             readings[name].append(model.generate([{"role": "user", "content": content}]))
-    tokens = readings["all, fp32"][0].token_ids
-    print(f"{Path(arguments.page).name}, {len(tokens)} tokens; medians of {arguments.runs} runs, milliseconds")
-    print(f"{'':24}" + "".join(f"{time:>9}" for time in TIMES) + "  per token")
-    for name, taken in readings.items():
-        assert all(reading.token_ids == tokens for reading in taken), f"{name}: other tokens"
-        times = {time: statistics.median(reading.timings_ms[time] for reading in taken[1:]) for time in TIMES}
-        per_token = times["decode"] / (len(tokens) - 1)
-        print(f"{name:24}" + "".join(f"{times[time]:9.0f}" for time in TIMES) + f"{per_token:11.2f}", flush=True)
+    results = Results.start()
+    title, about = f"What each operator buys: {Path(arguments.page).name}", "Medians; each row leaves something out."
+    results.add("fusion", title, rows_of(readings), about)
+    if arguments.output:
+        results.save(arguments.output)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindnlp_ocr.bench.machine import READ_MB, Machine, peak_memory_mb
+from mindnlp_ocr.bench.results import Results, Row
 from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.engine.graphs import Graphs, NewToken
@@ -98,6 +99,38 @@ def in_turns(run: Callable[[], Any], limit: Callable[[], float], runs: int) -> t
     return statistics.median(seconds), statistics.median(limits)
 
 
+def speeds(graphs: Graphs, config: Qwen2VLConfig, side: int, tokens: int, runs: int) -> Iterator[Row]:
+    """Of the vision tower, a prompt that holds its image, and a token."""
+    machine = Machine()
+    grid = (1, side, side)
+    pixels = np.random.default_rng(1).standard_normal((math.prod(grid), config.vision.patch_dim), dtype=np.float32)
+    image = [config.image_token_id] * (math.prod(grid) // config.vision.spatial_merge_size**2)
+    ids = np.asarray([1, 2, 3, *image, 4, 5, 6], np.int32)
+    positions = mrope_positions(ids, [grid], config.image_token_id, config.vision.spatial_merge_size)
+    features = graphs.vision([Patches(pixels, grid)])
+    step = graphs.prefill(ids, features, positions.ids)
+    for name, rows, work, flops in (
+        ("vision", len(pixels), lambda: graphs.vision([Patches(pixels, grid)]), vision_flops(config.vision, len(pixels))),
+        ("prefill", len(ids), lambda: graphs.prefill(ids, features, positions.ids), prefill_flops(config, len(ids))),
+    ):
+        seconds, peak = in_turns(work, machine.gflops, runs)
+        rate = flops / seconds / 1e9
+        limits: Row = {"rate": f"{rate:.0f} GFLOP/s", "limit": f"{peak:.0f} GFLOP/s", "of_limit_percent": 100 * rate / peak}
+        yield {"work": name, "rows": rows, "took_ms": 1e3 * seconds, **limits}
+    live = len(ids)
+
+    def decode() -> None:
+        nonlocal step, live
+        step = graphs.decode([NewToken(step.token_id, live + positions.delta, 0, live)])[0]
+        live += 1
+
+    decode()
+    seconds, peak = in_turns(decode, machine.read_gbs, tokens)
+    rate = graphs.decode_bytes / seconds / 1e9
+    limits = {"rate": f"{rate:.1f} GB/s", "limit": f"{peak:.1f} GB/s", "of_limit_percent": 100 * rate / peak}
+    yield {"work": "decode", "rows": 1, "took_ms": 1e3 * seconds, **limits}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=32, help="patches along each side of the image (default: 32)")
@@ -107,6 +140,7 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=1024, help="length of the KV slot (default: 1024)")
     parser.add_argument("--attn", choices=("auto", "eager", "flash"), default="auto", help="attention (default: auto)")
     parser.add_argument("--dtype", choices=WEIGHT_DTYPES, default="fp32", help="of weights (default: fp32)")
+    parser.add_argument("--output", help="write the figures there, as JSON")
     arguments = parser.parse_args()
     shapes = dict(QWEN2_VL_2B)
     if arguments.layers:
@@ -115,44 +149,21 @@ def main() -> None:
     choice = choose_attention(CPU, arguments.attn, CacheConfig(), (config.head_dim, config.vision.head_dim))
     attentions = attentions_for(CPU, choice.implementation, config)
     kv = KVSlots(config, 1, arguments.max_length, attentions.text)
-    start = time.perf_counter()
-    operators = operators_for(CPU, arguments.dtype)
-    graphs = Graphs(config, RandomWeights(config), arguments.max_length, operators, attentions, kv)
+    graphs = Graphs(config, RandomWeights(config), arguments.max_length, operators_for(CPU, arguments.dtype), attentions, kv)
+    results = Results.start()
+    rows = speeds(graphs, config, arguments.side, arguments.tokens, arguments.runs)
+    about = (
+        f"Random weights in {arguments.dtype}, {choice.implementation} attention. Products beside the multiply-add rate "
+        "of this machine, decoding beside its rate of reading memory; both are measured in turns with the work."
+    )
+    results.add("speed", f"The shapes of Qwen2-VL-2B, {arguments.dtype}", rows, about)
     weights = sum(parameter.nbytes for parameter in graphs.parameters()) / 2**20
     held = sum(parameter.nbytes for parameter in (*kv.keys, *kv.values)) / 2**20
-    print(f"{choice.implementation} attention; weights in {arguments.dtype}: {weights:.0f} MB, KV {held:.0f} MB")
-    print(f"built in {time.perf_counter() - start:.1f} s", flush=True)
-
-    machine = Machine()
-    grid = (1, arguments.side, arguments.side)
-    pixels = np.random.default_rng(1).standard_normal((math.prod(grid), config.vision.patch_dim), dtype=np.float32)
-    image = [config.image_token_id] * (math.prod(grid) // config.vision.spatial_merge_size**2)
-    ids = np.asarray([1, 2, 3, *image, 4, 5, 6], np.int32)
-    positions = mrope_positions(ids, [grid], config.image_token_id, config.vision.spatial_merge_size)
-    features = graphs.vision([Patches(pixels, grid)])
-    step = graphs.prefill(ids, features, positions.ids)
-    for name, work, flops in (
-        ("vision", lambda: graphs.vision([Patches(pixels, grid)]), vision_flops(config.vision, len(pixels))),
-        ("prefill", lambda: graphs.prefill(ids, features, positions.ids), prefill_flops(config, len(ids))),
-    ):
-        seconds, peak = in_turns(work, machine.gflops, arguments.runs)
-        rate = flops / seconds / 1e9
-        size = len(pixels) if name == "vision" else len(ids)
-        print(f"{name}: {size} rows in {seconds:.2f} s, {rate:.0f} GFLOP/s: {rate / peak:.0%} of {peak:.0f}", flush=True)
-
-    live = len(ids)
-
-    def decode() -> None:
-        nonlocal step, live
-        step = graphs.decode([NewToken(step.token_id, live + positions.delta, 0, live)])[0]
-        live += 1
-
-    decode()
-    seconds, peak = in_turns(decode, machine.read_gbs, arguments.tokens)
-    rate = graphs.decode_bytes / seconds / 1e9
-    print(f"decode: {seconds * 1e3:.0f} ms a token, weights read at {rate:.1f} GB/s: {rate / peak:.0%} of {peak:.1f}")
-    memory = peak_memory_mb() - READ_MB
-    print(f"peak memory: {memory:.0f} MB, {memory - weights - held:.0f} MB beside weights and KV")
+    peak = peak_memory_mb() - READ_MB
+    row: Row = {"weights_mb": weights, "kv_mb": held, "peak_mb": peak, "beside_mb": peak - weights - held}
+    results.add("memory", f"Memory at the shapes of Qwen2-VL-2B, {arguments.dtype}", [row], "Of the whole process.")
+    if arguments.output:
+        results.save(arguments.output)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+from mindnlp_ocr.bench.results import Results, Row
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -32,15 +34,19 @@ def main() -> None:
     parser.add_argument("--image", default=str(ROOT / "examples" / "invoice.png"), help="the page (default: the invoice)")
     parser.add_argument("--runs", type=int, default=5, help="of each (default: 5)")
     parser.add_argument("options", nargs="*", help="for infer.py")
+    parser.add_argument("--output", help="write the figures there, as JSON")
     arguments = parser.parse_args()
     alone = [sys.executable, "-c", "import mindspore; print(flush=True)"]
     page = [sys.executable, str(ROOT / "tools" / "infer.py"), arguments.image, *arguments.options]
     seconds(page)  # brings the files into memory
     runs = [(seconds(alone)[0], *seconds(page)) for _ in range(arguments.runs)]
     imported, first, end = (statistics.median(column) for column in zip(*runs, strict=True))
-    print(
-        f"import mindspore {imported:.2f} s; first text {first:.2f} s, {first - imported:.2f} s beyond it; end {end:.2f} s"
-    )
+    row: Row = {"page": Path(arguments.image).name, "import_mindspore_s": imported, "first_text_s": first}
+    results = Results.start()
+    about = "Whole processes; beyond_import is what the first text takes more than `import mindspore` alone."
+    results.add("start", "A cold process", [{**row, "beyond_import_s": first - imported, "end_s": end}], about)
+    if arguments.output:
+        results.save(arguments.output)
 
 
 if __name__ == "__main__":

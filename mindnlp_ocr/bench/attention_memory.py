@@ -13,7 +13,7 @@ PATCHES = (2048, 4096, 8192, 16384)
 HEADS, HEAD_DIM = 4, 64
 ABOUT = (
     f"Attention over one image, {HEADS} heads of {HEAD_DIM}, float32: memory at its peak beside q, k and v, answer "
-    "included; each in a process of its own. Not measured: eager would not have fitted into memory."
+    "included; each in a process of its own. Not measured: eager would not fit into memory, or the device is no CPU."
 )
 
 

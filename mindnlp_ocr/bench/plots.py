@@ -1,7 +1,7 @@
 """Plots of what benchmarks measured, as SVG that needs no font and no network."""
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -34,15 +34,14 @@ class Plot(NamedTuple):
     svg: str
 
 
-def drawn(all_results: Iterable[Results]) -> dict[str, Plot]:
+def drawn(results: Results) -> dict[str, Plot]:
     """Every plot that there are figures for, by name."""
     plots = {}
-    for results in all_results:
-        for name, (tool, section, text, draw) in PLOTS.items():
-            rows = results.sections[section].rows if tool == results.tool and section in results.sections else []
-            if rows:
-                with matplotlib.rc_context(STYLE):
-                    plots[name] = Plot(section, text, _svg(draw, rows))
+    for name, (tool, section, text, draw) in PLOTS.items():
+        rows = results.sections[section].rows if tool == results.tool and section in results.sections else []
+        if rows:
+            with matplotlib.rc_context(STYLE):
+                plots[name] = Plot(section, text, _svg(draw, rows))
     return plots
 
 

@@ -111,7 +111,7 @@ def finish(results: Results, arguments: argparse.Namespace) -> None:
         from mindnlp_ocr.bench.plots import drawn  # matplotlib is no dependency of reading pages
         from mindnlp_ocr.bench.report import write_report
 
-        results.sections["report"] = Section(title="The report", rows=[{"plots": len(drawn([results]))}])
+        results.sections["report"] = Section(title="The report", rows=[{"plots": len(drawn(results))}])
         for path in write_report([results], arguments.report / "report.md"):
             print(f"wrote {path}")  # noqa: T201
     if arguments.output:

@@ -1,6 +1,7 @@
 """A report of what benchmarks measured, from their JSON alone: Markdown with plots beside it, and one HTML page."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,16 @@ MARKS = {True: "✓ met", False: "✗ not met", None: "- not measured"}
 MARKDOWN = """\
 # {{ title }}
 
-Written by `tools/report.py` from the JSON files that the benchmarks wrote; do not edit it by hand.
+Written by `tools/report.py` from the JSON files that the benchmarks wrote with `--output`; do not edit it by hand.
 {% for run in runs %}
-- **{{ run.tool }}**, {{ run.date }}: `{{ run.command }}`
-  {{ run.machine }}; {{ run.versions }}
-{%- if run.smoke %}
-  **A smoke test: these figures mean nothing.**
-{%- endif %}
-{%- endfor %}
-{% for section in sections %}
-## {{ section.title }}
+## {{ run.tool }}
+
+`{{ run.command }}`
+
+{{ run.date }}, {{ run.machine }}; {{ run.versions }}.
+{%- if run.smoke %} **A smoke test: these figures mean nothing.**{% endif %}
+{% for section in run.sections %}
+### {{ section.title }}
 {% if section.about %}
 {{ section.about | wordwrap(120) }}
 {% endif %}
@@ -35,8 +36,9 @@ Written by `tools/report.py` from the JSON files that the benchmarks wrote; do n
 | {{ section.columns | join(" | ") }} |
 |{{ "---|" * section.columns | length }}
 {% for row in section.rows -%}
-| {{ row | join(" | ") }} |
+| {{ row | map("replace", "|", "\\\\|") | join(" | ") }} |
 {% endfor %}
+{%- endfor %}
 {%- endfor %}"""
 
 HTML = """\
@@ -60,14 +62,12 @@ code { font-size: .9em; overflow-wrap: anywhere; }
 </head>
 <body>
 <h1>{{ title }}</h1>
-<ul>
 {%- for run in runs %}
-<li><b>{{ run.tool }}</b>, {{ run.date }}: <code>{{ run.command }}</code><br>{{ run.machine }}; {{ run.versions }}
-{%- if run.smoke %} <span class="smoke">A smoke test: these figures mean nothing.</span>{% endif %}</li>
-{%- endfor %}
-</ul>
-{%- for section in sections %}
-<h2>{{ section.title }}</h2>
+<h2>{{ run.tool }}</h2>
+<p><code>{{ run.command }}</code><br>{{ run.date }}, {{ run.machine }}; {{ run.versions }}.
+{%- if run.smoke %} <span class="smoke">A smoke test: these figures mean nothing.</span>{% endif %}</p>
+{%- for section in run.sections %}
+<h3>{{ section.title }}</h3>
 <p>{{ section.about }}</p>
 {%- for plot in section.plots %}
 <figure role="img" aria-label="{{ plot.text }}">{{ plot.svg | safe }}</figure>
@@ -79,6 +79,7 @@ code { font-size: .9em; overflow-wrap: anywhere; }
 {%- endfor %}
 </table>
 {%- endfor %}
+{%- endfor %}
 </body>
 </html>
 """
@@ -88,29 +89,35 @@ def write_report(all_results: Sequence[Results], markdown: Path, title: str = "P
     """Write ``markdown``, an HTML page of the same name, and the plots in a folder of that name. Returns all paths."""
     figures = markdown.with_suffix("")
     figures.mkdir(parents=True, exist_ok=True)
-    plots = drawn(all_results)
-    paths = {name: figures / f"{name}.svg" for name in plots}
-    for name, path in paths.items():
-        path.write_text(plots[name].svg, encoding="utf-8")
-    sections = []
+    runs, paths = [], list[Path]()
     for results in all_results:
+        sections = []
         if results.tool == "benchmark_comparison":
             rows = [{**row, "met": MARKS[row["met"]]} for row in criteria.check(results)]  # type: ignore[index]
             sections.append(_section("Acceptance criteria", criteria.ABOUT, rows, []))
+        pictures: dict[str, list[dict[str, str]]] = {}
+        for name, plot in drawn(results).items():
+            path = next(path for path in _names(figures, name) if path not in paths)
+            path.write_text(plot.svg, encoding="utf-8")
+            paths.append(path)
+            picture = {"text": plot.text, "svg": _inline(plot.svg), "path": f"{figures.name}/{path.name}"}
+            pictures.setdefault(plot.section, []).append(picture)
         for name, section in results.sections.items():
-            pictures = [
-                {"text": plot.text, "svg": _inline(plot.svg), "path": f"{figures.name}/{key}.svg"}
-                for key, plot in plots.items()
-                if plot.section == name
-            ]
             if name != "report":
-                sections.append(_section(section.title, section.about, section.rows, pictures))
-    values = {"title": title, "runs": [_run(results) for results in all_results], "sections": sections}
+                sections.append(_section(section.title, section.about, section.rows, pictures.get(name, [])))
+        runs.append({**_run(results), "sections": sections})
     html = markdown.with_suffix(".html")
     for path, template, escape in ((markdown, MARKDOWN, False), (html, HTML, True)):
         environment = jinja2.Environment(autoescape=escape, undefined=jinja2.StrictUndefined)
-        path.write_text(environment.from_string(template).render(values).rstrip() + "\n", encoding="utf-8")
-    return [markdown, html, *paths.values()]
+        text = environment.from_string(template).render(title=title, runs=runs)
+        path.write_text(text.rstrip() + "\n", encoding="utf-8")
+    return [markdown, html, *paths]
+
+
+def _names(folder: Path, name: str) -> Iterator[Path]:
+    """For plots of the same kind from several runs."""
+    yield folder / f"{name}.svg"
+    yield from (folder / f"{name}-{number}.svg" for number in itertools.count(2))
 
 
 def _inline(svg: str) -> str:

@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 STAGES = {"preprocess_ms": 1.0, "vision_ms": 2.0, "prefill_ms": 3.0, "decode_ms": 4.0}
 SECTIONS = {
     "latency": Section(title="Latency <b>", about="Of & about", rows=[{"page": "a<script>.png", "p50_ms": 10.0, **STAGES}]),
-    "hits": Section(title="Hits", rows=[{"page": "a.png", "cold_ms": 20.0, "hit_ms": 1.0}]),
+    "hits": Section(title="Hits", rows=[{"page": "a|b.png", "cold_ms": 20.0, "hit_ms": 1.0}]),
     "batch": Section(title="Batch", rows=[{"batch_size": 1, "pages_per_s": 2.5}, {"batch_size": 2, "pages_per_s": None}]),
     "empty": Section(title="Nothing here", rows=[]),
 }
@@ -29,9 +29,10 @@ def figures() -> Results:
 def test_markdown_has_the_command_the_date_and_every_row(figures: Results, tmp_path: Path) -> None:
     write_report([figures], tmp_path / "report.md")
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "- **benchmark_kv_cache**, 2026-01-02 03:04:05 UTC: `uv run x`" in text
+    assert "## benchmark_kv_cache\n\n`uv run x`\n\n2026-01-02 03:04:05 UTC, " in text
     assert "| batch size | pages/s |\n|---|---|\n| 1 | 2.50 |\n| 2 | not measured |\n" in text
-    assert "## Nothing here" in text
+    assert "| a\\|b.png | 20.00 | 1.00 |" in text
+    assert "### Nothing here" in text
     assert "smoke" not in text
     for line in text.splitlines():
         if line.startswith("!["):
@@ -39,24 +40,32 @@ def test_markdown_has_the_command_the_date_and_every_row(figures: Results, tmp_p
     assert text.count("![") == 3
 
 
+def test_two_runs_of_a_tool_have_plots_of_their_own(figures: Results, tmp_path: Path) -> None:
+    paths = write_report([figures, figures.model_copy(update={"command": "uv run y"})], tmp_path / "report.md")
+    assert len(set(paths)) == len(paths) == 2 + 3 * 2
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    second = text[text.index("uv run y") :]
+    assert "(report/latency-by-stage-2.svg)" in second and "(report/latency-by-stage.svg)" not in second
+
+
 def test_html_stands_alone_and_is_escaped(figures: Results, tmp_path: Path) -> None:
     figures.smoke = True
     write_report([figures], tmp_path / "report.md")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "<script" not in page and "a&lt;script&gt;.png" in page and "<h2>Latency &lt;b&gt;</h2>" in page
+    assert "<script" not in page and "a&lt;script&gt;.png" in page and "<h3>Latency &lt;b&gt;</h3>" in page
     assert page.count("<svg") == 3
     assert 'src="' not in page and "<link" not in page and "@import" not in page
     assert "these figures mean nothing" in page
 
 
 def test_plots_are_svg_drawn_alike_twice_and_only_where_there_are_figures(figures: Results) -> None:
-    plots = drawn([figures])
+    plots = drawn(figures)
     assert list(plots) == ["latency-by-stage", "hit-against-cold", "throughput-by-batch"]
-    assert drawn([figures]) == plots
+    assert drawn(figures) == plots
     for plot in plots.values():
         assert ElementTree.fromstring(plot.svg).tag.endswith("svg")
     other = figures.model_copy(update={"tool": "benchmark_peers"})
-    assert drawn([other]) == {}
+    assert drawn(other) == {}
 
 
 def test_every_plot_is_of_a_section_that_its_tool_has() -> None:
@@ -73,7 +82,7 @@ def test_a_comparison_shows_its_criteria_first(tmp_path: Path) -> None:
     compared.sections = {"attention_memory": Section(title="Memory", rows=list(rows)), "report": Section(title="r")}
     write_report([compared], tmp_path / "r.md")
     text = (tmp_path / "r.md").read_text(encoding="utf-8")
-    assert text.index("## Acceptance criteria") < text.index("## Memory")
+    assert text.index("### Acceptance criteria") < text.index("### Memory")
     assert "| flash attention takes less memory on long sequences | 30 % less | 90.00 % less | ✓ met |" in text
     assert "| a detailed performance report | 1 plots | not measured | - not measured |" in text
 
