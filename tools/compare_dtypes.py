@@ -16,7 +16,8 @@ from rapidfuzz.distance import Levenshtein
 from tqdm import tqdm
 
 from mindnlp_ocr.bench.accuracy import Score, datasets, own_datasets, score
-from mindnlp_ocr.bench.reading import ask, run_tool
+from mindnlp_ocr.bench.reading import ask
+from mindnlp_ocr.bench.tool import run_tool
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
 from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES

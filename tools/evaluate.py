@@ -28,9 +28,8 @@ from tqdm import tqdm
 from mindnlp_ocr import cli
 from mindnlp_ocr.bench import accuracy
 from mindnlp_ocr.bench.gallery import Entry, gallery
-from mindnlp_ocr.bench.reading import positive, run_tool
 from mindnlp_ocr.bench.results import Results, Row, Section, shown
-from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.bench.tool import positive, run_tool, writable
 
 
 def percent(text: str) -> float:
@@ -42,17 +41,6 @@ def percent(text: str) -> float:
     if not value >= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is given: give a percentage, 0 or more")
     return value
-
-
-def writable(name: str | None) -> None:
-    """Refuse a file that cannot be written before anything is read."""
-    if name is None:
-        return
-    try:
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).open("a").close()
-    except OSError as error:
-        raise SetupError(f"{name} cannot be written ({error.strerror}): name another file") from error
 
 
 def read(arguments: argparse.Namespace, pages: list[accuracy.Page]) -> tuple[Row, list[Entry]]:
