@@ -25,7 +25,8 @@ OpenVINO reads an export of the checkpoint. Only the export needs torch and torc
 
 An export is computed in float32 (f32) unless its folder is followed by ":bf16", or by ":auto" for what OpenVINO picks by
 itself: bfloat16 where the processor has it, fewer bits for cached keys and values, int8 products for int8 weights.
-OpenVINO resizes an image with a bicubic filter of its own: where a side is no multiple of 28, its tokens may not be ours.
+OpenVINO resizes an image in a way of its own: where a side is no multiple of 28, its tokens may not be ours, and where it
+makes more or fewer of the image, times are not compared.
 
 mindnlp runs in our own environment, with its own attention or with ours, and only when asked: a page takes it 15 s.
 
@@ -174,7 +175,8 @@ def main() -> int:
     results, engines = Results.start(smoke=arguments.smoke), Peers(commands(arguments))
     about = (
         f"Times are medians of {runs} runs in turns after one to warm up, ratios multiples of ours. An engine that makes no "
-        "tokens has no times of them. Tesseract's include the start of its process."
+        "tokens has no times of them, and there is no ratio where a prompt has more or fewer tokens than ours. Tesseract's "
+        "times include the start of its process."
     )
     try:
         measured = (row for page in pages for row in engines.compare(page, truths[page], runs))
