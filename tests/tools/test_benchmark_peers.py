@@ -1,5 +1,6 @@
 """tools/benchmark_peers.py: engines that are stubs, in time, tokens and text; one that dies; peers that are not here."""
 
+import re
 import runpy
 import sys
 from collections.abc import Callable, Sequence
@@ -116,6 +117,13 @@ def test_times_of_prompts_that_differ_in_length_are_not_compared_but_texts_are(s
     assert measured == [(10, 1, None, 0), (20, None, True, 50)]
     assert [row["compared_pages"] for row in peers.totals()] == [1, 0]
     assert peers.failures == []
+
+
+def test_what_runs_in_foreign_environments_imports_nothing_of_ours() -> None:
+    readers = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "tools" / "peers").glob("*.py")}
+    importing = {name for name, text in readers.items() if re.search(r"(from|import) mindnlp_ocr", text)}
+    assert len(readers) == 8
+    assert importing == {"ours_reader", "mindnlp_reader"}
 
 
 # The command line
