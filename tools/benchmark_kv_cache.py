@@ -124,10 +124,9 @@ def batch(asked: Asked) -> Iterator[Row]:
 def prompts(asked: Asked) -> Iterator[Row]:
     """The answer is one token; graphs are compiled before."""
     model = asked.model(max_length=max(PROMPTS) + 256, max_new_tokens=64, cache_config=CacheConfig(slots=1))
-    word = ask_text("the " * 64)
-    tokens_a_word = model.generate(word, 1).prompt_tokens - model.generate(ask_text("the"), 1).prompt_tokens
+    few, many = (model.generate(ask_text("the " * words), 1).prompt_tokens for words in (1, 65))
     for length in PROMPTS[:2] if asked.smoke else PROMPTS:
-        words = "the " * max(1, round((length - 20) * 63 / tokens_a_word))
+        words = "the " * max(1, round(1 + (length - few) * 64 / (many - few)))
         readings = []
         for _ in range(max(1, asked.runs // 2) + 1):
             model.clear_cache()
