@@ -1,6 +1,6 @@
-"""Tesseract with its defaults, a process a page: its start and the loading of its models are part of a page's time.
+"""Tesseract, a process a page: its start and the loading of its models are part of a page's time.
 
-Threads alone are set, to the cores there are: on fewer than four its own choice makes it several times as slow.
+Threads are set to the cores there are: on fewer than four its own choice makes it several times as slow.
 """
 
 import os
@@ -15,10 +15,13 @@ LANGUAGES = "eng+chi_sim"
 
 
 class Tesseract(Reader):
+    def __init__(self, segmentation: str) -> None:
+        self._segmentation = segmentation
+
     def read(self, path: str) -> dict[str, Any]:
         environment = {"OMP_THREAD_LIMIT": str(len(os.sched_getaffinity(0))), **os.environ}
         start = time.perf_counter()
-        command = ["tesseract", path, "-", "-l", LANGUAGES]
+        command = ["tesseract", path, "-", "-l", LANGUAGES, "--psm", self._segmentation]
         done = subprocess.run(command, capture_output=True, check=False, env=environment)
         if done.returncode:
             raise RuntimeError(done.stderr.decode(errors="replace") or f"exit status {done.returncode}")
@@ -33,5 +36,5 @@ class Tesseract(Reader):
         return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 
-def open_reader() -> Reader:
-    return Tesseract()
+def open_reader(segmentation: str) -> Reader:
+    return Tesseract(segmentation)
