@@ -19,7 +19,7 @@ def main() -> None:
     reader: Reader = importlib.import_module(f"{engine}_reader").open_reader(*options)
     for line in sys.stdin:
         try:
-            answer = reader.read(line.strip())
+            answer = reader.read(line.rstrip("\n"))
         except Exception as error:  # of this page; the next may be read
             answer = {"error": " ".join(f"{type(error).__name__}: {error}".split())}
         print(json.dumps(answer), file=answers, flush=True)
