@@ -15,6 +15,10 @@ test *ARGS:
 selftest *ARGS:
     uv run tools/selftest.py {{ARGS}}
 
+# How accurately pages are read
+evaluate *ARGS:
+    uv run tools/evaluate.py {{ARGS}}
+
 # Our Triton kernels in Triton's interpreter
 triton:
     uv run --isolated --group triton pytest tests/kernels

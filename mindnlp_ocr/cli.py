@@ -83,14 +83,32 @@ def parser() -> _Parser:
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files, folders or patterns such as 'scans/*.png'")
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="one more image; may be repeated")
     parser.add_argument(
+        "--config", metavar="FILE", help="settings, such as configs/cpu.yaml; options given here win over it"
+    )
+    add_options(parser)
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="what to print (default: text)")
+    parser.add_argument("--output", metavar="FILE", help="write there instead of to standard output")
+    parser.add_argument("--stats", action="store_true", help="print the cache's statistics to standard error at the end")
+    parser.add_argument("--cache-dir", metavar="DIR", help="keep what the cache holds there, for the next run")
+    parser.add_argument(
+        "--tensor-parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="hold the language model in N parts, under msrun with N workers (default: 1; the workers share the pages)",
+    )
+    parser.add_argument("--version", action="version", version=f"mindnlp-ocr {__version__}")
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Which model reads, and how: what :func:`load_model` and :func:`read_pages` take, but for a model in parts."""
+    parser.add_argument(
         "--model",
         metavar="PATH",
         help="a Qwen2-VL folder, merged .npz or exported folder (default: the built-in small model)",
     )
     parser.add_argument("--lora", metavar="DIR", help="a LoRA adapter of the model, as PEFT saves it")
-    parser.add_argument(
-        "--config", metavar="FILE", help="settings, such as configs/cpu.yaml; options given here win over it"
-    )
     parser.add_argument("--device", default="cpu", help="cpu, npu:0 or Ascend (default: cpu)")
     parser.add_argument(
         "--jit-level", choices=("O0", "O1"), default="O0", help="of every graph; O1 fuses operators (default: O0)"
@@ -106,13 +124,9 @@ def parser() -> _Parser:
     parser.add_argument("--max-length", type=int, metavar="N", help="tokens of a KV slot, prompt and answer together")
     parser.add_argument("--min-pixels", type=int, metavar="N", help="enlarge smaller images to this area")
     parser.add_argument("--max-pixels", type=int, metavar="N", help="shrink larger images to this area")
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="what to print (default: text)")
-    parser.add_argument("--output", metavar="FILE", help="write there instead of to standard output")
     parser.add_argument(
         "--batch-size", type=int, default=1, metavar="N", help="read N pages at a time, with the same text (default: 1)"
     )
-    parser.add_argument("--stats", action="store_true", help="print the cache's statistics to standard error at the end")
-    parser.add_argument("--cache-dir", metavar="DIR", help="keep what the cache holds there, for the next run")
     parser.add_argument(
         "--cache-size-mb", type=float, metavar="N", help="bound on the KV cache and image features (default: by device)"
     )
@@ -135,31 +149,28 @@ def parser() -> _Parser:
         "text of fp32",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="of the CPU (default: all cores that the process may use)")
-    parser.add_argument(
-        "--tensor-parallel",
-        type=int,
-        default=1,
-        metavar="N",
-        help="hold the language model in N parts, under msrun with N workers (default: 1; the workers share the pages)",
-    )
-    parser.add_argument("--version", action="version", version=f"mindnlp-ocr {__version__}")
-    return parser
+    parser.set_defaults(tensor_parallel=1)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     names = [*arguments.images, *arguments.image]
     if not names:
         raise SetupError("no image is named: give files, folders or patterns (see --help)")
-    if arguments.max_new_tokens is not None and arguments.max_new_tokens < 1:
-        raise SetupError(f"--max-new-tokens is {arguments.max_new_tokens}: give 1 or more")
-    if arguments.batch_size < 1:
-        raise SetupError(f"--batch-size is {arguments.batch_size}: give 1 or more")
+    check(arguments)
     paths = [path for name in names for path in expand(name)]
     if (launch := Launch.from_environment()) is not None or arguments.tensor_parallel != 1:
         from mindnlp_ocr.cluster import pages
 
         return pages.run(arguments, paths, launch)
     return read(arguments, paths)
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Refuse numbers that nothing can be read with."""
+    if arguments.max_new_tokens is not None and arguments.max_new_tokens < 1:
+        raise SetupError(f"--max-new-tokens is {arguments.max_new_tokens}: give 1 or more")
+    if arguments.batch_size < 1:
+        raise SetupError(f"--batch-size is {arguments.batch_size}: give 1 or more")
 
 
 def read(arguments: argparse.Namespace, paths: Sequence[str]) -> int:

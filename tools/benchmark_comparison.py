@@ -28,9 +28,10 @@ from typing import Any
 from mindnlp_ocr.bench import criteria
 from mindnlp_ocr.bench.attention_memory import ABOUT, PATCHES, attention_memory
 from mindnlp_ocr.bench.machine import memory_mb, peak_memory_mb
-from mindnlp_ocr.bench.reading import OFF, Asked, Tokens, add_options, ask, endless, finish, run_tool, same
+from mindnlp_ocr.bench.reading import OFF, Asked, Tokens, add_options, ask, endless, same
 from mindnlp_ocr.bench.results import Results, Row, Value, shown
 from mindnlp_ocr.bench.timing import alternate, seconds
+from mindnlp_ocr.bench.tool import finish, run_tool, writable
 from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
 from mindnlp_ocr.ops.device import Device
@@ -177,6 +178,7 @@ def main() -> int:
         return 0
     if unknown := set(arguments.work) - set(WORK):
         parser.error(f"{', '.join(sorted(unknown))}: give {', '.join(WORK)}")
+    writable(arguments.output)
     asked, results = Asked.of(arguments), Results.start(smoke=arguments.smoke)
     for name in arguments.work or WORK:
         work, title, about = WORK[name]

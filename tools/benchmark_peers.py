@@ -1,17 +1,20 @@
 #!/usr/bin/env python3
-"""Our page latency beside its peers on the same pages and checkpoint, in float32: transformers + PyTorch, OpenVINO GenAI
-and mindnlp.
+"""Our page latency and text accuracy beside peers on the same pages: on the same checkpoint, in float32, transformers on
+PyTorch, OpenVINO GenAI and mindnlp; and two OCR engines of another kind, Tesseract and RapidOCR.
+
+    uv run tools/benchmark_peers.py                                # all peers that are there; the others are named
+    uv run tools/benchmark_peers.py --peers tesseract,rapidocr tests/pages --output peers.json --report report
 
 Processes, one an engine, take turns page by page, so that a machine whose speed drifts is fair to all; medians are
-compared. Each peer runs in an environment of its own (pip 25.1 or later):
+compared. Each peer has an environment of its own (pip 25.1 or later):
 
     python -m venv .venv-reference && .venv-reference/bin/pip install --upgrade pip
     .venv-reference/bin/pip install --group reference
-    uv run tools/benchmark_peers.py --peer-python .venv-reference/bin/python examples/*.png
 
-mindnlp runs in our own environment, with its own attention or with ours:
+    python -m venv .venv-rapidocr && .venv-rapidocr/bin/pip install --upgrade pip
+    .venv-rapidocr/bin/pip install --group rapidocr                # RapidOCR: its models are inside
 
-    uv run tools/benchmark_peers.py --mindnlp eager --mindnlp mindnlp_ocr_flash tests/pages/line_392x28.png
+    apt-get install tesseract-ocr tesseract-ocr-chi-sim            # Tesseract, on PATH
 
 OpenVINO reads an export of the checkpoint. Only the export needs torch and torchvision; both must come from one index:
 
@@ -19,270 +22,146 @@ OpenVINO reads an export of the checkpoint. Only the export needs torch and torc
     .venv-openvino/bin/pip install --group openvino
     .venv-openvino/bin/optimum-cli export openvino --model mindnlp_ocr/assets/qwen2vl-ocr-tiny \\
         --task image-text-to-text --weight-format fp32 build/openvino/fp32      # or int8, to build/openvino/int8
-    uv run tools/benchmark_peers.py --openvino-python .venv-openvino/bin/python --openvino-model build/openvino/fp32
 
 An export is computed in float32 (f32) unless its folder is followed by ":bf16", or by ":auto" for what OpenVINO picks by
 itself: bfloat16 where the processor has it, fewer bits for cached keys and values, int8 products for int8 weights.
-OpenVINO resizes an image with a bicubic filter of its own: where a side is no multiple of 28, its tokens may not be ours.
+OpenVINO resizes an image in a way of its own: where a side is no multiple of 28, its tokens may not be ours, and where it
+makes more or fewer of the image, times are not compared.
+
+mindnlp runs in our own environment, with its own attention or with ours, and only when asked: a page takes it 15 s.
+
+    uv run tools/benchmark_peers.py --mindnlp eager --mindnlp mindnlp_ocr_flash --peers none tests/pages/line_392x28.png
+
+Text is compared with page.txt beside page.png as tools/evaluate.py --loose does: OCR engines space Chinese as they like.
+The project's own pages are of the kind that the built-in model was trained on: bring pages of yours to compare accuracy.
+OCR engines make no tokens, so there are no first ones. Tesseract is started anew for every page, which is part of its time.
+Exit status: 0; 1 if an engine stopped or could not read a page (the others go on); 2 for wrong usage.
 """
 
 import argparse
-import json
-import os
-import platform
-import statistics
+import importlib.util
+import shutil
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-CHECKPOINT = ROOT / "mindnlp_ocr" / "assets" / "qwen2vl-ocr-tiny"
-PROMPT = "Extract all text from this image."
-FIGURES = ("page", "first_token", "per_token")
+from mindnlp_ocr.bench import accuracy
+from mindnlp_ocr.bench.peers import OURS, Peers
+from mindnlp_ocr.bench.results import Results
+from mindnlp_ocr.bench.tool import ROOT, finish, positive, run_tool, writable
+from mindnlp_ocr.cli import expand
+from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES
+
+SERVE = ROOT / "tools" / "peers" / "serve.py"
 PRECISIONS = ("f32", "bf16", "auto")
+LANGUAGES = ("eng", "chi_sim")
+Commands = dict[str, list[str]]
 
 
-def prompt(image: str) -> str:
-    """The whole prompt as text, with that text between the marks of an image."""
-    return (
-        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
-        f"<|vision_start|>{image}<|vision_end|>{PROMPT}<|im_end|>\n<|im_start|>assistant\n"
-    )
+class Absent(Exception):
+    """A peer that is not here; the message says what is missing and how to get it."""
 
 
-def ours(dtype: str | None = None) -> Any:
-    """A reader of pages with this engine: path -> figures in milliseconds, and the tokens."""
-    from mindnlp_ocr import Qwen2VLModel
-
-    options: dict[str, Any] = {"dtype": dtype} if dtype else {}
-    model = Qwen2VLModel(CHECKPOINT, **options)
-
-    def read(path: str) -> dict[str, Any]:
-        model.clear_cache()  # else every page but the first would be known
-        content = [{"type": "image", "image": path}, {"type": "text", "text": PROMPT}]
-        reading = model.generate([{"role": "user", "content": content}])
-        times = reading.timings_ms
-        first = times["preprocess"] + times["vision"] + times["prefill"]
-        figures = _figures(times["total"], first, reading.prompt_tokens, reading.token_ids)
-        return figures | {"compilations": model.get_model_info()["compilations"]}
-
-    return read
+def python(given: str | None, folder: str) -> str:
+    """The interpreter of a peer's environment."""
+    path = Path(given or ROOT / folder / "bin" / "python")
+    if not path.is_file():
+        raise Absent(f"{given or f'{folder}/bin/python'} is missing: the head of --help has the commands that make it")
+    return str(path)
 
 
-def transformers_torch() -> Any:
-    """The same with transformers."""
-    import torch  # type: ignore[import-not-found, unused-ignore]
-    from transformers import Qwen2VLForConditionalGeneration
-
-    return _transformers(Qwen2VLForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32).eval())
+def transformers(arguments: argparse.Namespace) -> Commands:
+    return {"transformers": [python(arguments.peer_python, ".venv-reference"), str(SERVE), "transformers"]}
 
 
-def mindnlp(attention: str) -> Any:
-    """The same with mindnlp, which runs the code of transformers on MindSpore."""
-    from mindnlp_ocr.interop import load_mindnlp, register_attention
-
-    if attention == "mindnlp_ocr_flash":
-        register_attention(attention)
-    model = load_mindnlp(CHECKPOINT, attention)
-    import mindspore as ms
-
-    ms.runtime.launch_blocking()  # three times as fast as its default
-    return _transformers(model)
-
-
-def _transformers(model: Any) -> Any:
-    """The first token is timed by a streamer, as it leaves ``generate``."""
-    import torch
-    from PIL import Image
-    from tokenizers import Tokenizer
-    from transformers import Qwen2VLImageProcessor
-
-    tokenizer, images = (
-        Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json")),
-        Qwen2VLImageProcessor.from_pretrained(CHECKPOINT),
-    )
-
-    class Clock:
-        """A streamer: the prompt comes first, then each token."""
-
-        def __init__(self) -> None:
-            self.calls: list[float] = []
-
-        def put(self, _: Any) -> None:
-            self.calls.append(time.perf_counter())
-
-        def end(self) -> None: ...
-
-    def read(path: str) -> dict[str, Any]:
-        start = time.perf_counter()
-        batch = images(images=[Image.open(path).convert("RGB")], return_tensors="pt")
-        pads = "<|image_pad|>" * (int(batch["image_grid_thw"].prod()) // 4)
-        ids = torch.tensor([tokenizer.encode(prompt(pads)).ids])
-        clock = Clock()
-        with torch.inference_mode():
-            output = model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                **batch,
-                do_sample=False,
-                max_new_tokens=1024,
-                streamer=clock,
-            )
-        tokens = output[0, ids.shape[1] :].tolist()
-        tokenizer.decode(tokens)
-        page, first = (time.perf_counter() - start) * 1e3, (clock.calls[1] - start) * 1e3
-        return _figures(page, first, ids.shape[1], tokens)
-
-    return read
+def openvino(arguments: argparse.Namespace) -> Commands:
+    interpreter = python(arguments.openvino_python, ".venv-openvino")
+    commands: Commands = {}
+    for text in arguments.openvino_model or ["build/openvino/fp32"]:
+        folder, _, precision = text.rpartition(":")
+        folder, precision = (folder, precision) if folder else (text, PRECISIONS[0])
+        if precision not in PRECISIONS:
+            raise SetupError(f"--openvino-model {text}: {precision!r} is not one of {', '.join(PRECISIONS)}")
+        path = Path(folder) if arguments.openvino_model else ROOT / folder
+        if not (path / "openvino_language_model.xml").is_file():
+            raise Absent(f"{folder} is no export: the head of --help has the command that makes it")
+        name = f"openvino {path.name}:{precision}"
+        if name in commands:
+            raise SetupError(f"--openvino-model {text}: two exports are named {name}: rename a folder")
+        commands[name] = [interpreter, str(SERVE), "openvino", str(path), precision]
+    return commands
 
 
-def openvino_genai(folder: str, precision: str) -> Any:
-    """The same with an export that OpenVINO GenAI runs; its streamer is given token ids, so no text is tokenized again."""
-    import numpy as np
-    import openvino as ov  # type: ignore[import-not-found, unused-ignore]
-    import openvino_genai as genai  # type: ignore[import-not-found, unused-ignore]
-    from PIL import Image
-
-    # Its default but for prefix caching, with which every run of a page but the first would find its prompt prefilled.
-    scheduler = genai.SchedulerConfig()
-    scheduler.enable_prefix_caching = False
-    scheduler.max_num_batched_tokens = sys.maxsize
-    options: dict[str, Any] = {"scheduler_config": scheduler}
-    if precision != "auto":  # the hint alone leaves the cache of keys and values, and activations of int8 weights, in 8 bits
-        options |= {"INFERENCE_PRECISION_HINT": precision, "KV_CACHE_PRECISION": precision}
-        options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
-    pipeline = genai.VLMPipeline(folder, "CPU", **options)
-    config = pipeline.get_generation_config()  # with the end tokens
-    config.do_sample, config.max_new_tokens, config.apply_chat_template = False, 1024, False
-
-    class Clock(genai.StreamerBase):
-        """A streamer that keeps the tokens and when the first came."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.tokens = 0.0, list[int]()
-
-        def write(self, tokens: int | list[int]) -> Any:
-            self.first = self.first or time.perf_counter()
-            self.tokens += [tokens] if isinstance(tokens, int) else tokens
-            return genai.StreamingStatus.RUNNING
-
-        def end(self) -> None: ...
-
-    def read(path: str) -> dict[str, Any]:
-        start = time.perf_counter()
-        pixels = np.array(Image.open(path).convert("RGB"))[None]
-        clock = Clock()
-        # One pad stands for the image: the pipeline repeats it.
-        result = pipeline.generate(
-            prompt("<|image_pad|>"), images=[ov.Tensor(pixels)], generation_config=config, streamer=clock
-        )
-        page, first = (time.perf_counter() - start) * 1e3, (clock.first - start) * 1e3
-        return _figures(page, first, result.perf_metrics.get_num_input_tokens(), clock.tokens)
-
-    return read
+def tesseract(arguments: argparse.Namespace) -> Commands:
+    remedy = "run `apt-get install tesseract-ocr tesseract-ocr-chi-sim`"
+    if shutil.which("tesseract") is None:
+        raise Absent(f"no tesseract on PATH: {remedy}")
+    listed = subprocess.run(["tesseract", "--list-langs"], capture_output=True, check=False, text=True)
+    if missing := set(LANGUAGES) - set((listed.stdout + listed.stderr).split()):
+        raise Absent(f"tesseract has no {' and no '.join(sorted(missing))}: {remedy}")
+    return {"tesseract": [sys.executable, str(SERVE), "tesseract", str(arguments.tesseract_psm)]}
 
 
-def _figures(page: float, first: float, prompt_tokens: int, tokens: list[int]) -> dict[str, Any]:
-    per_token = (page - first) / max(1, len(tokens) - 1)
-    times = {"page": page, "first_token": first, "per_token": per_token}
-    return times | {"prompt_tokens": prompt_tokens, "token_ids": tokens}
+def rapidocr(arguments: argparse.Namespace) -> Commands:
+    return {"rapidocr": [python(arguments.rapidocr_python, ".venv-rapidocr"), str(SERVE), "rapidocr"]}
 
 
-def serve(engine: str, options: list[str]) -> None:
-    """A worker: one path a line in, one JSON object a line out; the last line tells the peak memory."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever libraries print must not mix with the answers
-    engines: dict[str, Any] = {"ours": ours, "transformers": transformers_torch, "openvino": openvino_genai}
-    engines["mindnlp"] = mindnlp
-    read = engines[engine](*options)
-    for line in sys.stdin:
-        print(json.dumps(read(line.strip())), file=answers, flush=True)
-    peak = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmHWM"))
-    print(json.dumps({"peak_mb": int(peak.split()[1]) / 1024}), file=answers, flush=True)
+def mindnlp(arguments: argparse.Namespace) -> Commands:
+    """Asked for by --mindnlp alone."""
+    if arguments.mindnlp and importlib.util.find_spec("mindnlp") is None:
+        raise SetupError("--mindnlp: it is not installed: run `pip install 'mindnlp-ocr[mindnlp]'`")
+    return {f"mindnlp {kind}": [sys.executable, str(SERVE), "mindnlp", kind] for kind in arguments.mindnlp}
 
 
-class Worker:
-    """A process that reads pages when asked."""
-
-    def __init__(self, python: str, engine: str, *options: str) -> None:
-        command = [python, __file__, "--serve", engine, *options]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-
-    def read(self, path: str) -> dict[str, Any]:
-        assert self._process.stdin
-        print(path, file=self._process.stdin, flush=True)
-        return self._answer()
-
-    def peak_mb(self) -> float:
-        assert self._process.stdin
-        self._process.stdin.close()
-        return float(self._answer()["peak_mb"])
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"error: {self._process.args!r} stopped: run it by hand to see why")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+# And the options that ask for one of them.
+PEERS: dict[str, tuple[Callable[[argparse.Namespace], Commands], tuple[str, ...]]] = {
+    "transformers": (transformers, ("peer_python",)),
+    "openvino": (openvino, ("openvino_python", "openvino_model")),
+    "tesseract": (tesseract, ()),
+    "rapidocr": (rapidocr, ("rapidocr_python",)),
+}
 
 
-def export(text: str) -> tuple[str, str]:
-    """``FOLDER[:PRECISION]`` as folder and precision."""
-    folder, _, precision = text.rpartition(":")
-    folder, precision = (folder, precision) if folder else (text, PRECISIONS[0])
-    if precision not in PRECISIONS:
-        raise argparse.ArgumentTypeError(f"{precision!r} is not one of {', '.join(PRECISIONS)}")
-    if not (Path(folder) / "openvino_language_model.xml").is_file():
-        raise argparse.ArgumentTypeError(f"{folder} is no export: see the head of --help for how to make one")
-    return folder, precision
+def commands(arguments: argparse.Namespace) -> Commands:
+    """How every engine is started: ours, and the peers that are asked for or, where none are named, those that are here."""
+    names = list(PEERS) if arguments.peers is None else [name for name in arguments.peers.split(",") if name != "none"]
+    if unknown := set(names) - set(PEERS):
+        raise SetupError(f"--peers names {', '.join(sorted(unknown))}: give {', '.join(PEERS)} or none")
+    found: Commands = {OURS: [sys.executable, str(SERVE), "ours", arguments.dtype]}
+    for name in names:
+        start, options = PEERS[name]
+        try:
+            found |= start(arguments)
+        except Absent as error:
+            if arguments.peers is not None or any(getattr(arguments, option) for option in options):
+                raise SetupError(f"{name}: {error}") from error
+            print(f"{name} is left out: {error}", file=sys.stderr)
+    return found | mindnlp(arguments)
 
 
-def compare(image: str, workers: dict[str, Worker], count: int) -> dict[str, Any]:
-    """Medians of one page by engine, and of each peer whether its tokens are ours, and its time as a multiple of ours."""
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
-    for _ in range(1 + count):
-        for name, worker in workers.items():
-            runs[name].append(worker.read(image))
-    prompts = {name: run[0]["prompt_tokens"] for name, run in runs.items()}
-    if len(set(prompts.values())) > 1:
-        raise SystemExit(f"error: the prompts of {image} differ in tokens, so times cannot be compared: {prompts}")
-    tokens = runs["ours"][0]["token_ids"]
-    peers = [name for name in workers if name != "ours"]
-    row: dict[str, Any] = {"image": Path(image).name, "tokens": len(tokens), "prompt_tokens": prompts["ours"]}
-    row["same_tokens"] = {name: runs[name][0]["token_ids"] == tokens for name in peers}
-    for figure in FIGURES:
-        medians = {name: statistics.median(run[figure] for run in runs[name][1:]) for name in workers}
-        row[figure] = {"ms": medians, "ratio": {name: medians[name] / medians["ours"] for name in peers}}
-    return row
-
-
-def show(row: dict[str, Any]) -> None:
-    same = (f"{name} {'the same' if equal else 'NOT THE SAME'}" for name, equal in row["same_tokens"].items())
-    print(f"{row['image']}: {row['tokens']} tokens, {', '.join(same)}")
-    for figure in FIGURES:
-        ms, ratio = row[figure]["ms"], row[figure]["ratio"]
-        peers = "".join(f"  {name} {ms[name]:8.1f} ms  ratio {ratio[name]:.2f}" for name in ratio)
-        print(f"  {figure:12} ours {ms['ours']:8.1f} ms{peers}")
-
-
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", nargs="*", default=[str(p) for p in sorted((ROOT / "examples").glob("*.png"))])
-    parser.add_argument("--peer-python", help="the interpreter of an environment with torch and transformers")
-    parser.add_argument("--openvino-python", help="the interpreter of an environment with openvino-genai")
+    parser.add_argument("images", nargs="*", help="files, folders or patterns (default: examples/)")
+    parser.add_argument("--peers", metavar="A,B", help=f"{', '.join(PEERS)} or none (default: those that are here)")
+    parser.add_argument("--peer-python", metavar="FILE", help="the interpreter of an environment with transformers")
+    parser.add_argument("--openvino-python", metavar="FILE", help="the interpreter of an environment with openvino-genai")
+    parser.add_argument("--rapidocr-python", metavar="FILE", help="the interpreter of an environment with RapidOCR")
+    parser.add_argument(
+        "--tesseract-psm",
+        type=positive,
+        default=6,
+        metavar="N",
+        help="Tesseract's page segmentation: 3, its own default, reads columns of a form one after another (default: 6, one "
+        "block of lines, as the pages of this project are)",
+    )
     parser.add_argument(
         "--openvino-model",
         metavar="FOLDER[:PRECISION]",
-        type=export,
         action="append",
-        default=[],
-        help=f"an export that OpenVINO reads, and how it computes: {', '.join(PRECISIONS)} (default: f32); may be repeated",
+        help=f"an export that OpenVINO reads, and how it computes: {', '.join(PRECISIONS)}; may be repeated (default: "
+        "build/openvino/fp32:f32)",
     )
     parser.add_argument(
         "--mindnlp",
@@ -291,40 +170,32 @@ def main() -> None:
         default=[],
         help="mindnlp's own Qwen2-VL, with its own attention or ours; may be repeated",
     )
-    parser.add_argument("--dtype", help="the dtype of our weights (default: what Qwen2VLModel takes)")
-    parser.add_argument("--runs", type=int, default=5, help="counted runs a page, after one to warm up (default: 5)")
-    parser.add_argument("--output", help="write the figures as JSON there")
-    parser.add_argument("--serve", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--dtype", choices=("auto", *WEIGHT_DTYPES), default="auto", help="of our weights (default: auto)")
+    parser.add_argument("--runs", type=positive, default=5, help="counted runs a page, after one to warm up (default: 5)")
+    parser.add_argument("--output", metavar="FILE", help="write the figures there, as JSON")
+    parser.add_argument("--report", metavar="DIR", type=Path, help="write report.md and report.html there, with plots")
+    parser.add_argument("--smoke", action="store_true", help="only try that all of it runs: one run, one small page")
     arguments = parser.parse_args()
-    if arguments.serve:
-        return serve(arguments.serve[0], arguments.serve[1:])
-    if bool(arguments.openvino_python) != bool(arguments.openvino_model):
-        parser.error("--openvino-python and --openvino-model go together: see the head of --help for how to make both")
-    if not arguments.peer_python and not arguments.openvino_python and not arguments.mindnlp:
-        parser.error("--peer-python, --openvino-python or --mindnlp is missing: see the head of --help")
-    commands: dict[str, list[str]] = {"ours": [sys.executable, "ours", *([arguments.dtype] if arguments.dtype else [])]}
-    if arguments.peer_python:
-        commands["transformers"] = [arguments.peer_python, "transformers"]
-    for attention in arguments.mindnlp:
-        commands[f"mindnlp {attention}"] = [sys.executable, "mindnlp", attention]
-    for folder, precision in arguments.openvino_model:
-        name = f"openvino {Path(folder).name}:{precision}"
-        if name in commands:
-            parser.error(f"two exports are named {name}")
-        commands[name] = [arguments.openvino_python, "openvino", folder, precision]
-    workers = {name: Worker(*command) for name, command in commands.items()}
-    rows = []
-    for image in arguments.images:
-        rows.append(compare(image, workers, arguments.runs))
-        show(rows[-1])
-    report: dict[str, Any] = {"machine": platform.platform(), "cores": os.cpu_count(), "dtype": arguments.dtype}
-    report |= {"runs": arguments.runs, "pages": rows}
-    report["peak_mb"] = {name: worker.peak_mb() for name, worker in workers.items()}
-    print("peak memory: " + ", ".join(f"{name} {mb:.0f} MB" for name, mb in report["peak_mb"].items()))
-    if arguments.output:
-        Path(arguments.output).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    return None
+    names = [str(ROOT / "tests" / "pages" / "word_56x56.png")] if arguments.smoke else arguments.images
+    pages = [page for name in names or [str(ROOT / "examples")] for page in expand(name)]
+    truths = {page: accuracy.truth_of(Path(page)) for page in pages}
+    writable(arguments.output)
+    runs = 1 if arguments.smoke else arguments.runs
+    results, engines = Results.start(smoke=arguments.smoke), Peers(commands(arguments))
+    about = (
+        f"Times are medians of {runs} runs in turns after one to warm up, ratios multiples of ours. An engine that makes no "
+        "tokens has no times of them, and there is no ratio where a prompt has more or fewer tokens than ours. Tesseract's "
+        "times include the start of its process."
+    )
+    try:
+        measured = (row for page in pages for row in engines.compare(page, truths[page], runs))
+        results.add("pages", "Pages beside peers", measured, about)
+        results.add("totals", "All pages", engines.totals(), f"{accuracy.ABOUT} {accuracy.LOOSE}")
+    finally:
+        engines.close()
+    finish(results, arguments)
+    return 1 if engines.failures else 0
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(main)

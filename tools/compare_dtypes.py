@@ -2,9 +2,9 @@
 """What a weight dtype changes in the text of pages: character error rates, and the tokens that differ from float32's.
 
 uv run tools/compare_dtypes.py                       # int8 on all pages of the tests and examples
-uv run tools/compare_dtypes.py --dtype bf16 scans/   # pages with their text beside them: page.png, page.txt
+uv run tools/compare_dtypes.py --dtype bf16 scans/   # pages with their text: DATASET as tools/evaluate.py takes it
 
-Exit status 1 if the error rate over all pages rises by more than --points.
+Exit status 1 if the error rate over all pages rises by more than --points, or a page could not be read.
 """
 
 import argparse
@@ -15,17 +15,12 @@ from pathlib import Path
 from rapidfuzz.distance import Levenshtein
 from tqdm import tqdm
 
-from mindnlp_ocr.cli import DEFAULT_PROMPT, IMAGE_SUFFIXES
+from mindnlp_ocr.bench.accuracy import Score, datasets, own_datasets, score
+from mindnlp_ocr.bench.reading import ask
+from mindnlp_ocr.bench.tool import run_tool
+from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
 from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def pages_of(names: Sequence[str]) -> list[Path]:
-    """Images that have their text beside them."""
-    files = [file for name in names for file in ([Path(name)] if Path(name).is_file() else sorted(Path(name).iterdir()))]
-    return [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and file.with_suffix(".txt").exists()]
 
 
 def differences(ours: Sequence[int], theirs: Sequence[int]) -> list[str]:
@@ -40,33 +35,34 @@ def differences(ours: Sequence[int], theirs: Sequence[int]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pages", nargs="*", default=[str(ROOT / "tests" / "pages"), str(ROOT / "examples")])
+    parser.add_argument("datasets", nargs="*", metavar="DATASET", help="default: all pages of the tests and examples")
     parser.add_argument("--model", default=str(EMBEDDED), help="a Qwen2-VL folder (default: the one that is built in)")
     parser.add_argument("--dtype", choices=WEIGHT_DTYPES, default="int8", help="compared with fp32 (default: int8)")
     parser.add_argument("--points", type=float, default=0.1, help="that the error rate may rise by (default: 0.1)")
     arguments = parser.parse_args()
+    pages, _ = datasets(arguments.datasets or own_datasets())
     models = {dtype: Qwen2VLModel(arguments.model, dtype=dtype) for dtype in ("fp32", arguments.dtype)}
-    errors, letters, tokens, changed = dict.fromkeys(models, 0), 0, 0, 0
-    pages = pages_of(arguments.pages)
-    if not pages:
-        parser.error("none of these pages has its text beside it, as page.png has page.txt")
+    scores, tokens, changed, bad = dict.fromkeys(models, Score()), 0, 0, 0
     for page in tqdm(pages, unit="page", disable=None):
-        content = [{"type": "image", "image": str(page)}, {"type": "text", "text": DEFAULT_PROMPT}]
-        readings = {dtype: model.generate([{"role": "user", "content": content}]) for dtype, model in models.items()}
-        truth = page.with_suffix(".txt").read_text(encoding="utf-8").strip()
+        try:
+            readings = {dtype: model.generate(ask(page.image)) for dtype, model in models.items()}
+        except PageError as error:
+            tqdm.write(f"error: {page.image}: {error}", file=sys.stderr)
+            bad += 1
+            continue
         for dtype, reading in readings.items():
-            errors[dtype] += Levenshtein.distance(reading.text.strip(), truth)
-        letters += len(truth)
+            scores[dtype] += score(page.truth, reading.text)
         wide, narrow = (reading.token_ids for reading in readings.values())
         tokens += len(wide)
         changed += Levenshtein.distance(wide, narrow)
         for line in differences(narrow, wide):
-            tqdm.write(f"{page.name}: token {line}", file=sys.stdout)
-    rates = {dtype: 100 * count / letters for dtype, count in errors.items()}
-    print(f"{len(pages)} pages, {letters} characters, {tokens} tokens of fp32; {changed} token edits in {arguments.dtype}")
+            tqdm.write(f"{Path(page.image).name}: token {line}", file=sys.stdout)
+    rates = {dtype: of.cer_percent for dtype, of in scores.items()}
+    counts = f"{len(pages) - bad} pages, {scores['fp32'].characters} characters, {tokens} tokens of fp32"
+    print(f"{counts}; {changed} token edits in {arguments.dtype}")
     print("character error rate: " + ", ".join(f"{dtype} {rate:.3f} %" for dtype, rate in rates.items()))
-    return 1 if rates[arguments.dtype] - rates["fp32"] > arguments.points else 0
+    return 1 if bad or rates[arguments.dtype] - rates["fp32"] > arguments.points else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_tool(main)

@@ -7,9 +7,9 @@ uv run tools/report.py kv.json comparison.json --output report.md      # also re
 import argparse
 from pathlib import Path
 
-from mindnlp_ocr.bench.reading import run_tool
 from mindnlp_ocr.bench.report import write_report
 from mindnlp_ocr.bench.results import Results
+from mindnlp_ocr.bench.tool import run_tool
 
 
 def main() -> None:

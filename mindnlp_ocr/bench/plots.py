@@ -19,6 +19,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "svg.hashsalt": "mindnlp_ocr",
 }
+MOST = 16  # groups of bars or points; more cannot be told apart
 STAGES = ("preprocess", "vision", "prefill", "decode")
 
 
@@ -39,7 +40,7 @@ def drawn(results: Results) -> dict[str, Plot]:
     plots = {}
     for name, (tool, section, text, draw) in PLOTS.items():
         rows = results.sections[section].rows if tool == results.tool and section in results.sections else []
-        if rows:
+        if 0 < len({row.get("page", number) for number, row in enumerate(rows)}) <= MOST:
             with matplotlib.rc_context(STYLE):
                 plots[name] = Plot(section, text, _svg(draw, rows))
     return plots

@@ -1,17 +1,13 @@
 """Reading pages in a benchmark: the options of the tools, the models that they make, and what is asked of them."""
 
 import argparse
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
-from mindnlp_ocr.bench.results import Results, Section
+from mindnlp_ocr.bench.tool import ROOT, positive
 from mindnlp_ocr.cache.config import CacheConfig
-from mindnlp_ocr.errors import OCRError
 from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
 
-ROOT = Path(__file__).parents[2]
 EXAMPLES = ("invoice", "letter", "notice_zh", "receipt")
 SMALL = ("word_56x56", "line_392x28")  # what --smoke reads
 QUESTION = "Extract all text from this image."
@@ -96,35 +92,6 @@ def add_options(parser: argparse.ArgumentParser, runs: int, **tokens: Tokens) ->
         "--smoke", action="store_true", help="only try that all of it runs: one run, small pages, few tokens"
     )
     parser.set_defaults(texts=tokens)
-
-
-def positive(text: str) -> int:
-    """An option's number, 1 or more."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is given: give 1 or more")
-    return int(text)
-
-
-def finish(results: Results, arguments: argparse.Namespace) -> None:
-    """Write what --output and --report ask for."""
-    if arguments.report:
-        from mindnlp_ocr.bench.plots import drawn  # matplotlib is no dependency of reading pages
-        from mindnlp_ocr.bench.report import write_report
-
-        results.sections["report"] = Section(title="The report", rows=[{"plots": len(drawn(results))}])
-        for path in write_report([results], arguments.report / "report.md"):
-            print(f"wrote {path}")  # noqa: T201
-    if arguments.output:
-        results.save(arguments.output)
-
-
-def run_tool(main: Callable[[], int | None]) -> NoReturn:
-    """Its exit status; 2 and a line where a model, a device or a page cannot be used."""
-    try:
-        sys.exit(main())
-    except OCRError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
 
 
 def ask(image: Any, question: str = QUESTION) -> list[dict[str, Any]]:

@@ -14,6 +14,8 @@ from mindnlp_ocr.bench.results import Results, Row, shown
 UNITS = {"_ms": ", ms", "_mb": ", MB", "_gb": ", GB", "_percent": ", %", "_per_s": "/s", "_img_s": ", img/s"}
 MARKS = {True: "✓ met", False: "✗ not met", None: "- not measured"}
 
+LONG = 40  # rows, from which on the Markdown folds a table
+
 MARKDOWN = """\
 # {{ title }}
 
@@ -32,12 +34,17 @@ Written by `tools/report.py` from the JSON files that the benchmarks wrote with 
 {% endif %}
 {%- for plot in section.plots %}
 ![{{ plot.text }}]({{ plot.path }})
-{% endfor %}
+{% endfor %}{% if section.rows | length > long %}
+<details><summary>{{ section.rows | length }} rows</summary>
+{% endif %}
 | {{ section.columns | join(" | ") }} |
 |{{ "---|" * section.columns | length }}
 {% for row in section.rows -%}
 | {{ row | map("replace", "|", "\\\\|") | join(" | ") }} |
 {% endfor %}
+{%- if section.rows | length > long %}
+</details>
+{% endif %}
 {%- endfor %}
 {%- endfor %}"""
 
@@ -109,7 +116,7 @@ def write_report(all_results: Sequence[Results], markdown: Path, title: str = "P
     html = markdown.with_suffix(".html")
     for path, template, escape in ((markdown, MARKDOWN, False), (html, HTML, True)):
         environment = jinja2.Environment(autoescape=escape, undefined=jinja2.StrictUndefined)
-        text = environment.from_string(template).render(title=title, runs=runs)
+        text = environment.from_string(template).render(title=title, runs=runs, long=LONG)
         path.write_text(text.rstrip() + "\n", encoding="utf-8")
     return [markdown, html, *paths]
 

@@ -48,6 +48,15 @@ def test_two_runs_of_a_tool_have_plots_of_their_own(figures: Results, tmp_path: 
     assert "(report/latency-by-stage-2.svg)" in second and "(report/latency-by-stage.svg)" not in second
 
 
+def test_long_tables_are_folded_and_not_drawn(figures: Results, tmp_path: Path) -> None:
+    figures.sections = {"hits": Section(title="Hits", rows=[{"page": f"{i}.png", "cold_ms": 2.0} for i in range(50)])}
+    write_report([figures], tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "<details><summary>50 rows</summary>\n\n| page | cold, ms |\n|---|---|\n| 0.png | 2.00 |\n" in text
+    assert text.endswith("| 49.png | 2.00 |\n\n</details>\n")
+    assert "![" not in text
+
+
 def test_html_stands_alone_and_is_escaped(figures: Results, tmp_path: Path) -> None:
     figures.smoke = True
     write_report([figures], tmp_path / "report.md")

@@ -68,8 +68,7 @@ COMMANDS = list(dict.fromkeys(command for path in WITH_COMMANDS for command in c
 INLINE = list(dict.fromkeys(command for path in DOCUMENTS for command in inline(path)))
 HEADS = list(dict.fromkeys(command for path in sorted((ROOT / "tools").glob("*.py")) for command in of_head(path)))
 # What comes with another change: left out as long as it is not there.
-COMING = {name for name in ("docs/performance.md", "tools/evaluate.py") if not (ROOT / name).exists()}
-COMMANDS = [command for command in COMMANDS if tool(command)[0] not in COMING]
+COMING = {name for name in ("docs/performance.md",) if not (ROOT / name).exists()}
 
 
 def kind(command: Command) -> str:

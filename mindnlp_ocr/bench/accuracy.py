@@ -1,0 +1,202 @@
+"""How much of a page was read wrongly: pages with their true text, and errors counted in characters, words and lines."""
+
+import codecs
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+from rapidfuzz.distance import LCSseq, Levenshtein
+
+from mindnlp_ocr.bench.results import Row
+from mindnlp_ocr.cli import IMAGE_SUFFIXES
+from mindnlp_ocr.errors import SetupError
+
+# Chinese characters and kana with the punctuation beside them; U+3000, a blank, is none.
+CJK = "\u3001-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
+WORD = re.compile(f"[{CJK}]|[^\\s{CJK}]+")
+CHINESE = 0.2  # a page is Chinese from this share of CJK characters on: one says as much as several Latin letters
+ABOUT = (
+    "CER: insertions, deletions and substitutions of characters (Levenshtein) by the characters of the truth. WER: the same "
+    "of words, which white space parts; a CJK character is a word. Exact lines: lines of the truth that stand whole in the "
+    "reading, in the same order, empty ones not counted. Errors are summed over pages before they are divided; a page that "
+    "could not be read is all wrong."
+)
+STRICT = "Line ends and trailing blanks are normalised, nothing else."
+LOOSE = "Loose: both texts in NFKC; for characters and lines without any white space."
+OWN = ("tests/pages", "examples")  # the project's own test set, drawn by tests/reference/make_pages.py
+
+
+@dataclass(frozen=True)
+class Page:
+    """An image and the text that it shows."""
+
+    image: str
+    truth: str
+
+    @property
+    def language(self) -> str:
+        """zh or en, by the share of CJK characters; blank where there is no text."""
+        letters = "".join(self.truth.split())
+        chinese = len(re.findall(f"[{CJK}]", letters))
+        return ("zh" if chinese >= CHINESE * len(letters) else "en") if letters else "blank"
+
+
+@dataclass(frozen=True)
+class Score:
+    """What the truth holds, and what of it was read wrongly; scores of pages add up."""
+
+    characters: int = 0
+    character_errors: int = 0
+    words: int = 0
+    word_errors: int = 0
+    lines: int = 0
+    exact_lines: int = 0
+
+    def __add__(self, other: "Score") -> "Score":
+        return Score(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def cer_percent(self) -> float:
+        """Above 100 where more was read than is there; where nothing is there, as if it were one character."""
+        return 100 * self.character_errors / max(1, self.characters)
+
+    @property
+    def wer_percent(self) -> float:
+        return 100 * self.word_errors / max(1, self.words)
+
+    @property
+    def exact_percent(self) -> float:
+        return 100 * self.exact_lines / self.lines if self.lines else 100.0
+
+    def row(self) -> Row:
+        """As benchmarks write it."""
+        return {
+            "characters": self.characters,
+            "character_errors": self.character_errors,
+            "cer_percent": self.cer_percent,
+            "words": self.words,
+            "word_errors": self.word_errors,
+            "wer_percent": self.wer_percent,
+            "lines": self.lines,
+            "exact_lines": self.exact_lines,
+            "exact_percent": self.exact_percent,
+        }
+
+
+def score(truth: str, reading: str | None, loose: bool = False) -> Score:
+    """Of one page; ``reading`` is None where it could not be read, which is all of it wrong."""
+    right, read = normal(truth, loose), normal(reading or "", loose)
+    characters, words, lines = compared(right, loose), WORD.findall(right), _lines(right, loose)
+    if reading is None:
+        return Score(len(characters), len(characters), len(words), len(words), len(lines), 0)
+    return Score(
+        len(characters),
+        Levenshtein.distance(characters, compared(read, loose)),
+        len(words),
+        Levenshtein.distance(words, WORD.findall(read)),
+        len(lines),
+        LCSseq.similarity(lines, _lines(read, loose)),
+    )
+
+
+def normal(text: str, loose: bool = False) -> str:
+    r"""Lines that end with \n, without blanks at their ends and without empty lines after the last; loose: in NFKC."""
+    lines = re.split(r"\r\n?|\n", unicodedata.normalize("NFKC", text) if loose else text)
+    return "\n".join(line.rstrip() for line in lines).rstrip("\n")
+
+
+def compared(text: str, loose: bool) -> str:
+    """The characters that are compared of a text in normal form."""
+    return "".join(text.split()) if loose else text
+
+
+def _lines(text: str, loose: bool) -> list[str]:
+    return [compared(line, loose) for line in text.split("\n") if line]
+
+
+def difference(truth: str, reading: str) -> list[tuple[str, str]]:
+    """Pieces in their order: ("same", text), ("missing", of the truth) and ("extra", of the reading)."""
+    pieces = []
+    for edit in Levenshtein.opcodes(truth, reading):
+        missing, extra = truth[edit.src_start : edit.src_end], reading[edit.dest_start : edit.dest_end]
+        pieces += [("same", missing)] if edit.tag == "equal" else [("missing", missing), ("extra", extra)]
+    return [piece for piece in pieces if piece[1]]
+
+
+class _Line(BaseModel):
+    image: str
+    text: str
+
+
+def dataset(name: str) -> tuple[list[Page], list[str]]:
+    """The pages of a folder, a .jsonl or one image, and the images without a text beside them.
+
+    Raises:
+        SetupError: it is none of these, cannot be read, or has no page with a text.
+    """
+    path = Path(name)
+    if not path.exists():
+        raise SetupError(f"{name} does not exist: give a folder of images with a .txt beside each, or a .jsonl")
+    if path.suffix.lower() == ".jsonl":
+        pages, without = _listed(path), list[str]()
+    elif path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
+        images = sorted(path.iterdir()) if path.is_dir() else [path]
+        truths = {str(image): truth_of(image) for image in images if image.suffix.lower() in IMAGE_SUFFIXES}
+        pages = [Page(image, truth) for image, truth in truths.items() if truth is not None]
+        without = [image for image, truth in truths.items() if truth is None]
+    else:
+        raise SetupError(f"{name} is no data set: give a folder of images with a .txt beside each, or a .jsonl")
+    if not pages:
+        raise SetupError(f"{name} has no page with its text: put page.txt beside page.png, or list both in a .jsonl")
+    return pages, without
+
+
+def truth_of(image: Path) -> str | None:
+    """The text beside an image, where there is one."""
+    path = image.with_suffix(".txt")
+    try:
+        return path.read_text(encoding="utf-8-sig") if path.is_file() else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetupError(f"{path} cannot be read ({error}): give the text of {image.name} in UTF-8") from error
+
+
+def _listed(path: Path) -> list[Page]:
+    try:
+        rows = path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
+    except OSError as error:
+        raise SetupError(f"{path} cannot be read ({error.strerror}): give a .jsonl") from error
+    pages = []
+    for number, row in enumerate(rows, 1):
+        if not row.strip():
+            continue
+        try:
+            line = _Line.model_validate_json(row)
+        except ValidationError as error:
+            first = error.errors()[0]
+            reason = ": ".join([*map(str, first["loc"]), first["msg"]])
+            raise SetupError(f'{path}:{number} is no page ({reason}): give {{"image": PATH, "text": TRUTH}}') from error
+        pages.append(Page(str(path.parent / line.image), line.text))
+    return pages
+
+
+def own_datasets() -> list[str]:
+    """As paths from where the user is, so that results name no folder of this machine."""
+    return [os.path.relpath(Path(__file__).parents[2] / name) for name in OWN]
+
+
+def datasets(names: Iterable[str]) -> tuple[list[Page], list[str]]:
+    """All of them, one after another."""
+    found = [dataset(name) for name in names]
+    return [page for pages, _ in found for page in pages], [image for _, without in found for image in without]
+
+
+def totals(pages: Sequence[Page], scores: Sequence[Score]) -> list[Row]:
+    """A row for all pages, and one a language."""
+    by: dict[str, list[Score]] = {"all": list(scores)}
+    for page, page_score in zip(pages, scores, strict=True):
+        by.setdefault(page.language, []).append(page_score)
+    return [{"language": name, "pages": len(of), **sum(of, Score()).row()} for name, of in by.items()]

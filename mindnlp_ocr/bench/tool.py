@@ -1,0 +1,52 @@
+"""What the tools share that import no MindSpore: numbers, where figures go, how a run ends."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from mindnlp_ocr.bench.results import Results, Section
+from mindnlp_ocr.errors import OCRError, SetupError
+
+ROOT = Path(__file__).parents[2]
+
+
+def positive(text: str) -> int:
+    """An option's number, 1 or more."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is given: give 1 or more")
+    return int(text)
+
+
+def writable(name: str | None) -> None:
+    """Refuse a file that cannot be written before anything is measured."""
+    if name is None:
+        return
+    try:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).open("a").close()
+    except OSError as error:
+        raise SetupError(f"{name} cannot be written ({error.strerror}): name another file") from error
+
+
+def finish(results: Results, arguments: argparse.Namespace) -> None:
+    """Write what --output and --report ask for."""
+    if arguments.report:
+        from mindnlp_ocr.bench.plots import drawn  # matplotlib is no dependency of reading pages
+        from mindnlp_ocr.bench.report import write_report
+
+        results.sections["report"] = Section(title="The report", rows=[{"plots": len(drawn(results))}])
+        for path in write_report([results], arguments.report / "report.md"):
+            print(f"wrote {path}")  # noqa: T201
+    if arguments.output:
+        results.save(arguments.output)
+
+
+def run_tool(main: Callable[[], int | None]) -> NoReturn:
+    """Its exit status; 2 and a line where a model, a device or a page cannot be used."""
+    try:
+        sys.exit(main())
+    except OCRError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
