@@ -18,7 +18,7 @@ class Criterion:
     def measured(self, results: Results) -> float | None:
         """None where a row is missing, or was only a smoke test."""
         values: list[Value] = [row.get(self.column) for row in self._rows(results)]
-        numbers = [float(value) for value in values if isinstance(value, int | float)]
+        numbers = [value for value in values if isinstance(value, int | float)]
         return min(numbers) if numbers and len(numbers) == len(values) and not results.smoke else None
 
     def _rows(self, results: Results) -> list[Row]:

@@ -75,7 +75,13 @@ def _stages(axes: Axes, rows: list[Row]) -> None:
         left = [start + more for start, more in zip(left, taken, strict=True)]
     axes.invert_yaxis()
     axes.set_xlabel("milliseconds, median")
-    axes.legend(ncols=len(STAGES), loc="upper center", bbox_to_anchor=(0.5, 1.16), frameon=False)
+    _legend(axes)
+
+
+def _legend(axes: Axes) -> None:
+    """Above, where it hides nothing."""
+    entries = axes.get_legend_handles_labels()[1]
+    axes.legend(ncols=len(entries), loc="upper center", bbox_to_anchor=(0.5, 1.16), frameon=False)
 
 
 def _line(x: str, y: str, across: str, up: str) -> Callable[[Axes, list[Row]], None]:
@@ -96,12 +102,12 @@ def _pairs(names: str, columns: dict[str, str], across: str, up: str) -> Callabl
         for number, (label, column) in enumerate(columns.items()):
             places = [place - 0.4 + width * (number + 0.5) for place in range(len(rows))]
             bars = axes.bar(places, _numbers(rows, column), width, color=COLOURS[number], label=label)
-            axes.bar_label(bars, fmt="{:,.3g}", fontsize=8)
+            axes.bar_label(bars, fmt=lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.3g}", fontsize=8)
         axes.set_xticks(range(len(rows)), _names(rows, names))
         axes.margins(y=0.15)
         axes.set(xlabel=across, ylabel=up)
         if len(columns) > 1:
-            axes.legend(frameon=False)
+            _legend(axes)
 
     return draw
 

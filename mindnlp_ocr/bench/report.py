@@ -11,7 +11,9 @@ from mindnlp_ocr.bench import criteria
 from mindnlp_ocr.bench.plots import drawn
 from mindnlp_ocr.bench.results import Results, Row, shown
 
-UNITS = {"_ms": ", ms", "_mb": ", MB", "_gb": ", GB", "_percent": ", %", "_per_s": "/s", "_img_s": ", img/s"}
+# Endings of columns; the first that fits.
+UNITS = {"_ms": ", ms", "_mb": ", MB", "_gb": ", GB", "_percent": ", %", "_per_s": "/s"}
+UNITS |= {"_img_s": ", img/s", "_tokens_s": ", tokens/s", "_s": ", s"}
 MARKS = {True: "✓ met", False: "✗ not met", None: "- not measured"}
 
 LONG = 40  # rows, from which on the Markdown folds a table

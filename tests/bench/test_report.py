@@ -96,6 +96,16 @@ def test_a_comparison_shows_its_criteria_first(tmp_path: Path) -> None:
     assert "| a detailed performance report | 1 plots | not measured | - not measured |" in text
 
 
+def test_the_projects_page_is_what_its_figures_give(tmp_path: Path) -> None:
+    """Write it anew with `just report`."""
+    folder = ROOT / "docs" / "performance"
+    runs = [Results.load(path) for path in sorted(folder.glob("*.json"))]
+    assert len(runs) > 10 and not any(run.smoke for run in runs)
+    written = write_report(runs, tmp_path / "performance.md")
+    assert (ROOT / "docs" / "performance.md").read_text(encoding="utf-8") == written[0].read_text(encoding="utf-8")
+    assert {path.name for path in folder.glob("*.svg")} == {path.name for path in written[2:]}
+
+
 def test_the_command_line_rebuilds_a_report_from_json_alone(
     figures: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

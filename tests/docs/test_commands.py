@@ -67,8 +67,6 @@ SMALL = {"max_length": 2048, "max_new_tokens": 16, "max_pixels": 64 * 196}
 COMMANDS = list(dict.fromkeys(command for path in WITH_COMMANDS for command in commands(path)))
 INLINE = list(dict.fromkeys(command for path in DOCUMENTS for command in inline(path)))
 HEADS = list(dict.fromkeys(command for path in sorted((ROOT / "tools").glob("*.py")) for command in of_head(path)))
-# What comes with another change: left out as long as it is not there.
-COMING = {name for name in ("docs/performance.md",) if not (ROOT / name).exists()}
 
 
 def kind(command: Command) -> str:
@@ -259,8 +257,6 @@ def test_links_lead_somewhere(path: Path) -> None:
             continue
         name, _, anchor = link.partition("#")
         target = path.parent / name if name else path
-        if str(target.resolve().relative_to(ROOT)) in COMING:
-            continue
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
 

@@ -1,9 +1,9 @@
 """tools/benchmark_peers.py: engines that are stubs, in time, tokens and text; one that dies; peers that are not here."""
 
 import re
-import runpy
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from mindnlp_ocr.bench.peers import Peers, Reading, rows
 from mindnlp_ocr.bench.results import Results
 from tests.conftest import ROOT
+from tests.tools.conftest import Tool
 
 # Its arguments: text, milliseconds of a page, tokens of the prompt (0: an OCR engine), token ids, and what happens at "bad".
 STUB = """
@@ -130,14 +131,8 @@ def test_what_runs_in_foreign_environments_imports_nothing_of_ours() -> None:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
-    def run(*arguments: object) -> object:
-        monkeypatch.setattr(sys, "argv", ["tools/benchmark_peers.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(ROOT / "tools" / "benchmark_peers.py"), run_name="__main__")
-        return ended.value.code
-
-    return run
+def run(tool: Tool) -> Tool:
+    return partial(tool, "benchmark_peers")
 
 
 @pytest.mark.parametrize(
@@ -161,7 +156,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
     ],
 )
 def test_a_peer_that_is_asked_for_and_not_here_exits_2_with_how_to_get_it(
-    run: Callable[..., object],
+    run: Tool,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
@@ -173,7 +168,7 @@ def test_a_peer_that_is_asked_for_and_not_here_exits_2_with_how_to_get_it(
 
 
 def test_tesseract_without_chinese_is_not_here(
-    run: Callable[..., object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Tool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "tesseract").write_text("#!/bin/sh\necho 'List of available languages (1):'\necho eng\n", encoding="utf-8")
     (tmp_path / "tesseract").chmod(0o755)
@@ -183,7 +178,7 @@ def test_tesseract_without_chinese_is_not_here(
 
 
 def test_ours_beside_a_peer_that_dies_and_those_that_are_absent(
-    run: Callable[..., object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Tool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In a tree of its own, where no environment of a peer is; RapidOCR is not installed in ours."""
     monkeypatch.setenv("PATH", "")

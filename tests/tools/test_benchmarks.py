@@ -1,37 +1,19 @@
 """Every benchmark runs, small: one run, few tokens. What they measure is not looked at, only that they measure it."""
 
-import runpy
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mindnlp_ocr.bench.results import Results
 from mindnlp_ocr.models.qwen2vl import EMBEDDED
-from tests.conftest import ROOT
+from tests.tools.conftest import Tool
 
 WORD = "tests/pages/word_56x56.png"
-Run = Callable[..., object]
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A tool in this process; its exit status."""
-
-    def run(tool: str, *arguments: object) -> object:
-        monkeypatch.setattr(sys, "argv", [f"tools/{tool}.py", *map(str, arguments)])
-        try:
-            runpy.run_path(str(ROOT / "tools" / f"{tool}.py"), run_name="__main__")
-        except SystemExit as ended:
-            return ended.code or 0
-        return 0
-
-    return run
-
-
-def test_kv_cache_measures_all_that_the_request_lists(run: Run, tmp_path: Path) -> None:
-    assert run("benchmark_kv_cache", "--smoke", "--output", tmp_path / "kv.json", "--report", tmp_path) == 0
+def test_kv_cache_measures_all_that_the_request_lists(tool: Tool, tmp_path: Path) -> None:
+    assert tool("benchmark_kv_cache", "--smoke", "--output", tmp_path / "kv.json", "--report", tmp_path) == 0
     results = Results.load(tmp_path / "kv.json")
     assert results.smoke and results.command.startswith("uv run tools/benchmark_kv_cache.py --smoke --output ")
     names = ["memory", "latency", "hits", "batch", "prompts", "long", "statistics", "report"]
@@ -43,14 +25,16 @@ def test_kv_cache_measures_all_that_the_request_lists(run: Run, tmp_path: Path) 
     assert (tmp_path / "report.html").is_file()
 
 
-def test_kv_cache_over_many_pages_takes_the_options_of_the_request(run: Run, tmp_path: Path) -> None:
+def test_kv_cache_over_many_pages_takes_the_options_of_the_request(tool: Tool, tmp_path: Path) -> None:
     options = ["--model_path", EMBEDDED, "--device", "cpu", "--flash_attention", "--max_tokens", 16]
-    assert run("benchmark_kv_cache", "endurance", "--smoke", *options, "--output", tmp_path / "a.json") == 0
+    assert tool("benchmark_kv_cache", "endurance", "--smoke", *options, "--output", tmp_path / "a.json") == 0
     assert [row["pages"] for row in Results.load(tmp_path / "a.json").sections["endurance"].rows] == list(range(1, 15))
 
 
-def test_comparison_passes_nothing_that_was_only_tried(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("benchmark_comparison", "--smoke", "--output", tmp_path / "on-off.json") == 1
+def test_comparison_passes_nothing_that_was_only_tried(
+    tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tool("benchmark_comparison", "--smoke", "--output", tmp_path / "on-off.json") == 1
     results = Results.load(tmp_path / "on-off.json")
     names = ["single_image", "batch", "long_sequence", "past_2048", "attention_memory"]
     assert list(results.sections) == names and all(section.rows for section in results.sections.values())
@@ -61,15 +45,15 @@ def test_comparison_passes_nothing_that_was_only_tried(run: Run, tmp_path: Path,
     assert printed.endswith("Overall: 0/5 criteria passed\n")
 
 
-def test_attention_beside_eager(run: Run, tmp_path: Path) -> None:
-    assert run("benchmark_attention", "--smoke", "--output", tmp_path / "attention.json") == 0
+def test_attention_beside_eager(tool: Tool, tmp_path: Path) -> None:
+    assert tool("benchmark_attention", "--smoke", "--output", tmp_path / "attention.json") == 0
     results = Results.load(tmp_path / "attention.json")
     for work in ("vision", "prefill", "decode"):
         assert results.row(work).keys() == {"case", "flash_ms", "of_limit_percent", "limit", "eager_ms", "eager_ratio"}
 
 
 @pytest.mark.parametrize(
-    ("tool", "arguments", "rows"),
+    ("name", "arguments", "rows"),
     [
         ("benchmark_fusion", [WORD, "--runs", 1], {"fusion": 8}),
         ("benchmark_export", [WORD, "--runs", 1, "--max-length", 128, "--vision-patches", 64], {"export": 1, "exported": 1}),
@@ -79,21 +63,21 @@ def test_attention_beside_eager(run: Run, tmp_path: Path) -> None:
     ],
 )
 def test_the_others_write_their_figures(
-    run: Run, tmp_path: Path, tool: str, arguments: list[object], rows: dict[str, int]
+    tool: Tool, tmp_path: Path, name: str, arguments: list[object], rows: dict[str, int]
 ) -> None:
-    assert run(tool, *arguments, "--output", tmp_path / "a.json") == 0
+    assert tool(name, *arguments, "--output", tmp_path / "a.json") == 0
     sections = Results.load(tmp_path / "a.json").sections
-    assert {name: len(section.rows) for name, section in sections.items()} == rows
+    assert {section: len(figures.rows) for section, figures in sections.items()} == rows
     assert all(value is not None for section in sections.values() for row in section.rows for value in row.values())
 
 
-def test_lookup_counts_over_the_goldens(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("benchmark_lookup") == 0
+def test_lookup_counts_over_the_goldens(tool: Tool, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool("benchmark_lookup") == 0
     assert "n 3, up to 8 guesses: " in capsys.readouterr().out
 
 
-def test_dtypes_that_read_alike_exit_0(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("compare_dtypes", WORD) == 0
+def test_dtypes_that_read_alike_exit_0(tool: Tool, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool("compare_dtypes", WORD) == 0
     assert "character error rate: fp32 0.000 %, int8 " in capsys.readouterr().out
 
 
@@ -107,19 +91,19 @@ def test_dtypes_that_read_alike_exit_0(run: Run, capsys: pytest.CaptureFixture[s
     ],
 )
 def test_wrong_usage_exits_2_with_the_remedy(
-    run: Run, capsys: pytest.CaptureFixture[str], arguments: list[object], message: str
+    tool: Tool, capsys: pytest.CaptureFixture[str], arguments: list[object], message: str
 ) -> None:
-    assert run("benchmark_kv_cache", *arguments) == 2
+    assert tool("benchmark_kv_cache", *arguments) == 2
     assert message in capsys.readouterr().err
 
 
 def test_a_long_text_that_is_killed_is_not_passed(
-    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tool: Tool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As the kernel does when memory is out."""
     monkeypatch.setattr(sys, "executable", str(tmp_path / "killed"))
     (tmp_path / "killed").write_text("#!/bin/sh\nkill -9 $$\n", encoding="utf-8")
     (tmp_path / "killed").chmod(0o755)
-    assert run("benchmark_comparison", "past_2048", "--output", tmp_path / "a.json") == 1
+    assert tool("benchmark_comparison", "past_2048", "--output", tmp_path / "a.json") == 1
     assert Results.load(tmp_path / "a.json").row("past_2048") == {"new_tokens": 0, "ended": "exit status -9"}
-    assert "✗ a text of more than 2,048 tokens, not out of memory: 0.000 tokens" in capsys.readouterr().out
+    assert "✗ a text of more than 2,048 tokens, not out of memory: 0 tokens" in capsys.readouterr().out

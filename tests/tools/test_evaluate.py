@@ -3,10 +3,8 @@
 import base64
 import json
 import re
-import runpy
 import shutil
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,23 +13,16 @@ from mindnlp_ocr.bench.gallery import Entry
 from mindnlp_ocr.bench.results import Results
 from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
 from tests.conftest import ROOT, case
+from tests.tools.conftest import Tool
 
 WORD, LINE = "tests/pages/word_56x56.png", "tests/pages/line_392x28.png"
-Run = Callable[..., object]
 
 
 @pytest.fixture
-def run(model: Qwen2VLModel, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The tool; its exit status."""
+def run(model: Qwen2VLModel, monkeypatch: pytest.MonkeyPatch, tool: Tool) -> Tool:
+    """The tool, with the model of other tests; its exit status."""
     monkeypatch.setattr("mindnlp_ocr.cli.load_model", lambda arguments: model)
-
-    def run(*arguments: object) -> object:
-        monkeypatch.setattr(sys, "argv", ["tools/evaluate.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(ROOT / "tools" / "evaluate.py"), run_name="__main__")
-        return ended.value.code
-
-    return run
+    return partial(tool, "evaluate")
 
 
 @pytest.fixture
@@ -47,7 +38,7 @@ def scans(tmp_path: Path) -> Path:
     return scans
 
 
-def test_good_pages_exit_0_with_their_figures(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_good_pages_exit_0_with_their_figures(run: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(WORD, LINE, "--max-cer", 0, "--output", tmp_path / "new" / "a.json", "--batch-size", 2) == 0
     printed = capsys.readouterr()
     assert printed.out.startswith("all       2 pages: CER  0.000 % (0 of ")
@@ -63,7 +54,7 @@ def test_good_pages_exit_0_with_their_figures(run: Run, tmp_path: Path, capsys: 
 
 
 def test_a_page_that_cannot_be_read_is_all_wrong_and_named_and_the_others_are_read(
-    run: Run, scans: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    run: Tool, scans: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert run(scans, "--output", tmp_path / "a.json") == 1
     printed = capsys.readouterr()
@@ -79,7 +70,7 @@ def test_a_page_that_cannot_be_read_is_all_wrong_and_named_and_the_others_are_re
     assert (word["character_errors"], word["error"]) == (0, None)
 
 
-def test_a_jsonl_and_a_rate_above_max_cer_exit_1(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_jsonl_and_a_rate_above_max_cer_exit_1(run: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = case("word_56x56")["text"]
     shutil.copy(WORD, tmp_path / "word.png")
     rows = [{"image": "word.png", "text": truth} for truth in (text, text + "x", "x" + text)]
@@ -95,7 +86,7 @@ def test_a_jsonl_and_a_rate_above_max_cer_exit_1(run: Run, tmp_path: Path, capsy
     assert printed.out.count(f": 1 of {len(text) + 1} characters\n") == 2
 
 
-def test_loose_forgives_blanks_and_widths(run: Run, tmp_path: Path) -> None:
+def test_loose_forgives_blanks_and_widths(run: Tool, tmp_path: Path) -> None:
     text = case("line_392x28")["text"]
     shutil.copy(LINE, tmp_path / "line.png")
     wide = "".join(chr(ord(letter) + 0xFEE0) if "!" <= letter <= "~" else "  " for letter in text)
@@ -104,7 +95,7 @@ def test_loose_forgives_blanks_and_widths(run: Run, tmp_path: Path) -> None:
     assert run(tmp_path, "--max-cer", 0, "--loose") == 0
 
 
-def test_the_gallery_stands_alone_holds_the_images_and_is_escaped(run: Run, scans: Path, tmp_path: Path) -> None:
+def test_the_gallery_stands_alone_holds_the_images_and_is_escaped(run: Tool, scans: Path, tmp_path: Path) -> None:
     (scans / "word.txt").write_text(case("word_56x56")["text"] + "\nmore", encoding="utf-8")
     assert run(scans, "--gallery", tmp_path / "g.html") == 1
     page = (tmp_path / "g.html").read_text(encoding="utf-8")
@@ -145,7 +136,7 @@ def test_an_image_that_browsers_do_not_show_becomes_a_png(tmp_path: Path) -> Non
     ],
 )
 def test_wrong_usage_exits_2_before_a_page_is_read(
-    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    run: Tool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     monkeypatch.setattr("mindnlp_ocr.cli.load_model", lambda arguments: pytest.fail("the model was loaded"))
     assert run(*arguments) == 2

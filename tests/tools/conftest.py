@@ -1,0 +1,29 @@
+"""Tools of tools/, run in this process."""
+
+import gc
+import runpy
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from tests.conftest import ROOT
+
+Tool = Callable[..., object]
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> Tool:
+    """A tool by its name, with arguments; its exit status."""
+
+    def run(name: str, *arguments: object) -> object:
+        monkeypatch.setattr(sys, "argv", [f"tools/{name}.py", *map(str, arguments)])
+        try:
+            runpy.run_path(str(ROOT / "tools" / f"{name}.py"), run_name="__main__")
+        except SystemExit as ended:
+            return ended.code or 0
+        finally:
+            gc.collect()  # a model is a ring of objects
+        return 0
+
+    return run
