@@ -22,6 +22,7 @@ MARKDOWN = """\
 # {{ title }}
 
 Written by `tools/report.py` from the JSON files that the benchmarks wrote with `--output`; do not edit it by hand.
+A dash stands for what was not measured, or what there is not.
 {% for run in runs %}
 ## {{ run.tool }}
 
@@ -144,7 +145,7 @@ def _run(results: Results) -> dict[str, Any]:
 
 def _section(title: str, about: str, rows: Sequence[Row], plots: list[dict[str, str]]) -> dict[str, Any]:
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    table = [["" if column not in row else shown(row[column]) for column in columns] for row in rows]
+    table = [["" if c not in row else "-" if row[c] is None else shown(row[c]) for c in columns] for row in rows]
     return {"title": title, "about": about, "columns": [_heading(c) for c in columns], "rows": table, "plots": plots}
 
 

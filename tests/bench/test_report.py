@@ -30,7 +30,7 @@ def test_markdown_has_the_command_the_date_and_every_row(figures: Results, tmp_p
     write_report([figures], tmp_path / "report.md")
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "## benchmark_kv_cache\n\n`uv run x`\n\n2026-01-02 03:04:05 UTC, " in text
-    assert "| batch size | pages/s |\n|---|---|\n| 1 | 2.50 |\n| 2 | not measured |\n" in text
+    assert "| batch size | pages/s |\n|---|---|\n| 1 | 2.50 |\n| 2 | - |\n" in text
     assert "| a\\|b.png | 20.00 | 1.00 |" in text
     assert "### Nothing here" in text
     assert "smoke" not in text
@@ -93,7 +93,7 @@ def test_a_comparison_shows_its_criteria_first(tmp_path: Path) -> None:
     text = (tmp_path / "r.md").read_text(encoding="utf-8")
     assert text.index("### Acceptance criteria") < text.index("### Memory")
     assert "| flash attention takes less memory on long sequences | 30 % less | 90.00 % less | ✓ met |" in text
-    assert "| a detailed performance report | 1 plots | not measured | - not measured |" in text
+    assert "| a detailed performance report | 1 plots | - | - not measured |" in text
 
 
 def test_the_projects_page_is_what_its_figures_give(tmp_path: Path) -> None:
