@@ -31,7 +31,7 @@ from mindnlp_ocr.bench.machine import memory_mb, peak_memory_mb
 from mindnlp_ocr.bench.reading import OFF, Asked, Tokens, add_options, ask, endless, same
 from mindnlp_ocr.bench.results import Results, Row, Value, shown
 from mindnlp_ocr.bench.timing import alternate, seconds
-from mindnlp_ocr.bench.tool import finish, run_tool, writable
+from mindnlp_ocr.bench.tool import finish, ready, run_tool
 from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
 from mindnlp_ocr.ops.device import Device
@@ -178,7 +178,7 @@ def main() -> int:
         return 0
     if unknown := set(arguments.work) - set(WORK):
         parser.error(f"{', '.join(sorted(unknown))}: give {', '.join(WORK)}")
-    writable(arguments.output)
+    ready(arguments)
     asked, results = Asked.of(arguments), Results.start(smoke=arguments.smoke)
     for name in arguments.work or WORK:
         work, title, about = WORK[name]

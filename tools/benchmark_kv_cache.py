@@ -32,7 +32,7 @@ from mindnlp_ocr.bench.machine import memory_mb, peak_memory_mb
 from mindnlp_ocr.bench.reading import QUESTION, Asked, Tokens, add_options, ask, endless, same
 from mindnlp_ocr.bench.results import Results, Row
 from mindnlp_ocr.bench.timing import alternate, seconds, spread
-from mindnlp_ocr.bench.tool import finish, run_tool, writable
+from mindnlp_ocr.bench.tool import finish, ready, run_tool
 from mindnlp_ocr.cache.config import CacheConfig
 
 PROMPTS = (64, 128, 256, 512, 1024, 2048, 4096)  # tokens
@@ -220,7 +220,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.work) - set(WORK):
         parser.error(f"{', '.join(sorted(unknown))}: give {', '.join(WORK)}")
-    writable(arguments.output)
+    ready(arguments)
     asked, results = Asked.of(arguments), Results.start(smoke=arguments.smoke)
     for name in arguments.work or [name for name in WORK if name != "endurance"]:
         work, title, about = WORK[name]

@@ -49,7 +49,7 @@ from pathlib import Path
 from mindnlp_ocr.bench import accuracy
 from mindnlp_ocr.bench.peers import OURS, Peers
 from mindnlp_ocr.bench.results import Results
-from mindnlp_ocr.bench.tool import ROOT, finish, positive, run_tool, writable
+from mindnlp_ocr.bench.tool import ROOT, finish, positive, ready, run_tool
 from mindnlp_ocr.cli import expand
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES
@@ -179,7 +179,7 @@ def main() -> int:
     names = [str(ROOT / "tests" / "pages" / "word_56x56.png")] if arguments.smoke else arguments.images
     pages = [page for name in names or [str(ROOT / "examples")] for page in expand(name)]
     truths = {page: accuracy.truth_of(Path(page)) for page in pages}
-    writable(arguments.output)
+    ready(arguments)
     runs = 1 if arguments.smoke else arguments.runs
     results, engines = Results.start(smoke=arguments.smoke), Peers(commands(arguments))
     about = (

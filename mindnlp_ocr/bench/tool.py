@@ -1,6 +1,7 @@
 """What the tools share that import no MindSpore: numbers, where figures go, how a run ends."""
 
 import argparse
+import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,13 @@ def writable(name: str | None) -> None:
         Path(name).open("a").close()
     except OSError as error:
         raise SetupError(f"{name} cannot be written ({error.strerror}): name another file") from error
+
+
+def ready(arguments: argparse.Namespace) -> None:
+    """Refuse what --output and --report could not write, before anything is measured."""
+    writable(arguments.output)
+    if arguments.report and importlib.util.find_spec("matplotlib") is None:
+        raise SetupError("--report draws with matplotlib, which is not installed: run `pip install 'mindnlp-ocr[bench]'`")
 
 
 def finish(results: Results, arguments: argparse.Namespace) -> None:

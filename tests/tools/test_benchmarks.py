@@ -97,6 +97,18 @@ def test_wrong_usage_exits_2_with_the_remedy(
     assert message in capsys.readouterr().err
 
 
+def test_a_report_without_matplotlib_is_refused_before_anything_is_measured(
+    tool: Tool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert tool("benchmark_kv_cache", "memory", "--report", tmp_path / "report") == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == (
+        "error: --report draws with matplotlib, which is not installed: run `pip install 'mindnlp-ocr[bench]'`\n"
+    )
+
+
 def test_a_long_text_that_is_killed_is_not_passed(
     tool: Tool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
