@@ -46,7 +46,9 @@ def write(cell: nn.Cell, inputs: Sequence[Tensor], path: Path) -> None:
         try:
             ms.export(cell, *inputs, file_name=f"{folder}/graph", file_format="MINDIR", custom_func=kept)
         except (RuntimeError, ValueError, TypeError) as error:
-            raise SetupError(f"MindSpore cannot export {path.stem}: {native.explain(error)}") from error
+            raise SetupError(
+                f"MindSpore {ms.__version__} cannot export {path.stem} ({native.explain(error)}): report it"
+            ) from error
     _replace_library(graph, str(native.LIBRARY).encode(), LIBRARY)
     path.write_bytes(graph.SerializeToString(deterministic=True))
 
@@ -78,7 +80,9 @@ def load(path: Path, inputs: Mapping[str, Form], parameters: Mapping[str, Parame
         try:
             cell = nn.GraphCell(ms.load(str(file)), params_init=dict(parameters))
         except (RuntimeError, ValueError, TypeError) as error:
-            raise SetupError(f"MindSpore {ms.__version__} cannot load {path} ({native.explain(error)})") from error
+            raise SetupError(
+                f"MindSpore {ms.__version__} cannot load {path} ({native.explain(error)}): export again with this release"
+            ) from error
     for name, own in cell.parameters_dict().items():
         own.set_data(parameters[name], slice_shape=True)  # until now it held a copy
     return cell

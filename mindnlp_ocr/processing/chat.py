@@ -54,7 +54,9 @@ class ChatProcessor:
                 )
         self._image_token = self.tokenizer.id_to_token(config.image_token_id)
         if self._image_token is None:
-            raise SetupError(f"{path} has no token {config.image_token_id}, config.json's image token: they do not match")
+            raise SetupError(
+                f"{path} has no token {config.image_token_id}, config.json's image token: take both from one checkpoint"
+            )
         try:
             self._template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(
                 _template(folder)

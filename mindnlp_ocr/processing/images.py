@@ -244,7 +244,7 @@ def _errors_of(name: str) -> Iterator[None]:
 
 def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
     if 0 in image.size:
-        raise PageError(f"{name} of {image.width} x {image.height} holds no pixel")
+        raise PageError(f"{name} of {image.width} x {image.height} holds no pixel: give 1 x 1 or more")
     if image.width * image.height > MAX_SOURCE_PIXELS:
         raise PageError(f"{name} has {image.width} x {image.height} pixels, more than {MAX_SOURCE_PIXELS:,}: scale it down")
     if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
@@ -270,7 +270,7 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
             f"an array of {array.dtype} {array.shape} is no image: give uint8 [height, width] or [height, width, 1 | 3 | 4]"
         )
     if 0 in array.shape:
-        raise PageError(f"an array of {array.shape} holds no pixel")
+        raise PageError(f"an array of {array.shape} holds no pixel: give 1 x 1 or more")
     return _upright_rgb(Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array), "the array")
 
 
@@ -281,5 +281,5 @@ def _from_data_url(url: str) -> Image.Image:
     try:
         content = base64.b64decode(data, validate=True)
     except ValueError as error:  # binascii.Error, or letters beyond ASCII
-        raise PageError(f"{head[:60]},... is damaged base64 ({error})") from error
+        raise PageError(f"{head[:60]},... is damaged base64 ({error}): encode the file again") from error
     return _open(io.BytesIO(content), f"a data URL of {len(content)} bytes")

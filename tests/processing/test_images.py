@@ -291,8 +291,14 @@ def test_an_orientation_that_does_not_exist_is_ignored() -> None:
     ("url", "decisive"),
     [
         ("data:image/png,abc", "data:image/png... is no data URL in base64: give data:image/png;base64,..."),
-        ("data:image/png;base64,!!!!", "data:image/png;base64,... is damaged base64 (Only base64 data is allowed)"),
-        ("data:image/png;base64,AAA", "data:image/png;base64,... is damaged base64 (Incorrect padding)"),
+        (
+            "data:image/png;base64,!!!!",
+            "data:image/png;base64,... is damaged base64 (Only base64 data is allowed): encode the file again",
+        ),
+        (
+            "data:image/png;base64,AAA",
+            "data:image/png;base64,... is damaged base64 (Incorrect padding): encode the file again",
+        ),
         ("data:image/png;base64,\u00e9\u00e9\u00e9\u00e9", "data:image/png;base64,... is damaged base64"),
         ("data:image/png;base64,", "a data URL of 0 bytes is not an image that Pillow can open"),
         ("data:image/png;base64,aGVsbG8=", "a data URL of 5 bytes is not an image that Pillow can open: give PNG"),
@@ -344,7 +350,7 @@ def test_an_array_that_is_no_image_is_named_by_type_and_shape(array: Array, foun
 
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 5, 3), (5, 0, 4)])
 def test_an_array_without_pixels_is_refused(shape: tuple[int, ...]) -> None:
-    assert refusal(np.zeros(shape, np.uint8)) == f"an array of {shape} holds no pixel"
+    assert refusal(np.zeros(shape, np.uint8)) == f"an array of {shape} holds no pixel: give 1 x 1 or more"
 
 
 # What was seen before
