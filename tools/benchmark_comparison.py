@@ -36,6 +36,7 @@ from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
 from mindnlp_ocr.ops.device import Device
 
+ROOT = Path(__file__).resolve().parent.parent
 BATCH = 4
 EARLY = 128  # tokens, from which on memory is not to grow
 SIDES = ("disabled_ms", "enabled_ms")
@@ -174,12 +175,12 @@ def main() -> int:
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        print(json.dumps(child(Asked.of(arguments))))
+        print(json.dumps(child(Asked.of(arguments, ROOT))))
         return 0
     if unknown := set(arguments.work) - set(WORK):
         parser.error(f"{', '.join(sorted(unknown))}: give {', '.join(WORK)}")
     ready(arguments)
-    asked, results = Asked.of(arguments), Results.start(smoke=arguments.smoke)
+    asked, results = Asked.of(arguments, ROOT), Results.start(smoke=arguments.smoke)
     for name in arguments.work or WORK:
         work, title, about = WORK[name]
         results.add(name, title, work(asked), about)

@@ -23,6 +23,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from mindnlp_ocr.bench.timing import alternate, seconds, spread
 from mindnlp_ocr.bench.tool import finish, ready, run_tool
 from mindnlp_ocr.cache.config import CacheConfig
 
+ROOT = Path(__file__).resolve().parent.parent
 PROMPTS = (64, 128, 256, 512, 1024, 2048, 4096)  # tokens
 STAGES = ("preprocess", "vision", "prefill", "decode")
 WINDOW = 256  # tokens of a long text that one point of its curve stands for
@@ -221,7 +223,7 @@ def main() -> None:
     if unknown := set(arguments.work) - set(WORK):
         parser.error(f"{', '.join(sorted(unknown))}: give {', '.join(WORK)}")
     ready(arguments)
-    asked, results = Asked.of(arguments), Results.start(smoke=arguments.smoke)
+    asked, results = Asked.of(arguments, ROOT), Results.start(smoke=arguments.smoke)
     for name in arguments.work or [name for name in WORK if name != "endurance"]:
         work, title, about = WORK[name]
         results.add(name, title, work(asked), about)

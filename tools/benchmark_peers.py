@@ -49,11 +49,12 @@ from pathlib import Path
 from mindnlp_ocr.bench import accuracy
 from mindnlp_ocr.bench.peers import OURS, Peers
 from mindnlp_ocr.bench.results import Results
-from mindnlp_ocr.bench.tool import ROOT, finish, positive, ready, run_tool
+from mindnlp_ocr.bench.tool import finish, positive, ready, run_tool
 from mindnlp_ocr.cli import expand
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES
 
+ROOT = Path(__file__).absolute().parent.parent
 SERVE = ROOT / "tools" / "peers" / "serve.py"
 PRECISIONS = ("f32", "bf16", "auto")
 LANGUAGES = ("eng", "chi_sim")

@@ -31,6 +31,8 @@ from mindnlp_ocr.bench.gallery import Entry, gallery
 from mindnlp_ocr.bench.results import Results, Row, Section, shown
 from mindnlp_ocr.bench.tool import positive, run_tool, writable
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 def percent(text: str) -> float:
     """An option's number, 0 or more."""
@@ -86,7 +88,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     cli.check(arguments)
-    pages, without = accuracy.datasets(arguments.datasets or accuracy.own_datasets())
+    pages, without = accuracy.datasets(arguments.datasets or accuracy.own_datasets(ROOT))
     for image in without:
         print(f"skipped: {image} has no text beside it ({Path(image).with_suffix('.txt').name})", file=sys.stderr)
     for name in (arguments.output, arguments.gallery):

@@ -183,9 +183,9 @@ def _listed(path: Path) -> list[Page]:
     return pages
 
 
-def own_datasets() -> list[str]:
-    """As paths from where the user is, so that results name no folder of this machine."""
-    return [os.path.relpath(Path(__file__).parents[2] / name) for name in OWN]
+def own_datasets(root: Path) -> list[str]:
+    """Of the checkout ``root``, as paths from where the user is, so that results name no folder of this machine."""
+    return [os.path.relpath(root / name) for name in OWN]
 
 
 def datasets(names: Iterable[str]) -> tuple[list[Page], list[str]]:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mindnlp_ocr.bench.tool import ROOT, positive
+from mindnlp_ocr.bench.tool import positive
 from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
 
@@ -33,16 +33,16 @@ class Asked(NamedTuple):
     smoke: bool
 
     @classmethod
-    def of(cls, arguments: argparse.Namespace) -> "Asked":
-        """What :func:`add_options` gave a parser."""
+    def of(cls, arguments: argparse.Namespace, root: Path) -> "Asked":
+        """What :func:`add_options` gave a parser, of a tool in the checkout ``root``."""
         smoke = arguments.smoke
-        pages = [ROOT / "tests" / "pages" / f"{name}.png" for name in SMALL] if smoke else arguments.images
+        pages = [root / "tests" / "pages" / f"{name}.png" for name in SMALL] if smoke else arguments.images
         return cls(
             arguments.model_path,
             arguments.device,
             arguments.lora_path,
             arguments.flash_attention,
-            pages or [ROOT / "examples" / f"{name}.png" for name in EXAMPLES],
+            pages or [root / "examples" / f"{name}.png" for name in EXAMPLES],
             1 if smoke else arguments.runs,
             {name: option.smoke if smoke else getattr(arguments, name) for name, option in arguments.texts.items()},
             smoke,

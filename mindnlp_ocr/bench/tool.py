@@ -10,8 +10,6 @@ from typing import NoReturn
 from mindnlp_ocr.bench.results import Results, Section
 from mindnlp_ocr.errors import OCRError, SetupError
 
-ROOT = Path(__file__).parents[2]
-
 
 def positive(text: str) -> int:
     """An option's number, 1 or more."""

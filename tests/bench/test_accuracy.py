@@ -6,6 +6,7 @@ import pytest
 
 from mindnlp_ocr.bench.accuracy import Page, Score, dataset, datasets, difference, own_datasets, score, totals
 from mindnlp_ocr.errors import SetupError
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_what_has_no_page_with_a_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_projects_own_pages_are_26() -> None:
-    pages, without = datasets(own_datasets())
+    pages, without = datasets(own_datasets(ROOT))
     assert (len(pages), without) == (26, [])
     assert pages[0].image == "tests/pages/alpha_308x140.png"
     assert {page.language for page in pages} == {"zh", "en", "blank"}

@@ -4,6 +4,7 @@ import gc
 import runpy
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -14,12 +15,12 @@ Tool = Callable[..., object]
 
 @pytest.fixture
 def tool(monkeypatch: pytest.MonkeyPatch) -> Tool:
-    """A tool by its name, with arguments; its exit status."""
+    """A tool by its name, with arguments, of this checkout or of ``root``; its exit status."""
 
-    def run(name: str, *arguments: object) -> object:
+    def run(name: str, *arguments: object, root: Path = ROOT) -> object:
         monkeypatch.setattr(sys, "argv", [f"tools/{name}.py", *map(str, arguments)])
         try:
-            runpy.run_path(str(ROOT / "tools" / f"{name}.py"), run_name="__main__")
+            runpy.run_path(str(root / "tools" / f"{name}.py"), run_name="__main__")
         except SystemExit as ended:
             return ended.code or 0
         finally:

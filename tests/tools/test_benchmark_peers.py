@@ -182,10 +182,9 @@ def test_ours_beside_a_peer_that_dies_and_those_that_are_absent(
 ) -> None:
     """In a tree of its own, where no environment of a peer is; RapidOCR is not installed in ours."""
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr("mindnlp_ocr.bench.tool.ROOT", tmp_path)
     (tmp_path / "tools").symlink_to(ROOT / "tools")
     (tmp_path / "tests").symlink_to(ROOT / "tests")
-    status = run("--smoke", "--rapidocr-python", sys.executable, "--output", tmp_path / "a.json")
+    status = run("--smoke", "--rapidocr-python", sys.executable, "--output", tmp_path / "a.json", root=tmp_path)
     printed = capsys.readouterr()
     assert status == 1
     absent = ("transformers is left out: .venv-reference/bin/python", "openvino is left out: .venv-openvino/bin/python")
