@@ -21,7 +21,7 @@ from mindnlp_ocr.bench.machine import READ_MB, Machine, peak_memory_mb
 from mindnlp_ocr.bench.results import Results, Row
 from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.engine.graphs import Graphs, NewToken
+from mindnlp_ocr.engine.graphs import Graphs, NewToken, PromptPart
 from mindnlp_ocr.modeling.rope import mrope_positions
 from mindnlp_ocr.models.config import Qwen2VLConfig, VisionConfig
 from mindnlp_ocr.ops.device import Device
@@ -108,10 +108,11 @@ def speeds(graphs: Graphs, config: Qwen2VLConfig, side: int, tokens: int, runs: 
     ids = np.asarray([1, 2, 3, *image, 4, 5, 6], np.int32)
     positions = mrope_positions(ids, [grid], config.image_token_id, config.vision.spatial_merge_size)
     features = graphs.vision([Patches(pixels, grid)])
-    step = graphs.prefill(ids, features, positions.ids)
+    part = PromptPart(ids, features, positions.ids)
+    step = graphs.prefill(part)[0]
     for name, rows, work, flops in (
         ("vision", len(pixels), lambda: graphs.vision([Patches(pixels, grid)]), vision_flops(config.vision, len(pixels))),
-        ("prefill", len(ids), lambda: graphs.prefill(ids, features, positions.ids), prefill_flops(config, len(ids))),
+        ("prefill", len(ids), lambda: graphs.prefill(part), prefill_flops(config, len(ids))),
     ):
         seconds, peak = in_turns(work, machine.gflops, runs)
         rate = flops / seconds / 1e9

@@ -13,30 +13,29 @@ namespace {
 enum { kX, kCos, kSin, kSlots, kLive, kCount, kEps, kFirstLayerTensor, kY = kFirstLayerTensor + kLayerTensors, kParameters };
 
 // The segments that bring tokens. Their rows follow one another from the first: padding lies behind them all.
-Fault ReadSegments(const Arguments &arguments, const Layer &layer, int64_t tokens, std::vector<Segment> *out) {
+Fault ReadSegments(const Arguments &arguments, const Layer &layer, int64_t rows, std::vector<Segment> *out) {
   const auto *slots = arguments[kSlots].Ints(), *lives = arguments[kLive].Ints(), *counts = arguments[kCount].Ints();
-  bool ended = false;
+  int64_t row = 0;
   for (int64_t s = 0; s < arguments[kSlots].shape[0]; ++s) {
     const int64_t slot = slots[s], live = lives[s], count = counts[s];
-    if (count < 0 || count > tokens || (ended && count > 0)) return kWrongLengths;
-    ended = count < tokens;
+    if (count < 0 || count > rows - row) return kWrongLengths;
     if (count == 0) continue;
     if (slot < 0 || slot >= layer.slots || live < 0) return kWrongLengths;
     if (live + count > layer.length) return kFullSlot;
     for (const Segment &other : *out) {
       if (other.slot == slot) return kWrongLengths;
     }
-    out->push_back({s * tokens, count, slot, live});
+    out->push_back({row, count, slot, live});
+    row += count;
   }
   return kOk;
 }
 
 }  // namespace
 
-// Inputs x float32 [segments * tokens, hidden]; cos, sin float32 [segments * tokens, dim / 2]; slots, live, count int32
-// [segments]: where a segment's tokens go, rows held there before, and tokens that are new; eps float32 [1]; the layer's
-// tensors, keys and values written in place. Only the last segment that brings tokens may bring fewer than `tokens`; those
-// behind it bring none. Output as x, zero for padding.
+// Inputs x float32 [rows, hidden]; cos, sin float32 [rows, dim / 2]; slots, live, count int32 [segments]: where a segment's
+// tokens go, rows held there before, and tokens that are new; eps float32 [1]; the layer's tensors, keys and values written
+// in place. The rows of the segments follow one another without gaps; what is left is padding. Output as x, zero for padding.
 extern "C" int DecoderLayer(AOT_ARGUMENTS) {
   if (nparam != kParameters) return kWrongCount;
   const Arguments arguments{params, ndims, shapes, dtypes};
@@ -50,12 +49,12 @@ extern "C" int DecoderLayer(AOT_ARGUMENTS) {
   if (!arguments[kEps].Has({1})) return kWrongShape;
   Layer layer;
   if (const Fault fault = ReadLayer(arguments, kFirstLayerTensor, hidden, *arguments[kEps].Floats(), &layer)) return fault;
-  const bool fits = segments > 0 && rows % segments == 0 && arguments[kLive].Has({segments}) &&
+  const bool fits = segments > 0 && arguments[kLive].Has({segments}) &&
                     arguments[kCount].Has({segments}) && arguments[kCos].Has({rows, layer.dim / 2}) &&
                     arguments[kSin].Has({rows, layer.dim / 2});
   if (!fits) return kWrongShape;
   std::vector<Segment> live;
-  if (const Fault fault = ReadSegments(arguments, layer, rows / segments, &live)) return fault;
+  if (const Fault fault = ReadSegments(arguments, layer, rows, &live)) return fault;
   int64_t done = 0;
   if (!live.empty()) {
     try {

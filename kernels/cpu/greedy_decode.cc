@@ -31,11 +31,14 @@ enum {
   kEps,    // float32 [1]
   kFirstLayer
 };
-constexpr int kOutputs = 2;  // tokens int32 [steps, segments], -1 where there is none; logits float32 [segments, vocab]
+// Tokens int32 [steps, segments], -1 where there is none; the logarithms of their probabilities float32 [steps, segments];
+// the last logits float32 [segments, vocab].
+constexpr int kOutputs = 3;
 
 struct Text {
   int64_t segment, position, live, left;
   int32_t token;
+  float log_probability;
 };
 
 struct Model {
@@ -88,7 +91,7 @@ Fault ReadTexts(const Arguments &arguments, const Model &model, int64_t steps, s
   }
   for (int64_t s = 0; s < segments; ++s) {
     const auto at = [&](int i) { return arguments[i].Ints()[s]; };
-    const Text text{s, at(kPositions), at(kLive), at(kCount), at(kTokens)};
+    const Text text{s, at(kPositions), at(kLive), at(kCount), at(kTokens), 0.0f};
     if (text.left < 0 || text.left > steps) return kWrongLengths;
     if (text.left == 0) continue;
     if (at(kSlots) < 0 || at(kSlots) >= layer.slots || text.live < 0) return kWrongLengths;
@@ -140,7 +143,9 @@ class Decoder {
       worker.Static(rows, [&](int64_t r) {
         const float *row = &logits_[r * vocab];
         Text &text = (*texts)[r];
-        text.token = std::max_element(row, row + vocab) - row;
+        const Choice choice = Choose(row, vocab);
+        text.token = choice.token;
+        text.log_probability = choice.log_probability;
         std::copy_n(row, vocab, logits + text.segment * vocab);
       });
     });
@@ -165,14 +170,15 @@ extern "C" int GreedyDecode(AOT_ARGUMENTS) {
   const Arguments arguments{params, ndims, shapes, dtypes};
   Model model;
   if (const Fault fault = ReadModel(arguments, layers, &model)) return fault;
-  const Tensor tokens = arguments[outputs], logits = arguments[outputs + 1];
+  const Tensor tokens = arguments[outputs], log_probabilities = arguments[outputs + 1], logits = arguments[outputs + 2];
   const int64_t segments = arguments[kTokens].shape[0], steps = tokens.shape[0];
-  if (tokens.rank != 2 || logits.rank != 2) return kWrongRank;
-  if (!tokens.Has({steps, segments}) || !logits.Has({segments, model.vocab})) return kWrongShape;
+  if (tokens.rank != 2 || log_probabilities.rank != 2 || logits.rank != 2) return kWrongRank;
+  if (!tokens.Has({steps, segments}) || !log_probabilities.Has({steps, segments}) || !logits.Has({segments, model.vocab})) return kWrongShape;
   std::vector<Text> texts;
   if (const Fault fault = ReadTexts(arguments, model, steps, &texts)) return fault;
 
   std::fill_n(tokens.Ints(), steps * segments, -1);
+  std::fill_n(log_probabilities.Floats(), steps * segments, 0.0f);
   std::fill_n(logits.Floats(), segments * model.vocab, 0.0f);
   const int32_t *ends = arguments[kEnds].Ints(), *last_end = ends + arguments[kEnds].shape[0];
   try {
@@ -182,6 +188,7 @@ extern "C" int GreedyDecode(AOT_ARGUMENTS) {
       std::vector<Text> going_on;
       for (Text &text : texts) {
         tokens.Ints()[step * segments + text.segment] = text.token;
+        log_probabilities.Floats()[step * segments + text.segment] = text.log_probability;
         ++text.position, ++text.live, --text.left;
         if (text.left > 0 && std::find(ends, last_end, text.token) == last_end) going_on.push_back(text);
       }

@@ -92,6 +92,8 @@ struct Kernels {
                          int64_t last);
   void (*rms_norm)(const float *x, const float *weight, int64_t n, float eps, float *y);
   void (*layer_norm)(const float *x, const float *weight, const float *bias, int64_t n, float eps, float *y);
+  // The logarithm of the probability that a softmax gives to the largest of n logits.
+  float (*log_probability)(const float *logits, int64_t n, float largest);
   // Turns the pairs (i, i + half) of one head.
   void (*rotate)(const float *x, const float *cos, const float *sin, int64_t half, float *y);
   // For the benchmark: floating-point operations done, and the sum of everything read.

@@ -92,6 +92,24 @@ extern "C" int LayerNorm(AOT_ARGUMENTS) {
   return kOk;
 }
 
+// logits [rows, n] -> the index of the largest of each row, int32 [rows], and the logarithm of its probability [rows].
+extern "C" int Choose(AOT_ARGUMENTS) {
+  if (nparam != 3) return kWrongCount;
+  const Arguments t{params, ndims, shapes, dtypes};
+  if (t[0].rank != 2 || t[1].rank != 1 || t[2].rank != 1) return kWrongRank;
+  if (t[0].dtype != Dtype::kFloat32) return kWrongDtype;
+  const int64_t rows = t[0].shape[0], n = t[0].shape[1];
+  if (n < 1 || !t[1].Has({rows}) || !t[2].Has({rows})) return kWrongShape;
+  Parallel([&](const Worker &worker) {
+    worker.Static(rows, [&](int64_t r) {
+      const Choice choice = Choose(t[0].Floats() + r * n, n);
+      t[1].Ints()[r] = choice.token;
+      t[2].Floats()[r] = choice.log_probability;
+    });
+  });
+  return kOk;
+}
+
 // ids int32 [tokens], a packed weight whose outputs are the vocabulary -> rows [tokens, in].
 extern "C" int Embed(AOT_ARGUMENTS) {
   if (nparam != 3) return kWrongCount;

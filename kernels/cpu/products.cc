@@ -48,6 +48,11 @@ void ReadRow(const Weight &weight, int64_t in, int64_t id, float *y) {
   for (int64_t i = 0; i < in; ++i) Chosen().to_float(weight.dtype, panel + (i * kPanel + place) * item, 1, y + i);
 }
 
+Choice Choose(const float *logits, int64_t n) {
+  const float *largest = std::max_element(logits, logits + n);
+  return {static_cast<int32_t>(largest - logits), Chosen().log_probability(logits, n, *largest)};
+}
+
 // A task is a group of rows and a range of panels. A thread keeps the rows that it has packed for its next task.
 void Multiply(const Worker &worker, const Product &product) {
   const Kernels &kernels = Chosen();

@@ -24,5 +24,12 @@ inline bool HoldsPanels(const Tensor &tensor, int64_t panels, int64_t in) {
 // Row `id` of an embedding that is packed as a weight whose outputs are the vocabulary.
 void ReadRow(const Weight &weight, int64_t in, int64_t id, float *y);
 
+// The largest of n logits, of equal ones the first, and the logarithm of its probability.
+struct Choice {
+  int32_t token;
+  float log_probability;
+};
+Choice Choose(const float *logits, int64_t n);
+
 // To be called by all threads of the team; the answer is complete when it returns.
 void Multiply(const Worker &worker, const Product &product);

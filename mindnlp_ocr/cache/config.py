@@ -32,7 +32,8 @@ class CacheConfig:
             ``enable_flash_attention`` is a demand, and an error where it cannot be met.
         kv_dtype: "fp32", "fp16" or "bf16": what keys and values are held in. 16 bits take half the memory and round.
         slots: KV slots, each of which holds one request or one cached prefix. None: as many as the budget holds beside some
-            room for image features, at most 8.
+            room for image features, at most ``most_slots``.
+        most_slots: see ``slots``.
 
     Raises:
         SetupError: a size, a time or a number of slots that is not positive, or an unknown dtype.
@@ -46,6 +47,7 @@ class CacheConfig:
     auto_detect_flash_attention: bool = True
     kv_dtype: str = "fp32"
     slots: int | None = None
+    most_slots: int = DEFAULT_SLOTS
 
     def __post_init__(self) -> None:
         for name in ("max_cache_size_mb", "cache_ttl_seconds"):
@@ -56,6 +58,8 @@ class CacheConfig:
             raise SetupError(f"kv_dtype is {self.kv_dtype!r}: give one of {', '.join(KV_DTYPES)}")
         if self.slots is not None and (isinstance(self.slots, bool) or not isinstance(self.slots, int) or self.slots < 1):
             raise SetupError(f"slots is {self.slots!r}: give 1 or more, or None")
+        if isinstance(self.most_slots, bool) or not isinstance(self.most_slots, int) or self.most_slots < 1:
+            raise SetupError(f"most_slots is {self.most_slots!r}: give 1 or more")
 
     @property
     def max_bytes(self) -> int:
@@ -67,7 +71,7 @@ class CacheConfig:
         Raises:
             SetupError: they do not fit the budget.
         """
-        slots = self.slots or max(1, min(DEFAULT_SLOTS, int(self.max_bytes * SLOT_SHARE) // slot_bytes))
+        slots = self.slots or max(1, min(self.most_slots, int(self.max_bytes * SLOT_SHARE) // slot_bytes))
         if slots * slot_bytes > self.max_bytes:
             needed = math.ceil(slots * slot_bytes / 2**20 * 10) / 10
             raise SetupError(

@@ -295,7 +295,7 @@ class CacheManager:
             found = key.uncut(min(common, valid, len(key) - 1))  # the last token is run: its logits begin the answer
             whole = common == len(other) and slot in self._cached and slot not in pinned
             reused, continued, source = max((reused, continued, source), (found, whole, slot))
-        return (reused, continued, source) if _worth_reusing(key, reused) else (0, False, None)
+        return (reused, continued, source) if worth_reusing(key, reused) else (0, False, None)
 
     def _vacant_slot(self, source: int | None) -> int | None:
         """A free slot, or that of the least recently used entry, of ``source`` only if no other is left."""
@@ -355,7 +355,7 @@ class CacheManager:
         return faults
 
 
-def _worth_reusing(key: PrefixKey, tokens: int) -> bool:
+def worth_reusing(key: PrefixKey, tokens: int) -> bool:
     """An image, ``MIN_SHARED_TOKENS`` tokens, or half of a prompt without images."""
     if key.images:
         return tokens >= min(MIN_SHARED_TOKENS, key.images[0].end)

@@ -4,15 +4,15 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 
-from mindnlp_ocr.cache.manager import CacheManager
+from mindnlp_ocr.cache.manager import CacheManager, worth_reusing
 from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.engine.generate import Generation
-from mindnlp_ocr.engine.graphs import Graphs, Step
+from mindnlp_ocr.engine.graphs import MAX_PACKED_TOKENS, Graphs, PromptPart, Step
 from mindnlp_ocr.engine.overflow import OverflowedError
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.ops.select import Attentions
@@ -48,7 +48,8 @@ class Engine:
             PageError: this request cannot be run.
         """
         try:
-            _raise(self._admit_or_wait(generation))
+            _raise(self._acquire_or_wait(generation))
+            _raise(self._start([generation])[0])
             yielded = 0
             while True:
                 yield from generation.token_ids[yielded:]
@@ -72,6 +73,7 @@ class Engine:
                 in place of a request is handed on.
         """
         live: dict[int, Generation] = {}
+        fresh: dict[int, Generation] = {}  # with a slot, but no token yet
         pending: deque[tuple[int, Generation]] = deque()
         try:
             more = True
@@ -85,15 +87,19 @@ class Engine:
                         pending.append((entry[0], entry[1]))
                 self._run_vision([generation for _, generation in pending if not generation.features])
                 while pending:
-                    number, generation = pending.popleft()
-                    ours_will_end = bool(live)
-                    live[number] = generation
-                    outcome = self._admit(generation) if ours_will_end else self._admit_or_wait(generation)
+                    number, generation = pending[0]
+                    if self._shares_more(generation, fresh.values()):
+                        yield from self._begin(fresh, live)  # so that it finds what they have computed
+                    ours_will_end = bool(live or fresh)
+                    outcome = self._acquire(generation) if ours_will_end else self._acquire_or_wait(generation)
                     if isinstance(outcome, _NoSlot) and ours_will_end:
-                        pending.appendleft((number, live.pop(number)))
                         break
-                    if outcome is not None:
-                        yield number, self._failed(live.pop(number), outcome)
+                    pending.popleft()
+                    if outcome is None:
+                        fresh[number] = generation
+                    else:
+                        yield number, self._failed(generation, outcome)
+                yield from self._begin(fresh, live)
                 running = {number: generation for number, generation in live.items() if not generation.finish_reason}
                 for number, outcome in zip(running, self.step(list(running.values())), strict=True):
                     if outcome is not None:
@@ -103,8 +109,25 @@ class Engine:
                     self.end(generation)
                     yield number, generation
         finally:
-            for generation in live.values():
+            for generation in (*live.values(), *fresh.values()):
                 self.end(generation)
+
+    def _begin(
+        self, fresh: dict[int, Generation], live: dict[int, Generation]
+    ) -> Iterator[tuple[int, Generation | PageError]]:
+        """Moves requests from ``fresh`` to ``live`` with their first token. Yields those that failed."""
+        started, outcomes = dict(fresh), self._start(list(fresh.values()))
+        fresh.clear()
+        for (number, generation), outcome in zip(started.items(), outcomes, strict=True):
+            if outcome is None:
+                live[number] = generation
+            else:
+                yield number, outcome
+
+    def _shares_more(self, generation: Generation, others: Iterable[Generation]) -> bool:
+        """Whether one of the others will hold more of a prompt than any slot does now, and enough to wait for it."""
+        shared = max((generation.key.common(other.key) for other in others), default=0)
+        return shared > 0 and worth_reusing(generation.key, shared) and shared > self._known(generation)
 
     # The slots themselves
 
@@ -159,7 +182,7 @@ class Engine:
                 return [self.step([generation])[0] for generation in generations]  # who is to blame shows alone
             for generation, step in zip(generations, steps, strict=True):
                 generation.take(step)
-                _count(generation, "decode", start)
+            _count(generations, "decode", start)
             return [None] * len(generations)
 
     def end(self, generation: Generation, error: PageError | None = None) -> None:
@@ -175,10 +198,10 @@ class Engine:
                 self.manager.release(lease, generation.held if generation.token_ids and not failed else None)
             self._freed.notify_all()
 
-    def _admit_or_wait(self, generation: Generation) -> Outcome:
+    def _acquire_or_wait(self, generation: Generation) -> Outcome:
         with self._freed:
             while True:
-                outcome = self._admit(generation)
+                outcome = self._acquire(generation)
                 if not isinstance(outcome, _NoSlot):
                     return outcome
                 if set(self._running.values()) <= {threading.get_ident()}:
@@ -189,8 +212,8 @@ class Engine:
         self.end(generation, error)
         return error
 
-    def _admit(self, generation: Generation) -> Outcome:
-        """A slot, and the first token."""
+    def _acquire(self, generation: Generation) -> Outcome:
+        """A slot, with as much of the prompt as the cache knows."""
         with self.lock:
             generation.rebase(self.base)
             if self.manager is None:
@@ -207,34 +230,66 @@ class Engine:
                 if lease.source is not None:
                     self.kv.copy(lease.source, lease.slot, lease.reused)
                     self.manager.copied(lease)
-            try:
-                self._run_vision([generation], generation.reused)
-                start = time.perf_counter()
-                generation.take(self._prefill(generation))
-                _count(generation, "prefill", start)
-            except PageError as error:
-                self.end(generation, error)
-                return error
-            if generation.lease is not None and self.manager is not None:
-                self.manager.progress(generation.lease, len(generation.key))
             return None
+
+    def _start(self, generations: Sequence[Generation]) -> list[Outcome]:
+        """The first token of requests that have their slots, several prompts in one call."""
+        failed: dict[Generation, PageError] = {}
+        with self.lock:
+            for generation in generations:
+                try:
+                    self._run_vision([generation], generation.reused)
+                except PageError as error:
+                    failed[generation] = error
+            packs = deque(self._prompt_packs([generation for generation in generations if generation not in failed]))
+            while packs:
+                pack, start = packs.popleft(), time.perf_counter()
+                try:
+                    steps = self.graphs.prefill(*map(self._part, pack))
+                except PageError as error:
+                    if len(pack) == 1:
+                        failed[pack[0]] = error
+                    packs.extend([generation] for generation in pack if len(pack) > 1)  # who is to blame shows alone
+                    continue
+                for generation, step in zip(pack, steps, strict=True):
+                    generation.take(step)
+                    if generation.lease is not None and self.manager is not None:
+                        self.manager.progress(generation.lease, len(generation.key))
+                _count(pack, "prefill", start)
+            return [
+                self._failed(generation, failed[generation]) if generation in failed else None for generation in generations
+            ]
+
+    def _prompt_packs(self, generations: Sequence[Generation]) -> Iterator[list[Generation]]:
+        """Prompts for one call of the prefill graph, as many as fit; those that are alone too long for it by themselves."""
+        pack: list[Generation] = []
+        tokens = 0
+        for generation in generations:
+            new = len(generation.key) - generation.reused
+            if pack and (tokens + new > MAX_PACKED_TOKENS or len(pack) == self.graphs.prompts_at_once):
+                yield pack
+                pack, tokens = [], 0
+            pack.append(generation)
+            tokens += new
+        if pack:
+            yield pack
 
     def _steps(self, generations: Sequence[Generation]) -> list[Step]:
         if self.manager is None:
-            return [self._prefill(generation) for generation in generations]
+            return [self.graphs.prefill(self._part(generation))[0] for generation in generations]
         start, count = time.perf_counter(), self._burst
         steps = self.graphs.decode([generation.newest(count) for generation in generations])
         taken = max(len(step.token_ids) for step in steps)
         self._burst = burst(taken / (time.perf_counter() - start), self.graphs.decode_steps)
         return steps
 
-    def _prefill(self, generation: Generation) -> Step:
+    def _part(self, generation: Generation) -> PromptPart:
         """All tokens that the slot does not hold."""
         token_ids, positions = generation.whole()
         reused, images = generation.reused, generation.key.images
         features = [generation.features[images[number].digest] for number in generation.missing(reused)]
         slot = 0 if generation.lease is None else generation.lease.slot
-        return self.graphs.prefill(token_ids[reused:], features, positions[:, reused:], slot, reused)
+        return PromptPart(token_ids[reused:], features, positions[:, reused:], slot, reused)
 
     # Images
 
@@ -273,8 +328,7 @@ class Engine:
                     for generation in generations:
                         if any(image.digest == digest for image in generation.prompt.images):
                             generation.features[digest] = features
-            for generation in generations:
-                _count(generation, "vision", start)
+            _count(generations, "vision", start)
 
     def _packs(self, images: dict[bytes, PromptImage]) -> Iterator[list[bytes]]:
         """Images for one call of the vision graph, as many as fit; those that are alone too large for it by themselves."""
@@ -307,5 +361,8 @@ def _raise(outcome: Outcome) -> None:
         raise outcome
 
 
-def _count(generation: Generation, what: str, start: float) -> None:
-    generation.timings_ms[what] = generation.timings_ms.get(what, 0.0) + (time.perf_counter() - start) * 1e3
+def _count(generations: Sequence[Generation], what: str, start: float) -> None:
+    """Adds the time of a call to the requests that it served, in equal shares."""
+    share = (time.perf_counter() - start) * 1e3 / max(1, len(generations))
+    for generation in generations:
+        generation.timings_ms[what] = generation.timings_ms.get(what, 0.0) + share

@@ -25,15 +25,18 @@ class Reading:
     Attributes:
         text: the decoded text without special tokens.
         token_ids: the new tokens; the last is the end token when ``finish_reason`` is "stop".
+        logprobs: the natural logarithm of each new token's probability. On our CPU operators its bits do not depend on how
+            the request ran: alone, in a batch, or behind a cached prefix.
         finish_reason: "stop": the model ended the text; "length": ``max_new_tokens``, or the slot or the positions ran out.
         prompt_tokens: tokens of the prompt, those of its images included.
         reused_tokens: of those, the ones whose keys and values were in the cache.
-        timings_ms: preprocess, vision, prefill, decode and total, in milliseconds. Of pages that are read together, decode
-            and total include the steps of the others.
+        timings_ms: preprocess, vision, prefill, decode and total, in milliseconds. Requests that share a call each count an
+            equal part of it; total is the time from the request to its end.
     """
 
     text: str
     token_ids: list[int]
+    logprobs: list[float]
     finish_reason: FinishReason
     prompt_tokens: int
     reused_tokens: int
@@ -59,6 +62,7 @@ class Generation:
     max_length: int
     base: str = ""  # of the prompt's key, as long as it waits
     token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     reused: int = 0
     lease: Lease | None = None
@@ -115,6 +119,7 @@ class Generation:
     def take(self, step: Step) -> None:
         """The next tokens; ends the text where it has to end."""
         self.token_ids += step.token_ids
+        self.logprobs += step.logprobs
         if self.steps is not None:
             self.steps.append(step)
         if step.token_id in self.config.eos_token_ids:

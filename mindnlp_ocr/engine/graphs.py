@@ -14,7 +14,7 @@ from mindspore import Parameter, Tensor, nn
 from numpy.typing import NDArray
 
 from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.engine.buckets import bucket_sizes, until
+from mindnlp_ocr.engine.buckets import bucket_for, bucket_sizes, until
 from mindnlp_ocr.engine.compiled import forget, phases
 from mindnlp_ocr.engine.overflow import LanguageProbe, OverflowedError, VisionProbe, all_finite, first_overflow, overflowed
 from mindnlp_ocr.errors import PageError
@@ -34,12 +34,14 @@ from mindnlp_ocr.processing.images import Patches
 MIN_PATCHES = 64
 MAX_PATCHES = 1 << 18
 MIN_TOKENS = 64
+MAX_PACKED_TOKENS = 1024  # of several prompts in one call: more would fall out of the processor's caches
 
 
 class Step(NamedTuple):
-    """The next tokens by greedy choice, and the logits that the last was chosen from."""
+    """The next tokens by greedy choice, the logarithms of their probabilities, and the logits behind the last."""
 
     token_ids: list[int]
+    logprobs: list[float]
     logits: Tensor  # float32 [segments, vocab], on the device until somebody asks
     row: int
 
@@ -50,6 +52,16 @@ class Step(NamedTuple):
     def numpy(self) -> NDArray[np.float32]:
         """Logits [vocab] on the host."""
         return np.asarray(self.logits.asnumpy()[self.row])
+
+
+class PromptPart(NamedTuple):
+    """The tokens of a prompt that a slot does not hold yet."""
+
+    token_ids: NDArray[np.int32]  # [tokens]
+    features: Sequence[NDArray[np.float32]]  # of the images among them, in their order
+    position_ids: NDArray[np.int32]  # [3, tokens]
+    slot: int = 0
+    live: int = 0  # tokens that the slot holds before them
 
 
 class NewToken(NamedTuple):
@@ -75,7 +87,7 @@ class Vision(nn.Cell):
 
 
 class Prefill(nn.Cell):
-    """A prompt, or the rest of one, into its slot."""
+    """Prompts, or the rest of each, into their slots."""
 
     def __init__(self, language: LanguageModel, attention: EagerAttention, kv: KVSlots) -> None:
         super().__init__(auto_prefix=False)
@@ -92,11 +104,12 @@ class Prefill(nn.Cell):
         slots: Tensor,
         live: Tensor,
         count: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         logits = self.language.prefill(
             token_ids, image_rows, is_image, position_ids, slots, live, count, self.attention, self.kv
         )
-        return self.language.operators.choose(logits), logits, all_finite(logits)
+        tokens, log_probabilities = self.language.operators.choose(logits)
+        return tokens, log_probabilities, logits, all_finite(logits)
 
 
 class Decode(nn.Cell):
@@ -110,9 +123,11 @@ class Decode(nn.Cell):
 
     def construct(
         self, token_ids: Tensor, position_ids: Tensor, slots: Tensor, live: Tensor, count: Tensor, rows: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        tokens, logits = self.language.decode(token_ids, position_ids, slots, live, count, rows, self.attention, self.kv)
-        return tokens, logits, all_finite(logits)
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        tokens, log_probabilities, logits = self.language.decode(
+            token_ids, position_ids, slots, live, count, rows, self.attention, self.kv
+        )
+        return tokens, log_probabilities, logits, all_finite(logits)
 
 
 class DecodeSteps(nn.Cell):
@@ -127,11 +142,11 @@ class DecodeSteps(nn.Cell):
 
     def construct(
         self, token_ids: Tensor, position_ids: Tensor, slots: Tensor, live: Tensor, count: Tensor, rows: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        tokens, logits = self.language.decode_steps(
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        tokens, log_probabilities, logits = self.language.decode_steps(
             token_ids, position_ids, slots, live, count, self.ends, self.attention, self.layers
         )
-        return tokens, logits, all_finite(logits)
+        return tokens, log_probabilities, logits, all_finite(logits)
 
 
 class Graphs:
@@ -267,43 +282,45 @@ class Graphs:
             raise self._overflowed("vision", inputs, live)
         return np.split(features, ends[1:-1] // vision.spatial_merge_size**2)
 
-    def prefill(
-        self,
-        token_ids: NDArray[np.int32],
-        features: Sequence[NDArray[np.float32]],
-        position_ids: NDArray[np.int32],
-        slot: int = 0,
-        live: int = 0,
-    ) -> Step:
-        """Run the tokens of a prompt behind the first ``live``, which ``slot`` holds; image tokens take the features."""
-        inputs = self._prompt(token_ids, features, position_ids, slot, live)
-        with self._running("prefill", inputs[0].shape[0]):
-            token, logits, finite = self._prefill(*inputs)
-            step = Step([int(token.asnumpy()[0])], logits, 0)
-        if not finite.asnumpy()[0]:
-            raise self._overflowed("prefill", inputs, len(token_ids))
-        return step
+    @property
+    def prompts_at_once(self) -> int:
+        """Prompts that :meth:`prefill` takes in one call."""
+        return min(self.attentions.text.packed_prompts, self._slots)
 
-    def _prompt(
-        self,
-        token_ids: NDArray[np.int32],
-        features: Sequence[NDArray[np.float32]],
-        position_ids: NDArray[np.int32],
-        slot: int,
-        live: int,
-    ) -> list[Tensor]:
-        """What the prefill graph takes."""
-        bucket = self._bucket("prefill", len(token_ids))
-        is_image = (token_ids == self._config.image_token_id) & bool(features)
+    def prefill(self, *parts: PromptPart) -> list[Step]:
+        """Run up to ``prompts_at_once`` prompts, each behind the tokens that its slot holds; image tokens take the features.
+
+        Raises:
+            PageError: the numbers of one ceased to be finite; of several, run each by itself to know which.
+        """
+        inputs = self._prompts(parts)
+        with self._running("prefill", inputs[0].shape[0], inputs[-1].shape[0]):
+            tokens, log_probabilities, logits, finite = self._prefill(*inputs)
+            chosen, probable = tokens.asnumpy().tolist(), log_probabilities.asnumpy().tolist()
+            steps = [Step([chosen[row]], [probable[row]], logits, row) for row in range(len(parts))]
+        if not finite.asnumpy()[: len(parts)].all():
+            raise self._overflowed("prefill", inputs, sum(len(part.token_ids) for part in parts))
+        return steps
+
+    def _prompts(self, parts: Sequence[PromptPart]) -> list[Tensor]:
+        """What the prefill graph takes: of one segment, or padded with empty ones to as many as one call may take."""
+        token_ids = np.concatenate([part.token_ids for part in parts])
+        features = [feature for part in parts for feature in part.features]
+        segments = 1 if len(parts) == 1 else self.prompts_at_once
+        tokens = len(token_ids)
+        bucket = self._bucket("prefill", tokens) if segments == 1 else bucket_for(tokens, MIN_TOKENS, MAX_PACKED_TOKENS)
+        is_image = np.concatenate([(part.token_ids == self._config.image_token_id) & bool(part.features) for part in parts])
         image_rows = np.zeros((bucket, self._config.hidden_size), np.float32)
         if is_image.any():
-            image_rows[: len(token_ids)][is_image] = np.concatenate(features)
+            image_rows[:tokens][is_image] = np.concatenate(features)
+        table = np.zeros((3, segments), np.int32)  # slot, live, count
+        table[:, : len(parts)] = np.array([(part.slot, part.live, len(part.token_ids)) for part in parts], np.int32).T
         return [
             Tensor(_padded(token_ids, bucket)),
             Tensor(image_rows),
             Tensor(_padded(is_image[:, None].astype(np.float32), bucket)),
-            Tensor(np.ascontiguousarray(_padded(position_ids.T, bucket).T)),
-            *_integers([slot], [live], [len(token_ids)]),
+            Tensor(np.ascontiguousarray(_padded(np.concatenate([part.position_ids.T for part in parts]), bucket).T)),
+            *_integers(*table),
         ]
 
     def _overflowed(self, graph: str, inputs: Sequence[Tensor], rows: int) -> OverflowedError:
@@ -327,13 +344,17 @@ class Graphs:
         table[2] = np.arange(bucket) if self.attentions.text.rows_are_slots else 0
         table[:, rows] = np.array(new, np.int32).T
         with self._running("decode", bucket):
-            tokens, logits, finite = self._decode(*_integers(*table, [len(new)]))
-            chosen, sound = tokens.asnumpy(), finite.asnumpy()[rows]
+            tokens, log_probabilities, logits, finite = self._decode(*_integers(*table, [len(new)]))
+            chosen, probable, sound = tokens.asnumpy(), log_probabilities.asnumpy(), finite.asnumpy()[rows]
         if not sound.all():  # the token by itself, as a prompt of one behind what its slot holds
             blamed = new[int(np.argmin(sound))]
             token, positions = np.array([blamed.token_id], np.int32), np.full((3, 1), blamed.position, np.int32)
-            raise self._overflowed("prefill", self._prompt(token, [], positions, blamed.slot, blamed.live), 1)
-        return [Step([int(token) for token in chosen[:, row] if token >= 0], logits, row) for row in rows]
+            part = PromptPart(token, [], positions, blamed.slot, blamed.live)
+            raise self._overflowed("prefill", self._prompts([part]), 1)
+        counts = (chosen >= 0).sum(0)
+        return [
+            Step(chosen[: counts[row], row].tolist(), probable[: counts[row], row].tolist(), logits, row) for row in rows
+        ]
 
     def decode_bucket(self, segments: int) -> int:
         """Powers of two; all slots where the attention wants them so."""
@@ -349,7 +370,11 @@ class Graphs:
             grid = (1, vision.spatial_merge_size, bucket // vision.spatial_merge_size)
             self.vision([Patches(np.zeros((bucket, vision.patch_dim), np.float32), grid)])
         for bucket in until(tokens, self.buckets("prefill")):
-            self.prefill(np.zeros(bucket, np.int32), [], np.zeros((3, bucket), np.int32))
+            self.prefill(PromptPart(np.zeros(bucket, np.int32), [], np.zeros((3, bucket), np.int32)))
+        if min(segments, self.prompts_at_once) > 1:
+            for bucket in bucket_sizes(MIN_TOKENS, MAX_PACKED_TOKENS):
+                parts = [(bucket - 1, 0), (1, 1)]
+                self.prefill(*(PromptPart(np.zeros(n, np.int32), [], np.zeros((3, n), np.int32), slot) for n, slot in parts))
         for count in sorted({self.decode_bucket(count) for count in range(1, segments + 1)}):
             self.decode([NewToken(0, 0, slot, 0) for slot in range(count)])
 

@@ -59,6 +59,10 @@ class ExportedGraphs(Graphs):
     def images_at_once(self) -> int:
         return 1
 
+    @property
+    def prompts_at_once(self) -> int:
+        return 1
+
     def buckets(self, graph: Graph) -> Iterable[int]:  # type: ignore[override]
         return self._manifest.of(graph)
 

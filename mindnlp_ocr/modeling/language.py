@@ -57,19 +57,26 @@ class LanguageModel(nn.Cell):
         attention: EagerAttention,
         kv: KVSlots,
     ) -> Tensor:
-        """Logits [1, vocab] after the tokens of one segment, padded to a bucket of T.
+        """Logits [segments, vocab] after the last token of each segment. The tokens of the segments follow one another
+        without gaps, and are padded to a bucket of T. Only an attention with ``packed_prompts`` takes several segments.
 
         Args:
             token_ids: int32 [T].
             image_rows: float32 [T, hidden], the image feature where ``is_image`` is 1.
             is_image: float32 [T, 1], 1 or 0.
             position_ids: int32 [3, T], time, height and width.
-            slots, live, count: int32 [1], the slot, the tokens that it holds already, and those that are new.
+            slots, live, count: int32 [segments], the slot of each, the tokens that it holds already, and those that are new.
+                Segments without tokens come last; their logits have no meaning.
         """
         x = self.operators.embed(token_ids, self.embed_tokens) * (1.0 - is_image) + image_rows * is_image
-        x = self.extend(x, position_ids, slots, live, count, count, attention, kv)
         # Logits of every position would cost more memory than the network.
-        return self.head(ops.gather(x, count - 1, 0), self.one_row)
+        if slots.shape[0] == 1:
+            x = self.extend(x, position_ids, slots, live, count, count, attention, kv)
+            return self.head(ops.gather(x, count - 1, 0), self.one_row)
+        ends = ops.cumsum(count, 0)
+        x = self.extend(x, position_ids, slots, live, count, ends[-1:], attention, kv)
+        brings = (count > 0).astype(ms.int32).sum().astype(ms.int32).reshape(1)
+        return self.head(ops.gather(x, ends - 1, 0), brings)
 
     def decode(
         self,
@@ -81,8 +88,9 @@ class LanguageModel(nn.Cell):
         rows: Tensor,
         attention: EagerAttention,
         kv: KVSlots,
-    ) -> tuple[Tensor, Tensor]:
-        """One token more in some slots, by greedy choice: int32 [1, segments], and logits [segments, vocab].
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One token more in some slots, by greedy choice: int32 [1, segments], the logarithms of the tokens' probabilities
+        float32 [1, segments], and logits [segments, vocab].
 
         Args:
             token_ids, position_ids: int32 [segments], the newest token of each text and its position, alike on all axes.
@@ -92,7 +100,8 @@ class LanguageModel(nn.Cell):
         x = self.operators.embed(token_ids, self.embed_tokens)
         position_ids = ops.broadcast_to(position_ids, (3, position_ids.shape[0]))
         logits = self.head(self.extend(x, position_ids, slots, live, count, rows, attention, kv), rows)
-        return ops.expand_dims(self.operators.choose(logits), 0), logits
+        tokens, log_probabilities = self.operators.choose(logits)
+        return ops.expand_dims(tokens, 0), ops.expand_dims(log_probabilities, 0), logits
 
     def decode_steps(
         self,
@@ -104,17 +113,18 @@ class LanguageModel(nn.Cell):
         ends: Tensor,
         attention: EagerAttention,
         layers: ParameterTuple,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """As many steps of :meth:`decode` as ``count`` says for each text, or until it ends, as one operator.
 
         Args:
             ends: int32 [n], tokens that end a text.
             layers: from :meth:`layer_tensors`.
         Returns:
-            int32 [steps, segments], -1 where there is no token; and the logits [segments, vocab] of the last ones.
+            int32 [steps, segments], -1 where there is no token; the logarithms of the tokens' probabilities, float32
+            [steps, segments]; and the logits [segments, vocab] of the last tokens.
         """
         head, bias = (self.embed_tokens, self.no_bias) if self.tied else (self.lm_head.weight, self.lm_head.bias)
-        steps: tuple[Tensor, Tensor] = attention.greedy_decode(
+        steps: tuple[Tensor, Tensor, Tensor] = attention.greedy_decode(
             token_ids, position_ids, slots, live, count, ends, self.rotary.cos, self.rotary.sin, self.embed_tokens,
             self.norm.weight, head, bias, self.norm.eps, *layers,
         )  # fmt: skip

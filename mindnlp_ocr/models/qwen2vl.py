@@ -4,9 +4,10 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mindnlp_ocr import __version__
 from mindnlp_ocr.cache.config import CacheConfig
@@ -30,6 +31,13 @@ from mindnlp_ocr.weights.lora import Adapter
 
 EMBEDDED = Path(__file__).parent.parent / "assets" / "qwen2vl-ocr-tiny"
 DEFAULT_BATCH_SIZE = 8
+
+
+class Request(NamedTuple):
+    """Chat messages with settings of their own, for :meth:`Qwen2VLModel.generate_batch`."""
+
+    messages: Messages
+    max_new_tokens: int | None = None
 
 
 class Qwen2VLModel:
@@ -172,12 +180,15 @@ class Qwen2VLModel:
         return [result.text for result in ordered if isinstance(result, Reading)]
 
     def generate_batch(
-        self, list_of_messages: Iterable[Messages], max_new_tokens: int | None = None, batch_size: int | None = None
+        self,
+        list_of_messages: Iterable[Messages | Request],
+        max_new_tokens: int | None = None,
+        batch_size: int | None = None,
     ) -> Iterator[tuple[int, Reading | PageError]]:
         """Read many, several at a time; a text that ends makes room for the next. The tokens are those of :meth:`generate`.
 
         Args:
-            list_of_messages: taken one by one, as there is room for them.
+            list_of_messages: taken one by one, as there is room for them; a ``Request`` brings a limit of its own.
             batch_size: how many at a time; by default 8, or as many as there are slots.
 
         Yields:
@@ -218,6 +229,31 @@ class Qwen2VLModel:
                 segments=min(batch_size, self._engine.kv.shape[0]) if self._engine.manager is not None else 0,
             )
             self.clear_cache()
+
+    # Tokens and files
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of tokens, without special ones."""
+        return self._processor.decode(token_ids)
+
+    def pieces(self, token_ids: Sequence[int]) -> list[str]:
+        """The text that each token adds: "" for one that ends inside a character."""
+        stream = self._processor.stream()
+        return [stream.feed(token_id) for token_id in token_ids]
+
+    @property
+    def slots(self) -> int:
+        """KV slots, and so requests that can run at a time."""
+        return int(self._engine.kv.shape[0])
+
+    @property
+    def device(self) -> Device:
+        """Where the model runs."""
+        return self._device
+
+    def files(self) -> AbstractContextManager[Path]:
+        """A folder with the checkpoint's JSON files, for as long as the context is open."""
+        return self._network.files()
 
     # The adapter
 
@@ -353,12 +389,13 @@ class Qwen2VLModel:
             yield piece
 
     def _run_batch(
-        self, list_of_messages: Iterable[Messages], max_new_tokens: int | None, batch_size: int
+        self, list_of_messages: Iterable[Messages | Request], max_new_tokens: int | None, batch_size: int
     ) -> Iterator[tuple[int, Reading | PageError]]:
         def generations() -> Iterator[tuple[int, Generation | PageError]]:
-            for number, messages in enumerate(list_of_messages):
+            for number, given in enumerate(list_of_messages):
+                messages, most = given if isinstance(given, Request) else (given, None)
                 try:
-                    yield number, self._generation(messages, max_new_tokens)
+                    yield number, self._generation(messages, most or max_new_tokens)
                 except PageError as error:
                     yield number, error
 
@@ -370,6 +407,7 @@ class Qwen2VLModel:
         return Reading(
             text=self._processor.decode(generation.token_ids),
             token_ids=generation.token_ids,
+            logprobs=generation.logprobs,
             finish_reason=generation.finish_reason or "length",
             prompt_tokens=len(generation.key),
             reused_tokens=generation.reused,

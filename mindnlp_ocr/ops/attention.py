@@ -35,6 +35,7 @@ class EagerAttention(nn.Cell):
     decoder_layer: Any = None  # one that takes a whole decoder layer
     greedy_decode: Any = None  # one that takes decode steps of all layers
     decode_steps = 1  # that one call may take
+    packed_prompts = 1  # that one call may take, rows behind rows without padding between them
     packed_images = 8  # that one vision graph takes
     rows_are_slots = False  # whether a decode step needs one segment a slot, in the order of the slots
 

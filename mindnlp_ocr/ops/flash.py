@@ -7,6 +7,8 @@ from mindspore import Parameter, Tensor
 from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.attention import EagerAttention
 
+PACKED_PROMPTS = 32  # in one prefill call
+
 
 class FlashAttention(EagerAttention):
     """As :class:`EagerAttention`, on the tensors' live parts alone; answers for padding are zero.
@@ -25,6 +27,7 @@ class FlashAttention(EagerAttention):
         self.vision_block = native.vision_block()
         if fused:
             self.decoder_layer = native.decoder_layer()
+            self.packed_prompts = PACKED_PROMPTS
             self.greedy_decode = native.greedy_decode(self.decode_steps)
         else:
             self.decode_steps = 1

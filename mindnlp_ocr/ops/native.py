@@ -184,13 +184,12 @@ def vision_block() -> Any:
 def decoder_layer() -> Any:
     """One decoder layer for new tokens of some slots, whose keys and values it writes in place.
 
-    Inputs, float32 unless said otherwise: x [segments * tokens, hidden]; cos and sin [segments * tokens, head_dim / 2];
+    Inputs, float32 unless said otherwise: x [rows, hidden]; cos and sin [rows, head_dim / 2];
     slots, live, count int32 [segments]: where the tokens of a segment go, rows held there before, and how many are new;
     eps [1]; then the layer's: RMSNorm weight [hidden]; packed q/k/v weight and its bias [(heads + 2 kv_heads) * head_dim];
     packed output weight; RMSNorm weight; packed gate/up and down weights; keys and values [slots, kv_heads, max_length,
-    head_dim] of any float dtype. Only the last segment that brings tokens may bring fewer than ``tokens``; those behind it
-    bring none. Output: x after the layer, zero for padding. What does not fit raises a RuntimeError with a code of
-    :data:`FAULTS`.
+    head_dim] of any float dtype. The rows of the segments follow one another without gaps; the rows behind them are padding.
+    Output: x after the layer, zero for padding. What does not fit raises a RuntimeError with a code of :data:`FAULTS`.
     """
     return _custom("DecoderLayer", _like_first, in_place=True)
 
@@ -202,13 +201,20 @@ def greedy_decode(steps: int) -> Any:
     text, rows that its slot holds before it, and how many tokens more are wanted (0: the segment rests); int32 [ends],
     tokens that end a text; cos and sin [positions, head_dim / 2]; the packed embedding; RMSNorm weight [hidden]; packed
     head and its bias [vocab]; eps [1]; then of every layer what :func:`decoder_layer` takes behind eps.
-    Outputs: int32 [steps, n], -1 where there is no token; float32 [n, vocab], the logits that the last one was chosen from.
+    Outputs: int32 [steps, n], -1 where there is no token; float32 [steps, n], the logarithms of the tokens' probabilities;
+    float32 [n, vocab], the logits that the last one was chosen from.
     """
 
-    def shapes(token_ids: Shape, *others: Shape) -> tuple[Shape, Shape]:
-        return [steps, token_ids[0]], [token_ids[0], others[10][0]]
+    def shapes(token_ids: Shape, *others: Shape) -> tuple[Shape, Shape, Shape]:
+        return [steps, token_ids[0]], [steps, token_ids[0]], [token_ids[0], others[10][0]]
 
-    return _custom("GreedyDecode", shapes, in_place=True, dtype=(ms.int32, ms.float32))
+    return _custom("GreedyDecode", shapes, in_place=True, dtype=(ms.int32, ms.float32, ms.float32))
+
+
+def choose() -> Any:
+    """logits [rows, n] -> int32 [rows], the index of the largest of each row; float32 [rows], the logarithm of its
+    probability."""
+    return _custom("Choose", lambda logits: ([logits[0]], [logits[0]]), dtype=(ms.int32, ms.float32))
 
 
 Product = Literal["Linear", "LinearAdd", "LinearQuickGelu", "LinearGelu", "LinearSiluGate"]

@@ -19,6 +19,12 @@ from mindnlp_ocr.weights.quantize import Quantized, Source, WeightDtype, dequant
 Array = NDArray[Any]
 
 
+def most_likely(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The most likely token of each row of logits, int32 [rows], and the logarithm of its probability, float32 [rows]."""
+    above = logits - ops.expand_dims(logits.max(-1), -1)
+    return ops.argmax(logits, -1).astype(ms.int32), -ops.log(ops.exp(above).sum(-1))
+
+
 class Operators(nn.Cell):
     """The definition. ``live`` int32 [1] says how many rows are not padding; what comes of padding has no meaning.
 
@@ -69,9 +75,9 @@ class Operators(nn.Cell):
     def tied_head(self, x: Tensor, table: Tensor, bias: Tensor, live: Tensor) -> Tensor:
         return products.tied_head(x, table)
 
-    def choose(self, logits: Tensor) -> Tensor:
-        """The tokens [rows] that are most likely."""
-        return ops.argmax(logits, -1)
+    def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The most likely token of each row, int32 [rows], and the logarithm of its probability, float32 [rows]."""
+        return most_likely(logits)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
         return norms.rms_norm(x, weight, eps)
@@ -96,6 +102,7 @@ class CpuOperators(Operators):
         self.linear_gelu_op = native.linear("LinearGelu")
         self.gate_op = native.linear("LinearSiluGate")
         self.embed_op, self.rms_norm_op, self.layer_norm_op = native.embed(dtype), native.rms_norm(), native.layer_norm()
+        self.choose_op = native.choose()
         self.layer_norm_eps = Tensor([norms.LAYER_NORM_EPS], ms.float32)
 
     def pack(self, weight: Source) -> Array:
@@ -127,6 +134,10 @@ class CpuOperators(Operators):
 
     def tied_head(self, x: Tensor, table: Tensor, bias: Tensor, live: Tensor) -> Tensor:
         return self.linear_op(x, table, bias, live)
+
+    def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        tokens, log_probabilities = self.choose_op(logits)
+        return tokens, log_probabilities
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
         return self.rms_norm_op(x, weight, eps)

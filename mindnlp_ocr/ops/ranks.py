@@ -17,7 +17,7 @@ from mindnlp_ocr.cache.keys import PrefixKey
 from mindnlp_ocr.cluster.launch import EXAMPLE, Launch
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.ops.half import HalfOperators
-from mindnlp_ocr.ops.operators import CpuOperators, Operators
+from mindnlp_ocr.ops.operators import CpuOperators, Operators, most_likely
 from mindnlp_ocr.weights.split import Split
 
 
@@ -135,9 +135,11 @@ class _Sums(nn.Cell):
     def linear_add(self, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, live: Tensor) -> Tensor:
         return residual + self.all_reduce(self.linear(x, weight, bias, live))
 
-    def choose(self, logits: Tensor) -> Tensor:
+    def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Rank 0 chooses: processors of two kinds may round a near tie differently."""
-        return self.all_reduce(ops.argmax(logits, -1).astype(ms.float32) * self.first).astype(ms.int32)
+        tokens, log_probabilities = most_likely(logits)
+        tokens = self.all_reduce(tokens.astype(ms.float32) * self.first).astype(ms.int32)
+        return tokens, self.all_reduce(log_probabilities * self.first)
 
 
 class SplitOperators(_Sums, Operators):

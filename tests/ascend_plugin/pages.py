@@ -11,7 +11,7 @@ import pytest
 
 import mindnlp_ocr
 from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.engine.graphs import Graphs, NewToken
+from mindnlp_ocr.engine.graphs import Graphs, NewToken, PromptPart
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.modeling.layers import Weights
 from mindnlp_ocr.modeling.rope import mrope_positions
@@ -45,7 +45,7 @@ class Page:
         before = np.cumsum([0, *(ids == config.image_token_id)])  # features that the tokens before each one take
         for first, last in pairwise([0, *splits, len(ids)]):
             taken = rows[before[first] : before[last]]
-            step = graphs.prefill(ids[first:last], [taken], positions.ids[:, first:last], slot, first)
+            step = graphs.prefill(PromptPart(ids[first:last], [taken], positions.ids[:, first:last], slot, first))[0]
         self.token_ids = [step.token_id]
 
     @property

@@ -53,6 +53,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         # Beyond the request's own:
         "kv_dtype": "fp32",
         "slots": None,
+        "most_slots": 8,
     }
 
 

@@ -58,7 +58,7 @@ def test_a_second_question_about_an_image_runs_neither_vision_nor_its_prefill(
     prefilled: list[int] = []
     prefill = graphs.prefill
     monkeypatch.setattr(graphs, "vision", lambda *_: pytest.fail("the vision tower ran"))
-    monkeypatch.setattr(graphs, "prefill", lambda ids, *rest: prefilled.append(len(ids)) or prefill(ids, *rest))
+    monkeypatch.setattr(graphs, "prefill", lambda part: prefilled.append(len(part.token_ids)) or prefill(part))
     second = run(fresh, ask(page, "What is the first word?"), 6)
     image = second.key.images[0]
     assert second.reused >= image.end

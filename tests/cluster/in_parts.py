@@ -15,7 +15,7 @@ from mindnlp_ocr.cache.keys import PrefixKey
 from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.cli import main
 from mindnlp_ocr.cluster.launch import Launch
-from mindnlp_ocr.engine.graphs import Graphs, NewToken
+from mindnlp_ocr.engine.graphs import Graphs, NewToken, PromptPart
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops.device import Device
@@ -45,7 +45,7 @@ def read(number: int, dtype: WeightDtype, ranks: Ranks) -> dict[str, Any]:
     weights = ranks.split.weights(drawn(number))
     graphs = Graphs(config, weights, MAX_LENGTH, operators_for(device, dtype), attentions, kv, ranks=ranks)
     image, ids, positions = inputs_of(spec)
-    steps = [graphs.prefill(ids, [graphs.vision([image])[0]], positions.ids)]
+    steps = graphs.prefill(PromptPart(ids, [graphs.vision([image])[0]], positions.ids))
     for new in range(8):
         live = len(ids) + new
         steps += graphs.decode([NewToken(steps[-1].token_id, live + positions.delta, 0, live)])

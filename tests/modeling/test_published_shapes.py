@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.engine.graphs import Graphs, NewToken, Step
+from mindnlp_ocr.engine.graphs import Graphs, NewToken, PromptPart, Step
 from mindnlp_ocr.modeling.rope import MRopePositions, mrope_positions
 from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops import native
@@ -59,7 +59,7 @@ def test_vision_features_logits_and_tokens_match(
     np.testing.assert_allclose(features, golden[f"{size}/vision"], atol=1e-3)
 
     np.testing.assert_array_equal(positions.ids, golden[f"{size}/position_ids"])
-    steps = [graphs.prefill(ids, [features], positions.ids)]
+    steps = graphs.prefill(PromptPart(ids, [features], positions.ids))
     for new in range(3):
         live = len(ids) + new
         steps += graphs.decode([NewToken(steps[-1].token_id, live + positions.delta, 0, live)])
@@ -79,7 +79,7 @@ def test_a_prompt_in_two_pieces_gives_the_logits_of_the_whole_to_the_bit() -> No
         """Logits of the prompt and of one token more, alone or beside that token in another slot."""
         for first, last in pairwise([0, *splits, len(ids)]):
             taken = features[is_image[:first].sum() : is_image[:last].sum()]
-            step = graphs.prefill(ids[first:last], [taken], positions.ids[:, first:last], slot, first)
+            step = graphs.prefill(PromptPart(ids[first:last], [taken], positions.ids[:, first:last], slot, first))[0]
         new = [
             NewToken(step.token_id, len(ids) + positions.delta, where, len(ids))
             for where in (beside, slot)

@@ -183,6 +183,24 @@ def test_a_tokens_bits_depend_neither_on_splits_nor_slots_nor_neighbours_nor_thr
         native.use_instruction_set(native.instruction_sets()[-1])
 
 
+@pytest.mark.parametrize("counts", [[5, 1, 17], [1, 1, 1], [3, 0, 9], [0, 40]], ids=str)
+def test_prompts_packed_behind_one_another_have_the_bits_of_each_alone(instruction_set: str, counts: list[int]) -> None:
+    padding = 4
+    x, angles = new_tokens(1, sum(counts) + padding)
+    slots, live = [4, 0, 2][: len(counts)], [30, 0, 7][: len(counts)]
+    y, *held = run(x, angles, *slots_of("float32"), slots, live, counts)
+    first = 0
+    for slot, before, count in zip(slots, live, counts, strict=True):
+        if count == 0:
+            continue
+        piece = slice(first, first + count)
+        alone, *own = run(x[:, piece], angles[:, piece], *slots_of("float32"), [slot], [before], [count])
+        assert alone.tobytes() == y[:, piece].tobytes()
+        assert all(a[slot].tobytes() == b[slot].tobytes() for a, b in zip(own, held, strict=True))
+        first += count
+    assert not y[:, first:].any()
+
+
 @pytest.mark.parametrize("starts", [[512], [511, 512, 513], [96, 300, 610]], ids=str)
 def test_a_long_prompt_in_pieces_has_the_bits_of_the_whole(instruction_set: str, starts: list[int]) -> None:
     tokens = 620  # more than one chunk of keys, and many blocks of queries
@@ -231,8 +249,7 @@ def inputs_of_two() -> dict[str, Tensor]:
         ({"slots": integers(SLOTS, 0)}, WRONG_LENGTHS),
         ({"slots": integers(-1, 0)}, WRONG_LENGTHS),
         ({"slots": integers(3, 3)}, WRONG_LENGTHS),
-        ({"count": integers(2, 3)}, WRONG_LENGTHS),  # padding before another segment's tokens
-        ({"count": integers(0, 3)}, WRONG_LENGTHS),
+        ({"count": integers(4, 3)}, WRONG_LENGTHS),  # more tokens than rows
         ({"count": integers(3, 4)}, WRONG_LENGTHS),
         ({"count": integers(3, -1)}, WRONG_LENGTHS),
         ({"count": integers(3)}, WRONG_SHAPE),

@@ -65,14 +65,23 @@ def inputs(texts: list[tuple[int, ...]], ends: list[int], dtype: str = "float32"
 
 def run(given: dict[str, Any], compiled: bool = False) -> tuple[list[list[int]], Array]:
     """The tokens of each segment, and the logits [segments, vocab]."""
+    tokens, _, logits = run_whole(given, compiled)
+    return tokens, logits
+
+
+def run_whole(given: dict[str, Any], compiled: bool = False) -> tuple[list[list[int]], list[list[float]], Array]:
+    """The tokens of each segment, the logarithms of their probabilities, and the logits [segments, vocab]."""
     flat = [x for name, x in given.items() if name != "layers"]
     operator = native.greedy_decode(STEPS)
-    tokens, logits = (ms.jit(operator) if compiled else operator)(
+    tokens, log_probabilities, logits = (ms.jit(operator) if compiled else operator)(
         *flat, *(x for layer in given["layers"] for x in layer.values())
     )
     table = tokens.asnumpy()
     assert all((column[len(new) :] == -1).all() for column in table.T for new in [column[column >= 0]])
-    return [column[column >= 0].tolist() for column in table.T], back(logits)
+    probable = back(log_probabilities)
+    assert not probable[table < 0].any()
+    values = [probable[table[:, segment] >= 0, segment].tolist() for segment in range(table.shape[1])]
+    return [column[column >= 0].tolist() for column in table.T], values, back(logits)
 
 
 def one_by_one(text: tuple[int, ...], ends: list[int], dtype: str = "float32") -> tuple[list[int], Array]:
@@ -109,6 +118,20 @@ def test_tokens_and_logits_are_those_of_the_parts_bit_for_bit(instruction_set: s
         assert tokens[segment] == expected
         assert len(expected) == text[4]
         assert logits[segment].tobytes() == last.tobytes()
+
+
+def test_log_probabilities_are_those_of_a_softmax_and_of_the_operator_choose_bit_for_bit(instruction_set: str) -> None:
+    given = inputs(TEXTS, NO_END)
+    tokens, values, logits = run_whole(given)
+    chosen, alone = native.choose()(tensor(logits))
+    for segment, new in enumerate(tokens):
+        if not new:
+            continue
+        exact = logits[segment].astype(np.float64)
+        expected = exact[new[-1]] - np.log(np.exp(exact - exact.max()).sum()) - exact.max()
+        assert abs(values[segment][-1] - expected) < 2e-6
+        assert chosen.asnumpy()[segment] == new[-1]
+        assert np.float32(values[segment][-1]).tobytes() == alone.asnumpy()[segment].tobytes()
 
 
 def test_a_text_ends_with_an_end_token_and_the_others_go_on() -> None:
