@@ -17,6 +17,6 @@ cpu_operators = Extension(
 
 setup(
     packages=find_namespace_packages(include=["mindnlp_ocr*"]),
-    package_data={"": ["py.typed", "*.json", "*.txt", "*.safetensors", "*.md"]},
+    package_data={"": ["py.typed", "*.json", "*.txt", "*.safetensors", "*.md", "*.ttf"]},
     ext_modules=[cpu_operators],
 )

@@ -199,7 +199,7 @@ def load_image(source: ImageSource) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        with _errors_of("the image"):
+        with errors_of("the image"):
             return _upright_rgb(source, "the image")
     if isinstance(source, bytes):
         return _open(io.BytesIO(source), f"an image of {len(source)} bytes")
@@ -221,14 +221,14 @@ def load_image(source: ImageSource) -> Image.Image:
 
 
 def _open(file: Path | io.BytesIO, name: str) -> Image.Image:
-    with _errors_of(name), warnings.catch_warnings():
+    with errors_of(name), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of images within MAX_SOURCE_PIXELS
         with Image.open(file) as image:
             return _upright_rgb(image, name)
 
 
 @contextmanager
-def _errors_of(name: str) -> Iterator[None]:
+def errors_of(name: str) -> Iterator[None]:
     """What Pillow raises about an image, in our words."""
     try:
         yield

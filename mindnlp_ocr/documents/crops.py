@@ -1,0 +1,127 @@
+"""Single lines as the model reads them: cut straight, split where they are too long, scaled as the checkpoint wants it."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mindnlp_ocr.documents.detector import Quad, bounds, height, width
+from mindnlp_ocr.documents.settings import LineSettings
+
+STRAIGHT = 0.6  # degrees: lines that are turned less are cut along the pixels
+WORD_GAP = 0.2  # a gap of this share of the line's height is a blank
+CELL_GAP = 2.2  # from this gap on the parts of a line stand in different columns
+INK = 0.12  # share of the range of grey levels by which ink differs from the paper
+
+
+class Crop(NamedTuple):
+    """A part of a line for one request.
+
+    Attributes:
+        image: RGB, ``LineSettings.height`` pixels high.
+        blank_before: whether a blank stands between this part and the one before it.
+    """
+
+    image: Image.Image
+    blank_before: bool = False
+
+
+def straightened(page: Image.Image, quad: Quad, margin: float) -> Image.Image:
+    """The line inside the corners, horizontal, with ``margin`` times its height of its surroundings above and below."""
+    extra = margin * height(quad)
+    angle = math.degrees(math.atan2(quad[1][1] - quad[0][1], quad[1][0] - quad[0][0]))
+    if abs(angle) < STRAIGHT:
+        left, top, right, bottom = bounds(quad)
+        pad = round(extra)
+        box = (max(0, left - pad), max(0, top - pad), min(page.width, right + pad), min(page.height, bottom + pad))
+        return page.crop(box)
+    wide, high = max(1, round(width(quad) + 2 * extra)), max(1, round(height(quad) + 2 * extra))
+    inner = np.array([[extra, extra], [wide - extra, extra], [wide - extra, high - extra]], np.float32)
+    # Only the surroundings are converted: a page of 40 megapixels has hundreds of lines.
+    left, top, right, bottom = bounds(quad)
+    pad = math.ceil(extra) + 2
+    box = (max(0, left - pad), max(0, top - pad), min(page.width, right + pad), min(page.height, bottom + pad))
+    corners = (quad[:3] - np.array(box[:2])).astype(np.float32)
+    matrix = cv2.getAffineTransform(corners, inner)
+    pixels = cv2.warpAffine(
+        np.asarray(page.crop(box)), matrix, (wide, high), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+    )
+    return Image.fromarray(pixels)
+
+
+def split_cells(page: Image.Image, quad: Quad) -> list[Quad]:
+    """The line, cut where a gap is so wide that its parts belong to different columns."""
+    line = straightened(page, quad, 0.0)
+    gaps = [gap for gap in ink_gaps(line) if gap[1] - gap[0] > CELL_GAP * line.height]
+    if not gaps:
+        return [quad]
+    keep = 0.25 * line.height  # of the gap, on each side
+    edges = [0.0, *(x for start, end in gaps for x in (start + keep, end - keep)), float(line.width)]
+    parts = []
+    for start, end in zip(edges[::2], edges[1::2], strict=True):
+        shares = np.array([start, end]) / line.width
+        upper = quad[0] + np.outer(shares, quad[1] - quad[0])
+        lower = quad[3] + np.outer(shares, quad[2] - quad[3])
+        parts.append(np.array([upper[0], upper[1], lower[1], lower[0]]))
+    return parts
+
+
+def crops_of(page: Image.Image, quad: Quad, settings: LineSettings) -> list[Crop]:
+    """The requests that one line takes: one, or several where it is too long for one."""
+    line = straightened(page, quad, settings.margin)
+    longest = settings.max_width / settings.stretch / settings.height * line.height
+    if line.width <= longest:
+        return [Crop(scaled(line, settings))]
+    gaps = ink_gaps(line)
+    edges = [(0, False)]
+    while line.width - edges[-1][0] > longest:
+        start = edges[-1][0]
+        edges.append(_cut(line, gaps, start + longest / 2, start + longest))
+    edges.append((line.width, False))
+    return [
+        Crop(scaled(line.crop((start, 0, end, line.height)), settings), blank)
+        for (start, blank), (end, _) in pairwise(edges)
+    ]
+
+
+def scaled(line: Image.Image, settings: LineSettings) -> Image.Image:
+    """The line as high and as wide as the checkpoint reads best."""
+    wanted = line.width * settings.height / line.height * settings.stretch
+    steps = max(1, round(wanted / settings.height))
+    return line.resize((steps * settings.height, settings.height), Image.Resampling.BICUBIC)
+
+
+def ink_gaps(line: Image.Image) -> list[tuple[int, int]]:
+    """The columns without ink between two columns with ink, as (first, end)."""
+    ink = np.flatnonzero(_ink(line).any(0))
+    breaks = np.flatnonzero(np.diff(ink) > 1)
+    return [(int(ink[i]) + 1, int(ink[i + 1])) for i in breaks]
+
+
+def _ink(line: Image.Image) -> NDArray[np.bool_]:
+    """Where a line differs from its paper, whether the paper is light or dark. The paper is what the outermost rows show,
+    which are left out of the answer."""
+    grey = np.asarray(line.convert("L"), np.float32)
+    rows = max(1, round(0.08 * grey.shape[0]))
+    paper = float(np.median(np.concatenate([grey[:rows], grey[-rows:]])))
+    grey = grey[rows:-rows] if grey.shape[0] > 4 * rows else grey
+    spread = max(48.0, float(np.percentile(np.abs(grey - paper), 99)))
+    different: NDArray[np.bool_] = np.abs(grey - paper) > max(20.0, 3 * INK * spread)
+    return different
+
+
+def _cut(line: Image.Image, gaps: Sequence[tuple[int, int]], first: float, last: float) -> tuple[int, bool]:
+    """Where to cut a line that is too long, between two columns, and whether a blank stands there: in the last gap between
+    words, else between letters, else in the column with the least ink."""
+    candidates = [(start, end) for start, end in gaps if first <= (start + end) // 2 <= last]
+    words = [(start, end) for start, end in candidates if end - start >= WORD_GAP * line.height]
+    if words or candidates:
+        start, end = (words or candidates)[-1]
+        return (start + end) // 2, bool(words)
+    begin, stop = math.ceil(first), math.floor(last) + 1
+    return begin + int(_ink(line)[:, begin:stop].sum(0).argmin()), False

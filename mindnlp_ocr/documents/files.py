@@ -1,0 +1,99 @@
+"""One output file a document: complete or not there at all, and skipped where it is there already."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from mindnlp_ocr.errors import SetupError
+
+PART = ".part"
+
+
+class OutputFolder:
+    """A folder with a file for each document.
+
+    A file is named after its document (page.png -> page.txt); documents that would share a name keep their suffix
+    (page.png.txt, page.pdf.txt).
+
+    Args:
+        folder: created where it is missing.
+        suffix: of the files, with its dot.
+        names: all documents of the run.
+        resume: whether documents whose file is there are skipped.
+
+    Raises:
+        SetupError: the folder cannot be written, or two documents have the same file name.
+    """
+
+    def __init__(self, folder: str, suffix: str, names: Sequence[str], resume: bool = False) -> None:
+        self._folder, self._suffix, self._resume = Path(folder), suffix, resume
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SetupError(f"--output-dir {folder} cannot be made ({error.strerror}): name another folder") from error
+        self._stems = Counter(_stem(name) for name in names)
+        paths: dict[Path, str] = {}
+        for name in names:
+            if (other := paths.setdefault(self.path(name), name)) != name:
+                raise SetupError(
+                    f"{other} and {name} would both be written to {self.path(name)}: read them into two folders"
+                )
+
+    def path(self, name: str) -> Path:
+        """Where the output of a document goes."""
+        stem = _stem(name)
+        return self._folder / ((stem if self._stems[stem] == 1 else _base(name)) + self._suffix)
+
+    def wanted(self, name: str) -> bool:
+        """Whether a document is still to be read."""
+        return not (self._resume and self.path(name).is_file())
+
+    def open(self, name: str) -> "OutputFile":
+        """A file that appears when it is complete."""
+        return OutputFile(self.path(name))
+
+
+class OutputFile:
+    """A binary file that appears under its name when :meth:`commit` is called, and never half-written.
+
+    Raises:
+        SetupError: it cannot be written.
+    """
+
+    def __init__(self, path: Path, option: str = "--output-dir") -> None:
+        self.path = path
+        self._part = path.with_name(path.name + PART)
+        try:
+            self.stream: BinaryIO = self._part.open("wb")
+        except OSError as error:
+            raise SetupError(f"{option} {path} cannot be written ({error.strerror}): name another file") from error
+
+    def commit(self) -> None:
+        """Put the file in its place."""
+        self.stream.flush()
+        os.fsync(self.stream.fileno())
+        self.stream.close()
+        self._part.replace(self.path)
+
+    def keep(self, empty: bool) -> Path | None:
+        """Leave what was written under another name, which is returned, unless nothing was."""
+        self.stream.close()
+        if empty:
+            self._part.unlink(missing_ok=True)
+            return None
+        return self._part
+
+    def discard(self) -> None:
+        """Forget what was written."""
+        self.stream.close()
+        self._part.unlink(missing_ok=True)
+
+
+def _base(name: str) -> str:
+    return "stdin" if name == "-" else Path(name).name
+
+
+def _stem(name: str) -> str:
+    return Path(_base(name)).stem or _base(name)

@@ -1,0 +1,192 @@
+"""What is read from a document: ``Document`` -> ``Page`` -> ``Block`` -> ``Line``, all frozen and typed.
+
+Every position is in pixels of the page as it was opened (for a PDF: as it was rendered), measured from its top left corner.
+The models also define the JSON output; ``mindnlp-ocr --print-schema`` writes their JSON Schema.
+"""
+
+import math
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION: Literal[1] = 1
+
+BlockKind = Literal["text", "title", "list", "table", "figure", "formula", "caption", "header", "footer"]
+Layout = Literal["lines", "page", "text-layer"]
+Rotation = Literal[0, 90, 180, 270]
+CutReason = Literal["repetition", "length"]
+
+
+class Point(NamedTuple):
+    """A position on a page, in pixels."""
+
+    x: float
+    y: float
+
+
+class Box(NamedTuple):
+    """An upright rectangle on a page, in pixels."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @property
+    def width(self) -> float:
+        return self.right - self.left
+
+    @property
+    def height(self) -> float:
+        return self.bottom - self.top
+
+    def union(self, other: "Box") -> "Box":
+        """The smallest box that contains both."""
+        return Box(
+            min(self.left, other.left),
+            min(self.top, other.top),
+            max(self.right, other.right),
+            max(self.bottom, other.bottom),
+        )
+
+    def scaled(self, factor: float) -> "Box":
+        """The box in other units, for example points instead of pixels."""
+        return Box(*(value * factor for value in self))
+
+
+class _Result(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Line(_Result):
+    """One line of text, or one cell of a table row.
+
+    Attributes:
+        text: the text, without line breaks.
+        box: the upright rectangle around the line.
+        polygon: the four corners of a line that is not horizontal, clockwise from the corner where its text begins;
+            None where ``box`` says it all.
+        confidence: the estimated probability, 0 to 1, that the whole line is right; None where it was not estimated.
+        doubtful: whether the confidence lies below the threshold of the reading.
+        row: number of the visual row inside the block, from 0. Lines of one row stand side by side, from left to right.
+        cut: why the text ends early: "repetition" (the model began to repeat itself; the text ends where that began) or
+            "length" (the longest answer was reached); None for a complete line.
+    """
+
+    text: str
+    box: Box
+    polygon: tuple[Point, Point, Point, Point] | None = None
+    confidence: Annotated[float, Field(ge=0, le=1)] | None = None
+    doubtful: bool = False
+    row: Annotated[int, Field(ge=0)] = 0
+    cut: CutReason | None = None
+
+    @property
+    def corners(self) -> tuple[Point, Point, Point, Point]:
+        """The four corners, clockwise from the corner where the text begins."""
+        if self.polygon is not None:
+            return self.polygon
+        left, top, right, bottom = self.box
+        return Point(left, top), Point(right, top), Point(right, bottom), Point(left, bottom)
+
+    @property
+    def angle(self) -> float:
+        """The direction of the text in degrees, clockwise from horizontal, in (-180, 180]."""
+        if self.polygon is None:
+            return 0.0
+        start, end = self.polygon[0], self.polygon[1]
+        return math.degrees(math.atan2(end.y - start.y, end.x - start.x))
+
+
+class Block(_Result):
+    """Lines that belong together: a paragraph, a heading, a table.
+
+    Attributes:
+        kind: what the block is.
+        box: the upright rectangle around all lines.
+        lines: the lines in reading order; never empty.
+    """
+
+    kind: BlockKind = "text"
+    box: Box
+    lines: tuple[Line, ...]
+
+    @property
+    def rows(self) -> tuple[tuple[Line, ...], ...]:
+        """The lines, grouped by visual row."""
+        grouped: dict[int, list[Line]] = {}
+        for line in self.lines:
+            grouped.setdefault(line.row, []).append(line)
+        return tuple(tuple(grouped[row]) for row in sorted(grouped))
+
+    @property
+    def text(self) -> str:
+        """One line of text a visual row. Cells of a table row are separated by a tab, other neighbours by a space."""
+        between = "\t" if self.kind == "table" else " "
+        return "\n".join(between.join(line.text for line in row) for row in self.rows)
+
+
+class Page(_Result):
+    """One page.
+
+    Attributes:
+        number: the page's number in its document, from 1.
+        width: pixels of the page as it was opened.
+        height: pixels of the page as it was opened.
+        dpi: pixels an inch, where they are known: as rendered for a PDF, as the file says for an image.
+        rotation: degrees (0, 90, 180 or 270) that the page had to be turned clockwise to be read.
+        layout: how the page was read.
+        blocks: the blocks in reading order.
+        confidence: the mean confidence of the lines, weighted by their characters; None without text or estimates.
+        doubtful: whether little of the page can be trusted.
+        warnings: what a user should know about this page, one sentence each.
+        error: why the page could not be read; None where it was.
+        timings_ms: milliseconds that each stage took.
+    """
+
+    number: Annotated[int, Field(ge=1)]
+    width: int = 0
+    height: int = 0
+    dpi: float | None = None
+    rotation: Rotation = 0
+    layout: Layout = "lines"
+    blocks: tuple[Block, ...] = ()
+    confidence: Annotated[float, Field(ge=0, le=1)] | None = None
+    doubtful: bool = False
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
+    timings_ms: dict[str, float] = {}
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        """All lines in reading order."""
+        return tuple(line for block in self.blocks for line in block.lines)
+
+    @property
+    def text(self) -> str:
+        """The text in reading order, blocks separated by an empty line."""
+        return "\n\n".join(block.text for block in self.blocks)
+
+
+class Document(_Result):
+    """One document: a PDF, a TIFF of several pages, or one image.
+
+    Attributes:
+        source: the name under which the document was given.
+        pages: the pages that were read, in their order.
+        error: why the document could not be opened; None where it could.
+    """
+
+    source: str
+    pages: tuple[Page, ...] = ()
+    error: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The text of all pages, separated by a form feed as ``pdftotext`` does."""
+        return "\n\f".join(page.text for page in self.pages)
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether a page is doubtful."""
+        return any(page.doubtful for page in self.pages)

@@ -1,0 +1,229 @@
+"""A run over many documents: read, write each as it is complete, report what failed, lose nothing that was read."""
+
+import errno
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tqdm import tqdm
+
+from mindnlp_ocr.documents.files import OutputFile, OutputFolder
+from mindnlp_ocr.documents.reader import DocumentReader
+from mindnlp_ocr.documents.result import Page
+from mindnlp_ocr.documents.source import SourcePage
+from mindnlp_ocr.documents.stream import Begun, DocumentStream, PageRead
+from mindnlp_ocr.documents.writers import FORMATS, PagePicture, Writer
+from mindnlp_ocr.documents.writers.text import TextWriter
+from mindnlp_ocr.errors import PageError, SetupError
+
+
+class Target(ABC):
+    """Where documents are written."""
+
+    def begin(self, name: str) -> None:
+        """A document begins."""
+        self.writer(name).begin(name)
+
+    @abstractmethod
+    def writer(self, name: str) -> Writer:
+        """The writer of a document."""
+
+    @abstractmethod
+    def end(self, name: str, error: str | None) -> None:
+        """A document has ended."""
+
+    @abstractmethod
+    def close(self, **about: Any) -> None:
+        """The run has come to its end; ``about`` is what JSON tells of the model and its cache."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """The run was broken off."""
+
+
+class OneTarget(Target):
+    """All documents in one file, or on standard output.
+
+    Args:
+        path: the file, which appears when the run is complete; a run that breaks off leaves PATH.part.
+            None: standard output.
+    """
+
+    def __init__(self, format_name: str, path: str | None, heads: bool) -> None:
+        if path is not None and Path(path).is_dir():
+            raise SetupError(f"--output {path} cannot be written (Is a directory): name a file")
+        self._file = OutputFile(Path(path), "--output") if path is not None else None
+        stream: BinaryIO = sys.stdout.buffer if self._file is None else self._file.stream
+        self._writer = FORMATS[format_name](stream, heads=heads)
+        self.streams = format_name == "text"
+
+    def writer(self, name: str) -> Writer:
+        return self._writer
+
+    def end(self, name: str, error: str | None) -> None:
+        self._writer.end(error)
+
+    def close(self, **about: Any) -> None:
+        self._writer.finish(**about)
+        self._writer.close()
+        if self._file is not None:
+            self._file.commit()
+
+    def abort(self) -> None:
+        empty = self._writer.documents == 0
+        self._writer.close()
+        if self._file is not None and (kept := self._file.keep(empty)):
+            tqdm.write(f"partial output is in {kept}", file=sys.stderr)
+
+
+class FolderTarget(Target):
+    """A file for each document. A document that cannot be opened leaves none."""
+
+    def __init__(self, format_name: str, folder: OutputFolder) -> None:
+        self._format, self._folder = FORMATS[format_name], folder
+        self._open: tuple[OutputFile, Writer] | None = None
+
+    def writer(self, name: str) -> Writer:
+        if self._open is None:
+            file = self._folder.open(name)
+            self._open = file, self._format(file.stream)
+        return self._open[1]
+
+    def end(self, name: str, error: str | None) -> None:
+        assert self._open is not None
+        (file, writer), self._open = self._open, None
+        pages = writer.pages
+        writer.end(error)
+        writer.close()
+        if error is not None and pages == 0:
+            file.discard()
+        else:
+            file.commit()
+
+    def close(self, **about: Any) -> None:
+        """Every file is complete already."""
+
+    def abort(self) -> None:
+        if self._open is not None:
+            self._open[0].discard()
+
+
+def run(stream: DocumentStream, reader: DocumentReader, names: Sequence[str], target: Target, **options: Any) -> bool:
+    """Read documents into a target. Returns whether every page was read.
+
+    Args:
+        options: ``visualize``, a folder for pictures of the pages with what was found; ``password`` of PDFs, for the
+            writers that open them again; ``progress``, whether a bar is shown; ``about``, a function that gives what JSON
+            tells of the model.
+    """
+    with _writing():
+        try:
+            only = names[0] if len(names) == 1 and isinstance(target, OneTarget) and target.streams else None
+            source_page = stream.whole_page(only) if only is not None and options.get("visualize") is None else None
+            if source_page is not None and only is not None:
+                good = _read_aloud(reader, only, source_page, target)
+            else:
+                good = _read(stream, names, target, **options)
+        except BaseException:
+            target.abort()
+            raise
+        about = options.get("about")
+        target.close(**(about() if about is not None else {}))
+    return good
+
+
+def _read(
+    stream: DocumentStream,
+    names: Iterable[str],
+    target: Target,
+    visualize: Path | None = None,
+    password: str | None = None,
+    progress: bool = False,
+    about: Any = None,
+) -> bool:
+    good = True
+    with tqdm(total=0, unit="page", file=sys.stderr, disable=not progress) as bar:
+        for event in stream.read(names):
+            if isinstance(event, Begun):
+                bar.total = (bar.total or 0) + event.pages
+                bar.refresh()
+                target.begin(event.name)
+            elif isinstance(event, PageRead):
+                picture = _picture(event, password)
+                target.writer(event.name).page(event.page, picture)
+                if visualize is not None and event.page.error is None:
+                    _visualized(visualize, event, picture)
+                good &= _reported(event)
+                bar.update()
+            else:
+                target.end(event.name, event.error)
+                good &= event.error is None
+                if event.error is not None:
+                    tqdm.write(f"error: {event.name}: {event.error}", file=sys.stderr)
+    return good
+
+
+def _read_aloud(reader: DocumentReader, name: str, source_page: SourcePage, target: Target) -> bool:
+    """One page that is read in one request: its text is written as it comes."""
+    target.begin(name)
+    writer = target.writer(name)
+    assert isinstance(writer, TextWriter)
+    page = reader.read_image(source_page.image, source_page.number, source_page.dpi, writer.piece)
+    writer.page(page)
+    target.end(name, None)
+    for warning in source_page.warnings:
+        _warn(f"{name}: {warning}")
+    return _reported_page(name, page, "")
+
+
+def _reported(event: PageRead) -> bool:
+    where = f" page {event.page.number}" if event.source.pages > 1 else ""
+    return _reported_page(event.name, event.page, where)
+
+
+def _reported_page(name: str, page: Page, where: str) -> bool:
+    for warning in page.warnings:
+        _warn(f"{name}{where}: {warning}")
+    if page.error is not None:
+        tqdm.write(f"error: {name}{where}: {page.error}", file=sys.stderr)
+    return page.error is None
+
+
+def _warn(text: str) -> None:
+    tqdm.write(f"warning: {text}", file=sys.stderr)
+
+
+def _picture(event: PageRead, password: str | None) -> PagePicture:
+    source, index = event.source, event.page.number - 1
+    pdf_index = index if source.pdf is not None else None
+    return PagePicture(lambda: source.page(index).image, event.page.dpi, source.content, pdf_index, password)
+
+
+def _visualized(folder: Path, event: PageRead, picture: PagePicture) -> None:
+    from mindnlp_ocr.documents.visualize import visualize
+
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = "stdin" if event.name == "-" else Path(event.name).name
+    suffix = f"-{event.page.number:04}" if event.source.pages > 1 else ""
+    try:
+        visualize(event.page, picture.image()).save(folder / f"{stem}{suffix}.png")
+    except PageError as error:
+        tqdm.write(f"warning: {event.name}: no picture could be drawn ({error})", file=sys.stderr)
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """A full disk in our words; a reader of standard output that has gone is for the caller."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
+            reason = os.strerror(error.errno)
+            raise SetupError(f"the output cannot be written ({reason}): free some space, or name another place") from error
+        raise

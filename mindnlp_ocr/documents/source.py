@@ -1,0 +1,163 @@
+"""What a user names, as documents whose pages are opened when their turn comes."""
+
+import glob
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from mindnlp_ocr.documents.pdf import DEFAULT_DPI, Pdf
+from mindnlp_ocr.documents.result import Line
+from mindnlp_ocr.errors import PageError, SetupError
+from mindnlp_ocr.processing.images import errors_of, load_image
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".ppm", ".pgm", ".pbm"}
+SUFFIXES = IMAGE_SUFFIXES | {".pdf"}
+STANDARD_INPUT = "-"
+PDF_HEAD = 1024  # bytes within which a PDF must say that it is one
+
+
+@dataclass(frozen=True)
+class SourcePage:
+    """One page, opened.
+
+    Attributes:
+        number: from 1.
+        image: RGB.
+        dpi: pixels an inch, where they are known.
+        text_layer: the lines of a PDF's own text layer, where they were asked for.
+        warnings: what a user should know.
+    """
+
+    number: int
+    image: Image.Image
+    dpi: float | None = None
+    text_layer: Sequence[Line] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class Source:
+    """An open document.
+
+    Args:
+        name: a file, or "-" for standard input.
+        dpi: at which the pages of a PDF are rendered.
+        password: of an encrypted PDF.
+
+    Raises:
+        PageError: it cannot be opened.
+    """
+
+    def __init__(self, name: str, dpi: float = DEFAULT_DPI, password: str | None = None) -> None:
+        self.name = name
+        self.content: Path | bytes = self._content(name)
+        self.pdf = Pdf(self.content, name, password, dpi) if _is_pdf(self.content) else None
+        self.pages = self.pdf.pages if self.pdf is not None else self._frames()
+
+    def close(self) -> None:
+        """Free what is held of it."""
+        if self.pdf is not None:
+            self.pdf.close()
+
+    def page(self, index: int, text_layer: bool = False) -> SourcePage:
+        """Open a page.
+
+        Args:
+            index: from 0.
+            text_layer: whether to read a PDF's own text as well.
+
+        Raises:
+            PageError: the page cannot be opened.
+        """
+        if self.pdf is not None:
+            lines = self.pdf.text_lines(index) if text_layer else ()
+            dpi, warnings = self.pdf.dpi(index), []
+            if dpi < self.pdf.wanted_dpi:
+                warnings.append(f"The page is so large that it was rendered at {dpi:.0f} dpi.")
+            return SourcePage(index + 1, self.pdf.render(index), dpi, lines, tuple(warnings))
+        if self._is_tiff or index:
+            with errors_of(self.name), Image.open(self._stream()) as image:
+                image.seek(index)
+                return SourcePage(index + 1, load_image(image.copy()), _dpi(image))
+        with errors_of(self.name), Image.open(self._stream()) as image:
+            said, frames = _dpi(image), getattr(image, "n_frames", 1)
+        warnings = [f"The file is an animation of {frames} frames; only the first was read."] if frames > 1 else []
+        source = self.content if isinstance(self.content, bytes) else str(self.content)
+        return SourcePage(1, load_image(source), said, (), tuple(warnings))
+
+    def _content(self, name: str) -> Path | bytes:
+        if name == STANDARD_INPUT:
+            content = sys.stdin.buffer.read()
+            if not content:
+                raise PageError("standard input is empty: send a PDF or an image to it")
+            return content
+        path = Path(name.removeprefix("file://"))
+        try:
+            if path.is_file():
+                return path
+            what = "a folder without documents" if path.is_dir() else "missing"
+        except OSError as error:
+            raise PageError(f"{name[:60]}... cannot be opened ({error.strerror}): give a PDF or an image") from error
+        if name.startswith(("http://", "https://")):
+            raise PageError(f"{name} is a web address: download it first, this program opens files only")
+        if name[:5].lower() == "data:":
+            raise PageError("a data URL was given: give a file, or send its bytes to standard input")
+        raise PageError(f"{path} is {what}: give a PDF or an image file")
+
+    def _stream(self) -> Path | BytesIO:
+        return BytesIO(self.content) if isinstance(self.content, bytes) else self.content
+
+    def _frames(self) -> int:
+        """The pages of an image file: those of a TIFF, else one."""
+        with errors_of(self.name), Image.open(self._stream()) as image:
+            self._is_tiff = image.format == "TIFF"
+            return int(getattr(image, "n_frames", 1)) if self._is_tiff else 1
+
+
+def is_document(entry: "os.DirEntry[str]") -> bool:
+    """Whether a folder's entry is a file with the suffix of a document."""
+    return Path(entry.name).suffix.lower() in SUFFIXES and entry.is_file()
+
+
+def _is_pdf(content: Path | bytes) -> bool:
+    if isinstance(content, bytes):
+        return b"%PDF-" in content[:PDF_HEAD]
+    try:
+        with content.open("rb") as file:
+            return b"%PDF-" in file.read(PDF_HEAD)
+    except PermissionError as error:
+        raise PageError(f"{content} may not be read ({error.strerror}): change its permissions") from error
+    except OSError as error:
+        raise PageError(f"{content} cannot be read ({error.strerror}): give another file") from error
+
+
+def _dpi(image: Image.Image) -> float | None:
+    """What the file says, where that is a resolution of paper."""
+    found = image.info.get("dpi")
+    try:
+        dpi = float(found[0]) if found else 0.0
+    except (TypeError, ValueError, IndexError, ZeroDivisionError):
+        dpi = 0.0
+    return round(dpi, 3) if 50 <= dpi <= 2400 else None
+
+
+def expand(name: str) -> Iterator[str]:
+    """The documents that a file, a folder or a pattern names; what names none is kept, to fail as a document of its own."""
+    if name == STANDARD_INPUT:
+        yield name
+        return
+    if os.path.isdir(name):  # noqa: PTH112 - unlike Path, it takes any string: a name too long, a data URL
+        try:
+            entries = sorted(entry.path for entry in os.scandir(name) if is_document(entry))
+        except PermissionError as error:
+            raise SetupError(f"{name} may not be listed ({error.strerror}): change its permissions") from error
+        yield from entries or [name]
+        return
+    if not os.path.exists(name) and glob.has_magic(name):  # noqa: PTH110
+        yield from sorted(glob.glob(name, recursive=True)) or [name]
+        return
+    yield name

@@ -1,0 +1,150 @@
+"""Many documents through one reader: pages of one fill the slots that another leaves free, and no fault stops the others."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from mindnlp_ocr.documents.order import arranged
+from mindnlp_ocr.documents.pdf import DEFAULT_DPI
+from mindnlp_ocr.documents.reader import DocumentReader
+from mindnlp_ocr.documents.result import Document, Page
+from mindnlp_ocr.documents.selection import PageSelection
+from mindnlp_ocr.documents.source import STANDARD_INPUT, Source, SourcePage
+from mindnlp_ocr.errors import PageError
+
+TextLayer = Literal["ignore", "prefer", "only"]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A document was opened; ``pages`` of it will follow."""
+
+    name: str
+    pages: int
+
+
+@dataclass(frozen=True)
+class PageRead:
+    """A page was read, or could not be; ``source`` is open until the document has ended."""
+
+    name: str
+    source: Source
+    page: Page
+
+
+@dataclass(frozen=True)
+class Ended:
+    """All pages of a document have come, or it could not be opened, for the reason in ``error``."""
+
+    name: str
+    error: str | None = None
+
+
+Event = Begun | PageRead | Ended
+
+
+class DocumentStream:
+    """Opens documents, and reads their pages in order.
+
+    Args:
+        reader: what reads the pages.
+        pages: which pages of every document.
+        dpi: at which the pages of a PDF are rendered.
+        password: of encrypted PDFs.
+        text_layer: whether a PDF's own text is ignored, taken where there is any, or the only thing to be read.
+    """
+
+    def __init__(
+        self,
+        reader: DocumentReader,
+        pages: PageSelection | None = None,
+        dpi: float = DEFAULT_DPI,
+        password: str | None = None,
+        text_layer: TextLayer = "ignore",
+    ) -> None:
+        self._reader, self._selection = reader, pages or PageSelection()
+        self._dpi, self._password, self._text_layer = dpi, password, text_layer
+
+    def read(self, names: Iterable[str]) -> Iterator[Event]:
+        """What happens, in the order of the names: every document begins, has its pages, and ends."""
+        plan: deque[Begun | Ended | tuple[str, Source]] = deque()
+        open_sources: list[Source] = []
+
+        def pages() -> Iterator[Callable[[], SourcePage | Page]]:
+            for name in names:
+                try:
+                    source = Source(name, self._dpi, self._password)
+                except PageError as error:
+                    plan.extend((Begun(name, 0), Ended(name, str(error))))
+                    continue
+                open_sources.append(source)
+                wanted = list(self._selection.of(source.pages))
+                plan.append(Begun(name, len(wanted)))
+                for index in wanted:
+                    plan.append((name, source))
+                    yield self._opener(source, index)
+                missing = None if wanted else f"it has {source.pages} pages, none of which is selected: change --pages"
+                plan.append(Ended(name, missing))
+
+        def until_page() -> Iterator[Event]:
+            while plan and isinstance(event := plan[0], Begun | Ended):
+                plan.popleft()
+                if isinstance(event, Ended) and open_sources and open_sources[0].name == event.name:
+                    open_sources.pop(0).close()
+                yield event
+
+        try:
+            for page in self._reader.read_pages(pages()):
+                yield from until_page()
+                name, source = plan.popleft()  # type: ignore[misc]
+                yield PageRead(name, source, page)
+                yield from until_page()
+            yield from until_page()
+        finally:
+            for source in open_sources:
+                source.close()
+
+    def whole_page(self, name: str) -> SourcePage | None:
+        """The only page of an image that is read in one request, opened; None for all else."""
+        if name == STANDARD_INPUT:
+            return None
+        try:
+            source = Source(name, self._dpi, self._password)
+            if source.pdf is not None or source.pages != 1 or list(self._selection.of(1)) != [0]:
+                source.close()
+                return None
+            page = source.page(0)
+        except PageError:
+            return None  # it fails again where it is reported
+        return page if self._reader.layout_of(*page.image.size) == "page" else None
+
+    def document(self, name: str) -> Document:
+        """One document, whole."""
+        pages, error = [], None
+        for event in self.read([name]):
+            if isinstance(event, PageRead):
+                pages.append(event.page)
+            elif isinstance(event, Ended):
+                error = event.error
+        return Document(source=name, pages=tuple(pages), error=error)
+
+    def _opener(self, source: Source, index: int) -> Callable[[], SourcePage | Page]:
+        def opened() -> SourcePage | Page:
+            try:
+                page = source.page(index, self._text_layer != "ignore")
+            except PageError as error:
+                return Page(number=index + 1, error=str(error))
+            if self._text_layer == "ignore" or (self._text_layer == "prefer" and not page.text_layer):
+                return page
+            return Page(
+                number=page.number,
+                width=page.image.width,
+                height=page.image.height,
+                dpi=page.dpi,
+                layout="text-layer",
+                blocks=arranged(page.text_layer),
+                warnings=page.warnings if page.text_layer else (*page.warnings, "The page has no text layer."),
+            )
+
+        return opened

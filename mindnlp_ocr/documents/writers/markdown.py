@@ -1,0 +1,177 @@
+"""Markdown, in the dialect of GitHub: headings, lists, tables, and paragraphs as running text."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from mindnlp_ocr.documents.result import Block, Line, Page
+from mindnlp_ocr.documents.writers.base import PagePicture, Writer, printable
+
+_HYPHENS = "-\u2010\u00ad"
+_SIGN = re.compile(r"\s*(?:[•·‣◦▪■●○∙]|[*–-](?!\S)|(?P<number>\d{1,9})(?:[.)](?!\S)|、))")
+_ESCAPES = (
+    (re.compile(r"\\(?=[!-/:-@\[-`{-~])"), r"\\\\"),
+    (re.compile(r"([`*])"), r"\\\1"),
+    (re.compile(r"(?<![^\W_])_|_(?![^\W_])"), r"\\_"),  # inside of a word it means nothing
+    (re.compile(r"<(?=[A-Za-z/!?])"), r"\\<"),
+    (re.compile(r"&(?=#?\w+;)"), r"\\&"),
+    (re.compile(r"(?<=\])(?=[\[(:])"), r"\\"),  # what would make a link of brackets
+    (re.compile(r"~(?=~)"), r"\\~"),
+)
+_AT_THE_BEGINNING = (
+    (re.compile(r"^(#{1,6}(?!\S)|[-+](?!\S)|>|[-_](?=(?:\s*[-_]){2,}\s*$)|={1,}\s*$)"), r"\\\1"),
+    (re.compile(r"^(\d{1,9})([.)](?!\S))"), r"\1\\\2"),
+)
+
+
+class MarkdownWriter(Writer):
+    """The blocks in reading order. Lines of a paragraph are joined, and words that were parted at their ends.
+
+    Of a page that was read in one request the lines are kept, for nobody knows which of them are paragraphs.
+
+    Comments, which a rendered page does not show, tell where a page begins, mark doubtful lines with their confidence, and
+    say what could not be read. Several documents in one file stand under their names, as headings.
+    """
+
+    suffix = ".md"
+
+    def _begin(self) -> None:
+        self._first = self.documents == 1
+        if self.heads:
+            self._part(f"# {escape(self.source)}")
+
+    def _page(self, page: Page, picture: PagePicture | None) -> None:
+        if self.pages > 1:
+            self._part(f"<!-- page {page.number} -->")
+        if page.error is not None:
+            self._part(_comment(page.error))
+        for block in page.blocks:
+            for paragraph in _paragraphs(block) if page.layout == "page" else [self._block(block)]:
+                if paragraph:
+                    self._part(paragraph)
+
+    def _end(self, error: str | None) -> None:
+        if error is not None:
+            self._part(_comment(error))
+
+    def _part(self, text: str) -> None:
+        self.write(f"{text}\n" if self._first else f"\n{text}\n")
+        self._first = False
+
+    def _block(self, block: Block) -> str:
+        if block.kind == "table":
+            return table(block)
+        if block.kind == "list":
+            return items(block)
+        text = running(block.rows)
+        return f"{'##' if self.heads else '#'} {text}" if block.kind == "title" and text else at_the_beginning(text)
+
+
+def _paragraphs(block: Block) -> list[str]:
+    """What empty lines part, with a line of Markdown for every line."""
+    paragraphs: list[list[str]] = [[]]
+    for row in block.rows:
+        if text := at_the_beginning(running([row])):
+            paragraphs[-1].append(text)
+        else:
+            paragraphs.append([])
+    return ["\\\n".join(lines) for lines in paragraphs]
+
+
+def escape(text: str) -> str:
+    """The text with a backslash before what Markdown would take for markup anywhere in a line."""
+    text = printable(text).strip()
+    for pattern, replacement in _ESCAPES:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def at_the_beginning(text: str) -> str:
+    """The same for what would be markup at the beginning of a line."""
+    for pattern, replacement in _AT_THE_BEGINNING:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def running(rows: Sequence[Sequence[Line]]) -> str:
+    """Lines as one, escaped."""
+    text = ""
+    for row in rows:
+        added = " ".join(filter(None, map(_marked, row)))
+        text = join(text, added)
+    return text
+
+
+def join(text: str, following: str) -> str:
+    """Two lines of a paragraph as one.
+
+    A hyphen at the end goes where it parts a word: between small letters, the word having no other hyphen. Between letters
+    or digits of any other kind it stays, without a blank. Scripts that have no blanks between words are given none.
+    """
+    if not text or not following:
+        return text or following
+    before, last, first = text[-2:-1], text[-1], following[0]
+    if last in _HYPHENS and before.isalnum() and first.isalnum():
+        word = text.rsplit(None, 1)[-1][:-1].lstrip("([{\"'“‘\\*_")
+        whole = word.isalpha() and before.islower() and first.islower()
+        return text[:-1] + following if whole or last == "\u00ad" else text + following
+    return text + following if _unspaced(last) or _unspaced(first) else f"{text} {following}"
+
+
+def _unspaced(character: str) -> bool:
+    """Whether a character belongs to a script without blanks between words: Chinese and Japanese, but not Korean."""
+    wide = unicodedata.east_asian_width(character) in "WF" and unicodedata.category(character)[0] in "LNP"
+    return wide and not unicodedata.name(character, "").startswith("HANGUL")
+
+
+def _marked(line: Line) -> str:
+    text = escape(line.text)
+    if not text or not line.doubtful:
+        return text
+    return f"{text} <!-- doubtful{'' if line.confidence is None else f' {line.confidence:.2f}'} -->"
+
+
+def items(block: Block) -> str:
+    """A list. A line without a sign of its own goes on with the item before it."""
+    found: list[tuple[str, str]] = []
+    for first, *others in block.rows:
+        sign = _SIGN.match(first.text)
+        text = running([[first.model_copy(update={"text": first.text[sign.end() :]}) if sign else first, *others]])
+        if sign:
+            found.append((f"{sign['number']}." if sign["number"] else "-", text))
+        elif found:
+            found[-1] = (found[-1][0], join(found[-1][1], text))
+        elif text:
+            found.append(("-", text))
+    return "\n".join(f"{sign} {at_the_beginning(item)}".rstrip() for sign, item in found)
+
+
+def table(block: Block) -> str:
+    """A pipe table with the first row as its head; cells of rows that lack some stand under those that they lie under."""
+    rows = [row for row in block.rows if any(line.text.strip() for line in row)]
+    if not rows:
+        return ""
+    columns = max(rows, key=len)
+    centres = [(line.box.left + line.box.right) / 2 for line in columns]
+    written = []
+    for row in rows:
+        cells = [""] * len(columns)
+        for place, line in zip(_columns(row, centres), row, strict=True):
+            cells[place] = _marked(line).replace("|", "\\|")
+        written.append("| " + " | ".join(cells) + " |")
+    rule = "|" + " --- |" * len(columns)
+    return "\n".join([written[0], rule, *written[1:]])
+
+
+def _columns(row: Sequence[Line], centres: Sequence[float]) -> list[int]:
+    """The column of every cell of a row: the nearest, as far as the order of the cells leaves it free."""
+    places: list[int] = []
+    for number, line in enumerate(row):
+        free = range(places[-1] + 1 if places else 0, len(centres) - (len(row) - number) + 1)
+        centre = (line.box.left + line.box.right) / 2
+        places.append(min(free, key=lambda place: abs(centres[place] - centre)))
+    return places
+
+
+def _comment(error: str) -> str:
+    return f"<!-- {printable(error).replace('--', '- -')} -->"
