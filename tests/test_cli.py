@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from mindnlp_ocr.cli import expand, main
+from mindnlp_ocr.cli import main
+from mindnlp_ocr.documents.source import expand
+from mindnlp_ocr.documents.stream import DocumentStream, Ended
 from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
 from tests.conftest import ROOT, case
 
@@ -46,10 +48,8 @@ def as_json(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Comple
 def test_json_is_one_object_and_nothing_else_on_stdout(as_json: tuple[subprocess.CompletedProcess[bytes], str]) -> None:
     output = as_json[0].stdout.decode("utf-8")
     report = json.loads(output)
-    assert output == json.dumps(report, ensure_ascii=False, indent=2) + "\n"
-    assert list(report) == ["results", "model", "cache"]
-    counts = {"prompt_tokens", "reused_tokens", "new_tokens"}
-    keys = {"image", "text", "error", "token_ids", "finish_reason", "timings_ms"} | counts
+    assert list(report) == ["schema_version", "results", "model", "cache", "ranks"]
+    keys = {"image", "pages", "text", "error", "timings_ms", "doubtful"}
     assert [result.keys() for result in report["results"]] == [keys] * 3
     assert report["model"]["model_name"] == EMBEDDED.name
     assert report["cache"]["total_requests"] == 2
@@ -61,24 +61,15 @@ def test_a_bad_page_among_good_ones_exits_1_and_the_others_are_read(
     done, bad = as_json
     assert done.returncode == 1
     word, broken, line = json.loads(done.stdout)["results"]
-    golden = case("word_56x56")
-    assert (word["image"], word["text"], word["error"]) == (WORD, golden["text"], None)
-    assert (word["token_ids"], word["new_tokens"]) == (golden["token_ids"], len(golden["token_ids"]))
-    assert (word["prompt_tokens"], word["finish_reason"]) == (len(golden["prompt_ids"]), "stop")
+    assert (word["image"], word["text"], word["error"]) == (WORD, case("word_56x56")["text"], None)
     assert {"preprocess", "vision", "prefill", "decode", "total"} <= word["timings_ms"].keys()
+    (page,) = word["pages"]
+    assert (page["width"], page["height"], page["layout"], page["number"]) == (56, 56, "page", 1)
+    assert 0 < page["confidence"] <= 1
     assert (line["image"], line["text"], line["error"]) == (LINE, case("line_392x28")["text"], None)
-    reason = broken.pop("error")
+    reason = broken["error"]
     assert reason.startswith(f"{bad} is truncated or damaged (")
-    assert broken == {
-        "image": bad,
-        "text": None,
-        "prompt_tokens": 0,
-        "reused_tokens": 0,
-        "new_tokens": 0,
-        "token_ids": [],
-        "finish_reason": None,
-        "timings_ms": {},
-    }
+    assert (broken["image"], broken["text"]) == (bad, None)
     assert done.stderr.decode() == f"error: {bad}: {reason}\n"
 
 
@@ -168,8 +159,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "decisive"),
     [
-        ([], "no image is named: give files, folders or patterns (see --help)"),
-        (["--format", "json"], "no image is named"),
+        ([], "no document is named: give files, folders or patterns (see --help)"),
+        (["--format", "json"], "no document is named"),
         ([WORD, "--device", "tpu"], "device 'tpu' is unknown: give cpu, npu:0 (or Ascend) or cuda"),
         ([WORD, "--device", "cuda"], "no CUDA backend"),
         ([WORD, "--attn", "sdpa"], "argument --attn: invalid choice: 'sdpa'"),
@@ -238,7 +229,7 @@ def test_a_name_that_is_no_utf_8_or_too_long_is_an_error_of_its_page(
     assert main([name, "no.png", "--format", "json", "--output", str(output)]) == 1
     first, second = json.loads(output.read_text(encoding="utf-8"))["results"]
     assert first["error"]
-    assert second["error"] == "no.png is missing: give an image file"
+    assert second["error"] == "no.png is missing: give a PDF or an image file"
     assert main([name, "no.png", "--output", str(output)]) == 1
     assert output.read_bytes().endswith(b"==> no.png <==\n\n")
 
@@ -254,7 +245,7 @@ def scans(tmp_path: Path) -> Callable[..., list[str]]:
         path.touch()
 
     def expanded(*parts: str) -> list[str]:
-        found = expand(str(tmp_path.joinpath("scans", *parts)))
+        found = list(expand(str(tmp_path.joinpath("scans", *parts))))
         return [str(Path(name).relative_to(tmp_path / "scans")) for name in found]
 
     return expanded
@@ -278,24 +269,25 @@ def test_what_names_nothing_is_kept_to_fail_as_a_page(scans: Callable[..., list[
 
 def test_a_data_url_is_an_image_not_a_pattern() -> None:
     url = "data:image/png;base64," + "A" * 10_000
-    assert expand(url) == [url]
+    assert list(expand(url)) == [url]
 
 
 def test_a_run_that_breaks_off_keeps_what_was_read(
     model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Interrupted:
-        """The model, until the second page."""
+    read = DocumentStream.read
 
-        def generate(self, messages: Any, on_text: Any) -> Any:
-            if messages[0]["content"][0]["image"] == LINE:
+    def interrupted(stream: DocumentStream, names: Any) -> Any:
+        for event in read(stream, names):
+            yield event
+            if isinstance(event, Ended):
                 raise KeyboardInterrupt
-            return model.generate(messages, on_text=on_text)
 
-    monkeypatch.setattr("mindnlp_ocr.cli.load_model", lambda arguments: Interrupted())
+    monkeypatch.setattr(DocumentStream, "read", interrupted)
+    monkeypatch.setattr("mindnlp_ocr.cli.load_model", lambda arguments: model)
     assert main([WORD, LINE, "--output", str(tmp_path / "pages.txt")]) == 130
     assert case("word_56x56")["text"] in (tmp_path / "pages.txt.part").read_text(encoding="utf-8")
-    assert f"what was read before is in {tmp_path / 'pages.txt.part'}" in capsys.readouterr().err
+    assert f"partial output is in {tmp_path / 'pages.txt.part'}" in capsys.readouterr().err
 
 
 # Settings in a file
@@ -358,4 +350,4 @@ def test_a_setting_that_the_device_does_not_know_is_refused(tmp_path: Path, caps
 def test_the_settings_that_ship_are_good(capsys: pytest.CaptureFixture[str]) -> None:
     for settings in sorted((ROOT / "configs").glob("*.yaml")):
         assert main(["--config", str(settings)]) == 2
-        assert capsys.readouterr().err == "error: no image is named: give files, folders or patterns (see --help)\n"
+        assert capsys.readouterr().err == "error: no document is named: give files, folders or patterns (see --help)\n"
