@@ -20,7 +20,10 @@ def test_no_torch_and_no_cuda_package_is_installed() -> None:
 @pytest.mark.skipif("mindnlp" not in INSTALLED, reason="the core alone is installed, without the extra [mindnlp]")
 def test_mindnlp_imports_and_brings_its_own_qwen2vl() -> None:
     """In a process of its own: the import replaces attributes of mindspore.Tensor."""
-    script = "import mindnlp; from transformers import Qwen2VLForConditionalGeneration as M; print(M.__name__)"
+    script = (
+        "from mindnlp_ocr.interop.loading import import_mindnlp; import_mindnlp(); "
+        "from transformers import Qwen2VLForConditionalGeneration as M; print(M.__name__)"
+    )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
     assert run.stdout.split()[-1] == "Qwen2VLForConditionalGeneration"

@@ -1,6 +1,7 @@
 """mindnlp's own Qwen2-VL, with the weights of a folder read to the bit."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,24 @@ from mindnlp_ocr.weights.quantize import Quantized, dequantize
 def import_mindnlp() -> None:
     """Import mindnlp, which changes MindSpore for the whole process.
 
+    onnxruntime is hidden meanwhile: where diffusers sees it, mindnlp's ``from diffusers import *`` asks for a class that
+    diffusers does not have.
+
     Raises:
         SetupError: it is not installed.
     """
     if importlib.util.find_spec("mindnlp") is None:
         raise SetupError("mindnlp is not installed: run `pip install 'mindnlp-ocr[mindnlp]'`")
-    importlib.import_module("mindnlp")
+    missing = object()
+    onnxruntime = sys.modules.get("onnxruntime", missing)
+    sys.modules["onnxruntime"] = None  # type: ignore[assignment]
+    try:
+        importlib.import_module("mindnlp")
+    finally:
+        if onnxruntime is missing:
+            del sys.modules["onnxruntime"]
+        else:
+            sys.modules["onnxruntime"] = onnxruntime  # type: ignore[assignment]
 
 
 def load_mindnlp(checkpoint: str | Path | Checkpoint, attention: str = "eager") -> Any:

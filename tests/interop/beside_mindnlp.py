@@ -7,8 +7,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import mindnlp  # noqa: F401 - before all of ours: what we import from MindSpore and safetensors is changed by then
 import numpy as np
+
+from mindnlp_ocr.interop.loading import import_mindnlp
+
+import_mindnlp()  # before all else of ours: what we import from MindSpore and safetensors is changed by then
 
 from mindnlp_ocr.bench.reference import attend
 from mindnlp_ocr.errors import SetupError
