@@ -11,10 +11,9 @@ compared. Each peer has an environment of its own (pip 25.1 or later):
     python -m venv .venv-reference && .venv-reference/bin/pip install --upgrade pip
     .venv-reference/bin/pip install --group reference
 
-    python -m venv .venv-rapidocr && .venv-rapidocr/bin/pip install --upgrade pip
-    .venv-rapidocr/bin/pip install --group rapidocr                # RapidOCR: its models are inside
-
     apt-get install tesseract-ocr tesseract-ocr-chi-sim            # Tesseract, on PATH
+
+RapidOCR needs none: our own environment has it, because it finds the lines of pages.
 
 OpenVINO reads an export of the checkpoint. Only the export needs torch and torchvision; both must come from one index:
 
@@ -40,29 +39,23 @@ Exit status: 0; 1 if an engine stopped or could not read a page (the others go o
 
 import argparse
 import importlib.util
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from mindnlp_ocr.bench import accuracy
-from mindnlp_ocr.bench.peers import OURS, Peers
+from mindnlp_ocr.bench.peers import OURS, Absent, Peers, rapidocr_command, tesseract_command
 from mindnlp_ocr.bench.results import Results
 from mindnlp_ocr.bench.tool import finish, positive, ready, run_tool
-from mindnlp_ocr.cli import expand
+from mindnlp_ocr.bench.truth import truth_of
+from mindnlp_ocr.documents.source import expand
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES
 
 ROOT = Path(__file__).absolute().parent.parent
 SERVE = ROOT / "tools" / "peers" / "serve.py"
 PRECISIONS = ("f32", "bf16", "auto")
-LANGUAGES = ("eng", "chi_sim")
 Commands = dict[str, list[str]]
-
-
-class Absent(Exception):
-    """A peer that is not here; the message says what is missing and how to get it."""
 
 
 def python(given: str | None, folder: str) -> str:
@@ -96,17 +89,11 @@ def openvino(arguments: argparse.Namespace) -> Commands:
 
 
 def tesseract(arguments: argparse.Namespace) -> Commands:
-    remedy = "run `apt-get install tesseract-ocr tesseract-ocr-chi-sim`"
-    if shutil.which("tesseract") is None:
-        raise Absent(f"no tesseract on PATH: {remedy}")
-    listed = subprocess.run(["tesseract", "--list-langs"], capture_output=True, check=False, text=True)
-    if missing := set(LANGUAGES) - set((listed.stdout + listed.stderr).split()):
-        raise Absent(f"tesseract has no {' and no '.join(sorted(missing))}: {remedy}")
-    return {"tesseract": [sys.executable, str(SERVE), "tesseract", str(arguments.tesseract_psm)]}
+    return {"tesseract": tesseract_command(SERVE, arguments.tesseract_psm)}
 
 
 def rapidocr(arguments: argparse.Namespace) -> Commands:
-    return {"rapidocr": [python(arguments.rapidocr_python, ".venv-rapidocr"), str(SERVE), "rapidocr"]}
+    return {"rapidocr": rapidocr_command(SERVE)}
 
 
 def mindnlp(arguments: argparse.Namespace) -> Commands:
@@ -121,7 +108,7 @@ PEERS: dict[str, tuple[Callable[[argparse.Namespace], Commands], tuple[str, ...]
     "transformers": (transformers, ("peer_python",)),
     "openvino": (openvino, ("openvino_python", "openvino_model")),
     "tesseract": (tesseract, ()),
-    "rapidocr": (rapidocr, ("rapidocr_python",)),
+    "rapidocr": (rapidocr, ()),
 }
 
 
@@ -148,7 +135,6 @@ def main() -> int:
     parser.add_argument("--peers", metavar="A,B", help=f"{', '.join(PEERS)} or none (default: those that are here)")
     parser.add_argument("--peer-python", metavar="FILE", help="the interpreter of an environment with transformers")
     parser.add_argument("--openvino-python", metavar="FILE", help="the interpreter of an environment with openvino-genai")
-    parser.add_argument("--rapidocr-python", metavar="FILE", help="the interpreter of an environment with RapidOCR")
     parser.add_argument(
         "--tesseract-psm",
         type=positive,
@@ -179,7 +165,8 @@ def main() -> int:
     arguments = parser.parse_args()
     names = [str(ROOT / "tests" / "pages" / "word_56x56.png")] if arguments.smoke else arguments.images
     pages = [page for name in names or [str(ROOT / "examples")] for page in expand(name)]
-    truths = {page: accuracy.truth_of(Path(page)) for page in pages}
+    found = {page: truth_of(Path(page)) for page in pages}
+    truths = {page: truth.text if truth else None for page, truth in found.items()}
     ready(arguments)
     runs = 1 if arguments.smoke else arguments.runs
     results, engines = Results.start(smoke=arguments.smoke), Peers(commands(arguments))

@@ -4,6 +4,8 @@ import codecs
 import os
 import re
 import unicodedata
+from bisect import bisect_right, insort
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -12,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 from rapidfuzz.distance import LCSseq, Levenshtein
 
 from mindnlp_ocr.bench.results import Row
-from mindnlp_ocr.cli import IMAGE_SUFFIXES
+from mindnlp_ocr.bench.truth import TrueLine, Truth, truth_of, truths_of_folder, truths_of_json
+from mindnlp_ocr.documents.source import SUFFIXES
 from mindnlp_ocr.errors import SetupError
 
 # Chinese characters and kana with the punctuation beside them; U+3000, a blank, is none.
@@ -25,17 +28,29 @@ ABOUT = (
     "reading, in the same order, empty ones not counted. Errors are summed over pages before they are divided; a page that "
     "could not be read is all wrong."
 )
+WORDS = (
+    "Word recall, precision and F1 compare the words of both texts without their order, each as often as it occurs. Reading "
+    "order looks only at words that occur once in the truth and once in the reading: it is the share of pairs of them that "
+    "stand in the same order in both, from 0 (reversed) to 1, and is the mean over pages by the number of such words."
+)
+BY_LINE = "Lines were cut at the boxes of the truth, so that errors are counted line by line and no order is compared."
 STRICT = "Line ends and trailing blanks are normalised, nothing else."
 LOOSE = "Loose: both texts in NFKC; for characters and lines without any white space."
+IGNORE_CASE = "Upper and lower case are the same."
 OWN = ("tests/pages", "examples")  # the project's own test set, drawn by tests/reference/make_pages.py
 
 
 @dataclass(frozen=True)
 class Page:
-    """An image and the text that it shows."""
+    """An image and the text that it shows, and its lines where they are known."""
 
     image: str
     truth: str
+    lines: tuple[TrueLine, ...] = ()
+
+    @classmethod
+    def of(cls, image: Path, truth: Truth) -> "Page":
+        return cls(str(image), truth.text, truth.lines)
 
     @property
     def language(self) -> str:
@@ -87,9 +102,60 @@ class Score:
         }
 
 
-def score(truth: str, reading: str | None, loose: bool = False) -> Score:
+@dataclass(frozen=True)
+class WordScore:
+    """The words of pages without their order, and the order by itself; scores of pages add up.
+
+    Attributes:
+        words: of the truth.
+        read: of the reading.
+        found: of the truth that are in the reading, each as often as it is in both.
+        placed: words whose order was compared.
+        ordered: the sum over pages of ``placed`` times the share of pairs that stand in the right order.
+    """
+
+    words: int = 0
+    read: int = 0
+    found: int = 0
+    placed: int = 0
+    ordered: float = 0.0
+
+    def __add__(self, other: "WordScore") -> "WordScore":
+        return WordScore(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def recall_percent(self) -> float:
+        return 100 * self.found / self.words if self.words else 100.0
+
+    @property
+    def precision_percent(self) -> float:
+        return 100 * self.found / self.read if self.read else 100.0
+
+    @property
+    def f1_percent(self) -> float:
+        return 200 * self.found / (self.words + self.read) if self.words + self.read else 100.0
+
+    @property
+    def order(self) -> float | None:
+        """None where no page has two words to compare."""
+        return self.ordered / self.placed if self.placed else None
+
+    def row(self) -> Row:
+        """As benchmarks write it."""
+        return {
+            "read_words": self.read,
+            "found_words": self.found,
+            "word_recall_percent": self.recall_percent,
+            "word_precision_percent": self.precision_percent,
+            "word_f1_percent": self.f1_percent,
+            "ordered_words": self.placed,
+            "reading_order": self.order,
+        }
+
+
+def score(truth: str, reading: str | None, loose: bool = False, ignore_case: bool = False) -> Score:
     """Of one page; ``reading`` is None where it could not be read, which is all of it wrong."""
-    right, read = normal(truth, loose), normal(reading or "", loose)
+    right, read = normal(truth, loose, ignore_case), normal(reading or "", loose, ignore_case)
     characters, words, lines = compared(right, loose), WORD.findall(right), _lines(right, loose)
     if reading is None:
         return Score(len(characters), len(characters), len(words), len(words), len(lines), 0)
@@ -103,10 +169,32 @@ def score(truth: str, reading: str | None, loose: bool = False) -> Score:
     )
 
 
-def normal(text: str, loose: bool = False) -> str:
+def word_score(truth: str, reading: str | None, loose: bool = False, ignore_case: bool = False) -> WordScore:
+    """Of one page; ``reading`` is None where it could not be read."""
+    right, read = (WORD.findall(normal(text or "", loose, ignore_case)) for text in (truth, reading))
+    there, found = Counter(right), Counter(read)
+    places = {word: place for place, word in enumerate(read)}
+    order = order_of([places[word] for word in right if there[word] == found[word] == 1])
+    placed = sum(1 for word in there if there[word] == found[word] == 1) if order is not None else 0
+    return WordScore(len(right), len(read), (there & found).total(), placed, placed * (order or 0.0))
+
+
+def order_of(places: Sequence[int]) -> float | None:
+    """The share of pairs that stand in ascending order, from 0 to 1; None where there are fewer than two places."""
+    seen: list[int] = []
+    inversions = 0
+    for place in places:
+        inversions += len(seen) - bisect_right(seen, place)
+        insort(seen, place)
+    pairs = len(places) * (len(places) - 1) // 2
+    return 1 - inversions / pairs if pairs else None
+
+
+def normal(text: str, loose: bool = False, ignore_case: bool = False) -> str:
     r"""Lines that end with \n, without blanks at their ends and without empty lines after the last; loose: in NFKC."""
     lines = re.split(r"\r\n?|\n", unicodedata.normalize("NFKC", text) if loose else text)
-    return "\n".join(line.rstrip() for line in lines).rstrip("\n")
+    kept = "\n".join(line.rstrip() for line in lines).rstrip("\n")
+    return kept.casefold() if ignore_case else kept
 
 
 def compared(text: str, loose: bool) -> str:
@@ -133,35 +221,33 @@ class _Line(BaseModel):
 
 
 def dataset(name: str) -> tuple[list[Page], list[str]]:
-    """The pages of a folder, a .jsonl or one image, and the images without a text beside them.
+    """The pages of a folder, a .jsonl, a .json or one image, and the images without a text beside them.
 
     Raises:
         SetupError: it is none of these, cannot be read, or has no page with a text.
     """
     path = Path(name)
     if not path.exists():
-        raise SetupError(f"{name} does not exist: give a folder of images with a .txt beside each, or a .jsonl")
-    if path.suffix.lower() == ".jsonl":
-        pages, without = _listed(path), list[str]()
-    elif path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
-        images = sorted(path.iterdir()) if path.is_dir() else [path]
-        truths = {str(image): truth_of(image) for image in images if image.suffix.lower() in IMAGE_SUFFIXES}
-        pages = [Page(image, truth) for image, truth in truths.items() if truth is not None]
-        without = [image for image, truth in truths.items() if truth is None]
+        raise SetupError(f"{name} does not exist: give a folder of images with their texts, a .jsonl or a .json")
+    suffix = path.suffix.lower()
+    without: list[str] = []
+    if suffix == ".jsonl":
+        pages = _listed(path)
+    elif suffix == ".json":
+        pages = [Page.of(path.parent / image, truth) for image, truth in truths_of_json(path).items()]
+    elif path.is_dir() or suffix in SUFFIXES:
+        images = [path]
+        if path.is_dir():
+            images = [image for image in sorted(path.iterdir()) if image.suffix.lower() in SUFFIXES]
+        named = truths_of_folder(path if path.is_dir() else path.parent, images)
+        truths = [(image, truth_of(image) or named.get(image.name)) for image in images]
+        pages = [Page.of(image, truth) for image, truth in truths if truth is not None]
+        without = [str(image) for image, truth in truths if truth is None]
     else:
-        raise SetupError(f"{name} is no data set: give a folder of images with a .txt beside each, or a .jsonl")
+        raise SetupError(f"{name} is no data set: give a folder of images with their texts, a .jsonl or a .json")
     if not pages:
         raise SetupError(f"{name} has no page with its text: put page.txt beside page.png, or list both in a .jsonl")
     return pages, without
-
-
-def truth_of(image: Path) -> str | None:
-    """The text beside an image, where there is one."""
-    path = image.with_suffix(".txt")
-    try:
-        return path.read_text(encoding="utf-8-sig") if path.is_file() else None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SetupError(f"{path} cannot be read ({error}): give the text of {image.name} in UTF-8") from error
 
 
 def _listed(path: Path) -> list[Page]:
@@ -194,9 +280,14 @@ def datasets(names: Iterable[str]) -> tuple[list[Page], list[str]]:
     return [page for pages, _ in found for page in pages], [image for _, without in found for image in without]
 
 
-def totals(pages: Sequence[Page], scores: Sequence[Score]) -> list[Row]:
-    """A row for all pages, and one a language."""
-    by: dict[str, list[Score]] = {"all": list(scores)}
-    for page, page_score in zip(pages, scores, strict=True):
-        by.setdefault(page.language, []).append(page_score)
-    return [{"language": name, "pages": len(of), **sum(of, Score()).row()} for name, of in by.items()]
+def totals(pages: Sequence[Page], scores: Sequence[Score], words: Sequence[WordScore] = ()) -> list[Row]:
+    """A row for all pages, and one a language; with the words by themselves, where their scores are given."""
+    languages = [page.language for page in pages]
+    rows: list[Row] = []
+    for name in ["all", *dict.fromkeys(languages)]:
+        of = [number for number, language in enumerate(languages) if name in ("all", language)]
+        row: Row = {"language": name, "pages": len(of), **sum((scores[number] for number in of), Score()).row()}
+        if words:
+            row |= sum((words[number] for number in of), WordScore()).row()
+        rows.append(row)
+    return rows

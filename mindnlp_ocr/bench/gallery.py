@@ -3,13 +3,13 @@
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
 from PIL import Image
 
-from mindnlp_ocr.bench.accuracy import Page, Score, compared, difference, normal
+from mindnlp_ocr.bench.accuracy import Page, Score, WordScore, compared, difference, normal
 from mindnlp_ocr.bench.results import Results, Row, shown
 
 BROWSERS_SHOW = {"PNG", "JPEG", "WEBP", "GIF"}
@@ -80,11 +80,14 @@ class Entry:
     fault: str | None
     score: Score
     loose: bool
+    ignore_case: bool = False
+    words: WordScore = field(default_factory=WordScore)
 
     @property
     def pieces(self) -> list[tuple[str, str]]:
         """The difference in the characters that were compared; a line end that differs is made visible."""
-        truth, reading = (compared(normal(text, self.loose), self.loose) for text in (self.page.truth, self.reading or ""))
+        texts = (normal(text, self.loose, self.ignore_case) for text in (self.page.truth, self.reading or ""))
+        truth, reading = (compared(text, self.loose) for text in texts)
         pieces = difference(truth, reading)
         return [(kind, text if kind == "same" else text.replace("\n", "↵\n")) for kind, text in pieces]
 

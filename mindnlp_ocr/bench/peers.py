@@ -1,6 +1,7 @@
 """Engines that read the same pages in processes of their own: asked in turns, then compared in time, tokens and text."""
 
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -16,6 +17,35 @@ OURS = "ours"
 TIMES = ("page_ms", "first_token_ms", "per_token_ms")
 Reading = dict[str, Any]  # TIMES, text, token_ids and prompt_tokens; None where an engine has no such thing
 TAIL = 8  # lines of what a process that died had said
+LANGUAGES = ("eng", "chi_sim")  # of Tesseract
+
+
+class Absent(Exception):
+    """A peer that is not here; the message says what is missing and how to get it."""
+
+
+def tesseract_command(serve: Path, segmentation: int) -> list[str]:
+    """How Tesseract is started.
+
+    Args:
+        serve: tools/peers/serve.py.
+        segmentation: its --psm.
+
+    Raises:
+        Absent: it is not installed, or a language is not.
+    """
+    remedy = "run `apt-get install tesseract-ocr tesseract-ocr-chi-sim`"
+    if shutil.which("tesseract") is None:
+        raise Absent(f"no tesseract on PATH: {remedy}")
+    listed = subprocess.run(["tesseract", "--list-langs"], capture_output=True, check=False, text=True)
+    if missing := set(LANGUAGES) - set((listed.stdout + listed.stderr).split()):
+        raise Absent(f"tesseract has no {' and no '.join(sorted(missing))}: {remedy}")
+    return [sys.executable, str(serve), "tesseract", str(segmentation)]
+
+
+def rapidocr_command(serve: Path) -> list[str]:
+    """How RapidOCR is started, which our own environment has: it finds the lines of pages."""
+    return [sys.executable, str(serve), "rapidocr"]
 
 
 class Stopped(Exception):

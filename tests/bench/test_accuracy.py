@@ -4,7 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from mindnlp_ocr.bench.accuracy import Page, Score, dataset, datasets, difference, own_datasets, score, totals
+from mindnlp_ocr.bench.accuracy import (
+    Page,
+    Score,
+    WordScore,
+    dataset,
+    datasets,
+    difference,
+    order_of,
+    own_datasets,
+    score,
+    totals,
+    word_score,
+)
 from mindnlp_ocr.errors import SetupError
 from tests.conftest import ROOT
 
@@ -85,6 +97,48 @@ def test_a_difference_gives_both_texts_again() -> None:
         ("extra", "0"),
     ]
     assert difference("", "a") == [("extra", "a")]
+
+
+# Words without order, and order without words
+
+
+@pytest.mark.parametrize(
+    ("truth", "reading", "expected"),
+    [
+        ("a b c d", "a b c d", WordScore(4, 4, 4, 4, 4.0)),
+        ("a b c d", "d c b a", WordScore(4, 4, 4, 4, 0.0)),
+        ("a b c d", "c d a b", WordScore(4, 4, 4, 4, 4 * (1 - 4 / 6))),
+        ("a a b c", "a c x b a a", WordScore(4, 6, 4, 2, 0.0)),  # a word that occurs twice has no place
+        ("a b", "a x", WordScore(2, 2, 1, 0, 0.0)),
+        ("a b", None, WordScore(2, 0, 0, 0, 0.0)),
+        ("", "", WordScore()),
+        ("会议 B", "议会 b", WordScore(3, 3, 2, 2, 0.0)),
+    ],
+)
+def test_words_are_counted_without_order_and_order_by_itself(truth: str, reading: str | None, expected: WordScore) -> None:
+    assert word_score(truth, reading) == expected
+
+
+def test_recall_precision_f1_and_order_of_several_pages() -> None:
+    both = word_score("a b c d", "a b x y z z") + word_score("a b c", "c b a")
+    assert (both.recall_percent, both.precision_percent, both.f1_percent) == (100 * 5 / 7, 100 * 5 / 9, 1000 / 16)
+    assert both.order == 2 / 5  # two words in order, three reversed
+    assert (WordScore().recall_percent, WordScore().precision_percent, WordScore().f1_percent) == (100, 100, 100)
+    assert WordScore().order is None
+
+
+def test_order_is_the_share_of_pairs_in_order() -> None:
+    assert [order_of(places) for places in ([], [5], [1, 2], [2, 1], [3, 1, 2], [1, 3, 2, 4])] == [
+        *(None, None, 1, 0),
+        pytest.approx(1 / 3),
+        pytest.approx(5 / 6),
+    ]
+
+
+def test_case_is_ignored_on_request() -> None:
+    assert score("Total RM", "TOTAL rm", ignore_case=True) == Score(8, 0, 2, 0, 1, 1)
+    assert word_score("Total RM", "TOTAL rm", ignore_case=True).found == 2
+    assert word_score("Total RM", "TOTAL rm").found == 0
 
 
 # Data sets

@@ -140,7 +140,6 @@ def run(tool: Tool) -> Tool:
     [
         (["--peers", "easyocr"], "--peers names easyocr: give transformers, openvino, tesseract, rapidocr or none"),
         (["--peer-python", "no/python"], "transformers: no/python is missing: the head of --help has the commands"),
-        (["--peers", "rapidocr", "--rapidocr-python", "no/python"], "rapidocr: no/python is missing: the head of --help"),
         (
             ["--peers", "tesseract"],
             "tesseract: no tesseract on PATH: run `apt-get install tesseract-ocr tesseract-ocr-chi-sim`",
@@ -180,21 +179,24 @@ def test_tesseract_without_chinese_is_not_here(
 def test_ours_beside_a_peer_that_dies_and_those_that_are_absent(
     run: Tool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In a tree of its own, where no environment of a peer is; RapidOCR is not installed in ours."""
+    """In a tree of its own, where no environment of a peer is; OpenVINO is not installed in ours, RapidOCR is."""
     monkeypatch.setenv("PATH", "")
     (tmp_path / "tools").symlink_to(ROOT / "tools")
     (tmp_path / "tests").symlink_to(ROOT / "tests")
-    status = run("--smoke", "--rapidocr-python", sys.executable, "--output", tmp_path / "a.json", root=tmp_path)
+    (tmp_path / "ir").mkdir()
+    (tmp_path / "ir" / "openvino_language_model.xml").touch()
+    status = run("--smoke", *OPENVINO, tmp_path / "ir", "--output", tmp_path / "a.json", root=tmp_path)
     printed = capsys.readouterr()
     assert status == 1
-    absent = ("transformers is left out: .venv-reference/bin/python", "openvino is left out: .venv-openvino/bin/python")
-    assert all(f"{line} is missing: the head of --help has the commands that make it\n" in printed.err for line in absent)
+    assert "transformers is left out: .venv-reference/bin/python is missing: the head of --help has the" in printed.err
     assert "tesseract is left out: no tesseract on PATH: run `apt-get" in printed.err
-    assert "error: rapidocr: its process ended with exit status 1, having said:\n" in printed.err
-    assert "    ModuleNotFoundError: No module named 'rapidocr_onnxruntime'\n" in printed.err
+    assert "error: openvino ir:f32: its process ended with exit status 1, having said:\n" in printed.err
+    assert "    ModuleNotFoundError: No module named 'openvino'\n" in printed.err
     results = Results.load(tmp_path / "a.json")
     assert results.smoke
-    ours, rapidocr = results.sections["pages"].rows
+    ours, openvino, rapidocr = results.sections["pages"].rows
     assert (ours["page"], ours["engine"], ours["ratio"], ours["cer_percent"]) == ("word_56x56.png", "ours", 1, 0)
-    assert (rapidocr["engine"], rapidocr["page_ms"], rapidocr["cer_percent"]) == ("rapidocr", None, None)
+    assert (openvino["engine"], openvino["page_ms"], openvino["cer_percent"]) == ("openvino ir:f32", None, None)
+    assert (rapidocr["engine"], rapidocr["cer_percent"]) == ("rapidocr", 0)
+    assert str(results.row("totals", engine="rapidocr")["version"]).startswith("rapidocr 3.")
     assert str(results.row("totals", engine="ours")["version"]).startswith("mindnlp-ocr 0.")

@@ -110,6 +110,55 @@ def test_the_gallery_stands_alone_holds_the_images_and_is_escaped(run: Tool, sca
     assert "http://" not in page and "https://" not in page and "<link" not in page
 
 
+def test_lines_at_true_boxes_are_scored_one_by_one(run: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("line", "word", "broken"):
+        shutil.copy(LINE if name == "line" else WORD, tmp_path / f"{name}.png")
+    (tmp_path / "broken.png").write_bytes((ROOT / WORD).read_bytes()[:100])
+    (tmp_path / "word.txt").write_text("no boxes", encoding="utf-8")
+    text = case("line_392x28")["text"]
+    truths = {"line.png": [[0, 0, 392, 28, text], [0, 0, 392, 28, text + "!"]], "broken.png": [[0, 0, 56, 56, "ab"]]}
+    (tmp_path / "truths.json").write_text(json.dumps(truths), encoding="utf-8")
+    assert run(tmp_path, "--true-boxes", "--output", tmp_path / "out" / "a.json") == 1
+    printed = capsys.readouterr()
+    assert f"skipped: the truth of {tmp_path / 'word.png'} has no boxes\n" in printed.err
+    assert f"error: {tmp_path / 'broken.png'}: " in printed.err
+    broken, line = Results.load(tmp_path / "out" / "a.json").sections["pages"].rows
+    assert (broken["characters"], broken["character_errors"], broken["lines"]) == (2, 2, 1)
+    assert (line["lines"], line["exact_lines"], line["character_errors"], line["reading_order"]) == (2, 1, 1, None)
+
+
+def test_peers_are_scored_beside_and_those_that_are_absent_are_named(
+    run: Tool, scans: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    (scans / "line.txt").write_text(case("line_392x28")["text"], encoding="utf-8")
+    assert run(scans, "--output", tmp_path / "a.json", "--loose", "--peers", "tesseract", "rapidocr") == 1
+    printed = capsys.readouterr()
+    assert "tesseract is left out: no tesseract on PATH: run `apt-get install" in printed.err
+    assert f"error: rapidocr: {scans / 'broken.png'} could not be read: " in printed.err
+    assert "\nrapidocr:\nall       3 pages: CER" in printed.out
+    results = Results.load(tmp_path / "a.json")
+    assert results.row("peers", engine="rapidocr", language="all")["pages"] == 3
+    rows = {Path(str(row["page"])).stem: row for row in results.sections["peer_pages"].rows}
+    assert (rows["broken"]["cer_percent"], rows["word"]["cer_percent"]) == (100, 0)
+
+
+def test_words_and_order_are_reported_and_case_can_be_ignored(
+    run: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(LINE, tmp_path / "line.png")
+    (tmp_path / "line.txt").write_text(case("line_392x28")["text"].swapcase(), encoding="utf-8")
+    assert run(tmp_path, "--max-cer", 0) == 1
+    capsys.readouterr()
+    assert run(tmp_path, "--max-cer", 0, "--ignore-case", "--output", tmp_path / "new" / "a.json") == 0
+    assert (
+        "words without order: recall 100.0 %, precision 100.0 %, F1 100.0 %, reading order 1.0000\n"
+        in capsys.readouterr().out
+    )
+    row = Results.load(tmp_path / "new" / "a.json").row("totals", language="all")
+    assert (row["word_f1_percent"], row["reading_order"]) == (100, 1)
+
+
 def test_an_image_that_browsers_do_not_show_becomes_a_png(tmp_path: Path) -> None:
     from PIL import Image
 
@@ -131,6 +180,9 @@ def test_an_image_that_browsers_do_not_show_becomes_a_png(tmp_path: Path) -> Non
         ([WORD, "--max-cer", "-1"], "argument --max-cer: '-1' is given: give a percentage, 0 or more"),
         ([WORD, "--max-cer", "nan"], "argument --max-cer: 'nan' is given"),
         ([WORD, "--worst", "0"], "argument --worst: '0' is given: give 1 or more"),
+        ([WORD, "--true-boxes"], "error: --true-boxes: no page has a truth with boxes: give hOCR or JSON with boxes"),
+        ([WORD, "--true-boxes", "--peers", "rapidocr"], "error: --true-boxes and --peers are both given"),
+        ([WORD, "--dpi", "1"], "error: --dpi is 1: give 10 to 2400"),
         ([WORD, "--batch-size", "0"], "error: --batch-size is 0: give 1 or more"),
         ([WORD, "--gallery", "tests"], "error: tests cannot be written (Is a directory): name another file"),
     ],

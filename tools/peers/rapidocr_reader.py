@@ -4,19 +4,19 @@ import time
 from typing import Any
 
 from common import Reader, untokenized
-from rapidocr_onnxruntime import RapidOCR  # type: ignore[import-not-found, unused-ignore]
+from rapidocr import RapidOCR
 
 
 class Rapid(Reader):
-    packages = ("rapidocr-onnxruntime", "onnxruntime")
+    packages = ("rapidocr", "onnxruntime")
 
     def __init__(self) -> None:
-        self._read = RapidOCR()
+        self._read = RapidOCR(params={"Global.log_level": "error"})
 
     def read(self, path: str) -> dict[str, Any]:
         start = time.perf_counter()
-        lines, _ = self._read(path)
-        return untokenized("\n".join(text for _, text, _ in lines or []), start)
+        found = self._read(path)
+        return untokenized("\n".join(found.txts or ()), start)
 
 
 def open_reader() -> Reader:
