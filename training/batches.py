@@ -1,0 +1,289 @@
+"""Batches of one shape each, drawn without end by the loader's processes: lines, small pages, windows of pages, layouts."""
+
+import io
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from training.fonts import Mask, Store
+from training.lines import draw_line
+from training.pages import Columns, draw_page
+from training.real import Page, RealPages, crops, layout, resized, rows_of, window
+
+SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
+TEXT_PROMPT, LAYOUT_PROMPT = "\nText Recognition:", "\nLayout Detection:"
+PROMPTS = (
+    "Extract all text from this image.",
+    "OCR",
+    "Read all the text in the image.",
+    "Extract all text from this invoice.",
+    "识别图中的文字。",
+    "Text:",
+    "What does the image say?",
+    "请识别图片中的所有文字。",
+    "Recognize the text.",
+    "Transcribe this page.",
+    "Please output all text content in the image.",
+    "提取图中文字",
+)
+WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 21, 24, 28, 32, 37, 42, 48, 55, 60)  # image tokens of a line
+SMALL_PAGES = ((2, 14), (2, 28), (3, 20), (4, 14), (7, 8), (8, 12), (6, 16), (12, 8))  # rows and columns of image tokens
+PAGES = (*SMALL_PAGES, (12, 16), (16, 12), (8, 24), (24, 16), (16, 24), (20, 19), (3, 40), (4, 34))
+LAYOUT_GRID, LAYOUT_ROOM = (22, 22), 620
+READ_HEIGHT = 40  # the reader scales a crop to this height, and the image processor rounds it down to 28
+STRETCHED = 0.86  # the share of lines that are read so
+SHARES = {
+    "drawn_lines": 0.45,
+    "pdf_lines": 0.17,
+    "scan_lines": 0.055,
+    "drawn_pages": 0.13,
+    "windows": 0.11,
+    "layouts": 0.085,
+}
+RESAMPLING = (
+    Image.Resampling.BILINEAR,
+    Image.Resampling.BICUBIC,
+    Image.Resampling.BICUBIC,
+    Image.Resampling.BOX,
+    Image.Resampling.LANCZOS,
+)
+
+
+def prompt_tail(prompt: str) -> str:
+    """What stands between the picture and the answer."""
+    return f"<|vision_end|>{prompt}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def text_room(rows: int, columns: int) -> int:
+    """Tokens after the picture, prompt and answer together."""
+    if (rows, columns) == LAYOUT_GRID:
+        return LAYOUT_ROOM
+    return int(18 + 3 * columns) if rows == 1 else min(420, int(24 + 1.45 * rows * columns))
+
+
+class Row(NamedTuple):
+    picture: Mask
+    prompt: list[int]
+    answer: list[int]
+
+
+@dataclass
+class Batch:
+    """Pictures of one size and what follows them.
+
+    Attributes:
+        drawn: the pictures are ink masks; else grey pictures.
+        pictures: uint8 [batch, height, width].
+        after: token ids after the picture [batch, tokens].
+        learnt: where the next token counts [batch, tokens].
+    """
+
+    drawn: bool
+    pictures: Tensor
+    after: Tensor
+    learnt: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        moved = (t.to(device, non_blocking=True) for t in (self.pictures, self.after, self.learnt))
+        return Batch(self.drawn, *moved)
+
+    def pin_memory(self) -> "Batch":
+        return Batch(self.drawn, self.pictures.pin_memory(), self.after.pin_memory(), self.learnt.pin_memory())
+
+    @property
+    def kind(self) -> str:
+        height, width = self.pictures.shape[1:]
+        shape = "line" if height == 28 else "layout" if height == width == 28 * LAYOUT_GRID[0] else "page"
+        return f"{'drawn' if self.drawn else 'real'} {shape}"
+
+
+class Batches(torch.utils.data.IterableDataset[Batch]):
+    """Endless batches of about so many tokens."""
+
+    def __init__(
+        self,
+        store: Store,
+        real: RealPages | None,
+        tokenizer: Path,
+        seed: int = 0,
+        tokens: int = 84000,
+        shares: dict[str, float] | None = None,
+    ) -> None:
+        self._store, self._real, self._tokenizer_path = store, real, tokenizer
+        self._seed, self._tokens = seed, tokens
+        self._shares = dict(SHARES if shares is None else shares)
+        if real is None or not real.typeset:
+            for name in ("pdf_lines", "windows", "layouts"):
+                self._shares.pop(name, None)
+        if real is None or not (real.receipts or real.books):
+            self._shares.pop("scan_lines", None)
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = torch.utils.data.get_worker_info()
+        self._r = Random(self._seed * 1000 + (worker.id if worker else 0))
+        tokenizer = Tokenizer.from_file(str(self._tokenizer_path))
+        self._encode: Callable[[str], list[int]] = lambda text: tokenizer.encode(text).ids
+        self._end, self._pad = tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")
+        self._tails = [self._encode(prompt_tail(prompt)) for prompt in PROMPTS]
+        self._text_tail = self._encode(prompt_tail(TEXT_PROMPT))
+        self._layout_tail = self._encode(prompt_tail(LAYOUT_PROMPT))
+        self._pools: dict[tuple[bool, int], list[Row]] = defaultdict(list)
+        makers = {name: getattr(self, f"_{name}") for name in self._shares}
+        while True:
+            name = self._r.choices(list(self._shares), list(self._shares.values()))[0]
+            yield makers[name]()
+
+    def _size(self, rows: int, columns: int) -> int:
+        taken = rows * columns * 1.6 + text_room(rows, columns)
+        return max(8, min(2048, int(self._tokens / taken) // 8 * 8))
+
+    def _row(self, picture: Mask, prompt: list[int], text: str, room: int) -> Row | None:
+        answer = [*(self._encode(text) if text else []), self._end]
+        return Row(picture, prompt, answer) if len(prompt) + len(answer) <= room else None
+
+    def _prompt(self, new: float) -> list[int]:
+        return self._text_tail if self._r.random() < new else self._r.choice(self._tails)
+
+    def _pack(self, drawn: bool, room: int, rows: list[Row]) -> Batch:
+        after = np.full((len(rows), room), self._pad, np.int64)
+        learnt = np.zeros((len(rows), room), bool)
+        for i, row in enumerate(rows):
+            start, stop = len(row.prompt), len(row.prompt) + len(row.answer)
+            after[i, :stop] = row.prompt + row.answer
+            learnt[i, start - 1 : stop - 1] = True
+        used = min(room, (int(learnt.any(0).nonzero()[0].max()) + 2 + 7) // 8 * 8)
+        pictures = torch.from_numpy(np.stack([row.picture for row in rows]))
+        return Batch(drawn, pictures, torch.from_numpy(after[:, :used]), torch.from_numpy(learnt[:, :used]))
+
+    # Lines
+
+    def _put_line(self, drawn: bool, crop: Mask, text: str, stretched: bool) -> Batch | None:
+        """A line into the pool of its width, scaled as the reader scales it; a full pool is a batch."""
+        r = self._r
+        height, width = crop.shape
+        if stretched:
+            between = READ_HEIGHT if r.random() < 0.75 else r.randint(29, 41)
+            wide = max(6, int(width * between / height * r.uniform(0.97, 1.03) + 0.5))
+        else:
+            between, wide = 28, max(6, int(width * 28 / height * r.uniform(0.93, 1.07) + 0.5))
+        count = max(1, round(wide / 28))
+        near = min(WIDTHS, key=lambda tokens: abs(math.log(tokens / count)))
+        if count > 3 and abs(math.log(near * 28 / wide)) > 0.11:
+            return None
+        image = Image.fromarray(crop)
+        if r.random() < 0.12 and height > 14:  # a coarse scan of it
+            scale = r.uniform(9, 16) / height
+            if scale < 0.9:
+                size = (max(4, int(width * scale + 0.5)), max(8, int(height * scale + 0.5)))
+                image = image.resize(size, r.choice((*RESAMPLING[:2], Image.Resampling.BOX, Image.Resampling.HAMMING)))
+        if stretched:
+            image = image.resize((wide, between), r.choice(RESAMPLING)).resize((near * 28, 28), Image.Resampling.BICUBIC)
+        else:
+            image = image.resize((near * 28, 28), r.choice(RESAMPLING))
+        row = self._row(np.asarray(image), self._prompt(0.6), text, text_room(1, near))
+        if row is None:
+            return None
+        pool = self._pools[drawn, near]
+        pool.append(row)
+        if len(pool) < self._size(1, near):
+            return None
+        self._pools[drawn, near] = []
+        return self._pack(drawn, text_room(1, near), pool)
+
+    def _drawn_lines(self) -> Batch:
+        r, widest = self._r, WIDTHS[-1]
+        while True:
+            count = math.exp(r.uniform(math.log(1.2), math.log(widest))) if r.random() < 0.62 else r.uniform(1.2, widest)
+            stretched = r.random() < STRETCHED
+            drawn = draw_line(self._store, r, int(28 * count / (READ_HEIGHT / 28 if stretched else 1.0)) + 4)
+            if drawn and (batch := self._put_line(True, as_jpeg(r, drawn[0]), drawn[1], stretched)):
+                return batch
+
+    def _real_lines(self, draw: Callable[[Random], Page]) -> Batch:
+        while True:
+            for crop, text in crops(self._r, draw(self._r)):
+                if batch := self._put_line(False, crop, text, self._r.random() < STRETCHED):
+                    return batch
+
+    def _pdf_lines(self) -> Batch:
+        return self._real_lines(self._real.pdf)  # type: ignore[union-attr]
+
+    def _scan_lines(self) -> Batch:
+        return self._real_lines(self._real.scan)  # type: ignore[union-attr]
+
+    # Pages
+
+    def _fill(self, drawn: bool, grid: tuple[int, int], make: Callable[[], Row | None]) -> Batch:
+        rows: list[Row] = []
+        while len(rows) < self._size(*grid):
+            row = make()
+            if row is not None:
+                rows.append(row)
+        return self._pack(drawn, text_room(*grid), rows)
+
+    def _drawn_pages(self) -> Batch:
+        r = self._r
+        grid = r.choice(PAGES)
+        height, width, room = grid[0] * 28, grid[1] * 28, text_room(*grid)
+
+        def make() -> Row | None:
+            limit = int(room * r.uniform(0.7, 2.2))
+            if r.random() < 0.015:
+                return self._row(np.zeros((height, width), np.uint8), self._prompt(0.3), "", room)
+            if grid[1] > 6 and r.random() < 0.45:
+                page, text = Columns(self._store, r, height, width).draw(limit)
+            else:
+                page, text = draw_page(self._store, r, height, width, limit)
+            return self._row(as_jpeg(r, page), self._prompt(0.3), text, room) if text else None
+
+        return self._fill(True, grid, make)
+
+    def _windows(self) -> Batch:
+        """Windows of PDF pages, and of receipts and books, whose rows are joined."""
+        r, real = self._r, self._real
+        assert real is not None
+        receipts = bool(real.receipts or real.books) and r.random() < 0.25
+        grid = r.choice([grid for grid in PAGES if grid[0] > 2] if receipts else PAGES)
+        room = text_room(*grid)
+
+        def make() -> Row | None:
+            page = real.scan(r) if receipts else real.pdf(r)
+            paper = 255
+            if receipts:
+                heights = sorted(line.height for line in page.lines)
+                page = resized(page, r.uniform(12, 24) / max(4, heights[len(heights) // 2]))
+                paper = int(np.median(page.image))
+            found = window(r, page, grid[0] * 28, grid[1] * 28, paper)
+            if found is None or not (receipts or 9 < found[1][0].height < 40):
+                return None
+            text = rows_of(found[1]) if receipts else "\n".join(line.text for line in found[1])
+            return self._row(found[0], self._prompt(0.5), text, room)
+
+        return self._fill(False, grid, make)
+
+    def _layouts(self) -> Batch:
+        def make() -> Row | None:
+            assert self._real is not None
+            found = layout(self._r, self._real.pdf(self._r), LAYOUT_GRID[0] * 28)
+            return self._row(found[0], self._layout_tail, found[1], LAYOUT_ROOM) if found else None
+
+        return self._fill(False, LAYOUT_GRID, make)
+
+
+def as_jpeg(r: Random, picture: Mask) -> Mask:
+    """The picture after JPEG, now and then."""
+    if r.random() >= 0.12:
+        return picture
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=r.randint(25, 70))
+    return np.asarray(Image.open(file))

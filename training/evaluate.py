@@ -1,0 +1,206 @@
+"""Measure a checkpoint on pages kept apart: a table of error rates as JSON.
+
+    python -m training.evaluate CHECKPOINT --pages DEV --data DATA --output figures.json
+
+DEV holds ``receipts.json`` and ``typeset.json`` beside their pictures (training/README.md has the form), and ``boxes.json``,
+the boxes that a text detector finds on the typeset pages ({file: [four corners, ...]}). Sets whose files are absent are left
+out; the drawn sets need DATA alone. ``--limit`` takes the first so many pages of each set.
+"""
+
+import argparse
+import json
+import logging
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from training.checkpoint import load
+from training.decode import Reader, Reading, as_read
+from training.fonts import Font, Store, load_face
+from training.lines import draw_empty
+from training.texts import is_chinese
+
+log = logging.getLogger("training")
+MARGIN = 0.11  # of a true box's height, on every side
+Figures = dict[str, float]
+
+
+def distance(found: str, wanted: str) -> int:
+    """The least number of characters to insert, delete or replace."""
+    above = list(range(len(wanted) + 1))
+    for i, a in enumerate(found, 1):
+        last, above[0] = above[0], i
+        for j, b in enumerate(wanted, 1):
+            last, above[j] = above[j], min(above[j] + 1, above[j - 1] + 1, last + (a != b))
+    return above[-1]
+
+
+def character_error(pairs: Iterable[tuple[str, str]]) -> float:
+    """Percent of the true characters; a line counts at most as all of its characters."""
+    wrong = count = 0
+    for found, wanted in pairs:
+        wrong += min(len(wanted), distance(found, wanted))
+        count += len(wanted)
+    return round(100 * wrong / max(1, count), 2)
+
+
+def word_f1(found: Counter[str], wanted: Counter[str]) -> float:
+    return 2 * (found & wanted).total() / max(1, found.total() + wanted.total())
+
+
+def calibration_error(readings: list[Reading], right: list[bool], bins: int = 10) -> float:
+    """The mean gap of confidence and share of right lines, over bins of equally many lines."""
+    order = np.argsort([reading.confidence for reading in readings], kind="stable")
+    confidence, hits = np.array([reading.confidence for reading in readings]), np.array(right, float)
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    gaps = [abs(confidence[part].mean() - hits[part].mean()) * len(part) for part in parts]
+    return round(float(sum(gaps) / max(1, len(readings))), 3)
+
+
+def padded(image: Image.Image, box: Iterable[float], margin: float) -> Image.Image:
+    left, top, right, bottom = box
+    more = (bottom - top) * margin
+    edges = (max(0, left - more), max(0, top - more), min(image.width, right + more), min(image.height, bottom + more))
+    return image.crop(tuple(round(edge) for edge in edges))
+
+
+def plain(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def receipts(reader: Reader, pages: Path, limit: int) -> Figures:
+    """True boxes, without regard to case."""
+    crops, truths = [], []
+    for file, lines in sorted(json.loads((pages / "receipts.json").read_text("utf8")).items())[:limit]:
+        image = Image.open(pages / file)
+        for *box, text in lines:
+            crops.append(as_read(padded(image, box, MARGIN)))
+            truths.append(plain(text))
+    readings = reader.read(crops)
+    found = [plain(reading.text) for reading in readings]
+    right = [a == b for a, b in zip(found, truths, strict=True)]
+    figures = [a for a, b in zip(right, truths, strict=True) if sum(map(str.isdigit, b)) >= 0.4 * len(b)]
+    return {
+        "receipts: character errors, %": character_error(zip(found, truths, strict=True)),
+        "receipts: lines right, %": round(100 * sum(right) / len(right), 1),
+        "receipts: lines of figures right, %": round(100 * sum(figures) / max(1, len(figures)), 1),
+        "receipts: calibration error": calibration_error(readings, right),
+    }
+
+
+def typeset(reader: Reader, pages: Path, limit: int) -> Figures:
+    """A detector's boxes as they are; words without their order."""
+    boxes = json.loads((pages / "boxes.json").read_text("utf8"))
+    found: dict[str, Counter[str]] = {"clean": Counter(), "scan": Counter()}
+    score: dict[str, list[float]] = {"clean": [0, 0], "scan": [0, 0]}
+    for file, page in sorted(json.loads((pages / "typeset.json").read_text("utf8")).items())[:limit]:
+        image = Image.open(pages / file).convert("RGB")
+        corners = [np.array(box) for box in boxes[file]]
+        crops = [padded(image, (*box.min(0), *box.max(0)), 0) for box in corners if np.ptp(box, 0).min() >= 3]
+        texts = " ".join(reading.text for reading in reader.read([as_read(crop) for crop in crops]))
+        words, truth = Counter(re.findall(r"\S+", texts)), Counter(re.findall(r"\S+", page["text"]))
+        kind = "scan" if "scan" in file else "clean"
+        found[kind] += words
+        score[kind][0] += 2 * (words & truth).total()
+        score[kind][1] += words.total() + truth.total()
+    both = [sum(part) for part in zip(*score.values(), strict=True)]
+    rates = {**score, "all": both}
+    return {f"typeset, {kind}: word F1": round(hits / max(1, count), 4) for kind, (hits, count) in rates.items() if count}
+
+
+def drawn_crop(r: Random, font: Font, size: int, text: str, noisy: bool) -> Image.Image:
+    """A line on paper, cut about its ink; degraded in other ways than in training."""
+    rng = np.random.default_rng(r.getrandbits(32))
+    face = load_face(font.path, size)
+    face.spacing = 0.0
+    page = np.zeros((3 * size, int(face.width(text)) + 40), np.uint8)
+    face.draw(page, 20, size, text)
+    rows, columns = (page.any(axis).nonzero()[0] for axis in (1, 0))
+    image = Image.fromarray(255 - (page * r.uniform(0.73, 1)).astype(np.uint8))
+    if noisy:
+        blurred = np.asarray(image.filter(ImageFilter.GaussianBlur(r.uniform(0, 0.9)))).astype(float)
+        grey = blurred * r.uniform(0.75, 1) + rng.standard_normal(blurred.shape) * r.uniform(6, 38)
+        if r.random() < 0.4:
+            specks = rng.random(grey.shape)
+            grey = np.where(specks < 0.01, 0, np.where(specks > 0.99, 255, grey))
+        image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+    return padded(image, (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1), MARGIN)
+
+
+def unseen_fonts(reader: Reader, held_out: Store, each: int) -> Figures:
+    """Chinese prose in the fonts that are held out, simplified and traditional, clean and noisy."""
+    figures: Figures = {}
+    for script in ("simplified", "traditional"):
+        fonts = [font for font in held_out.chinese if getattr(font, script)]
+        for noisy in (False, True) if fonts else ():
+            r = Random(77)
+            crops, truths = [], []
+            while len(truths) < each * len(fonts):
+                font = fonts[len(truths) % len(fonts)]
+                text = held_out.texts.snippet(r, "zh", r.randint(6, 26))
+                text = held_out.into_traditional(text) if script == "traditional" else text
+                text = "".join(c for c in font.keep(text) if is_chinese(c) or c in "，。、；：？！（）《》")
+                if len(text) >= 6:
+                    crops.append(as_read(drawn_crop(r, font, r.choice((13, 15, 17, 20, 24)), text, noisy)))
+                    truths.append(text)
+            found = [reading.text for reading in reader.read(crops)]
+            name = f"unseen fonts, {script}, {'noisy' if noisy else 'clean'}"
+            figures[f"{name}: character errors, %"] = character_error(zip(found, truths, strict=True))
+            marks = Counter("".join(c for text in truths for c in text if c in "，。、；："))
+            hits = sum((Counter(a) & Counter(b) & marks).total() for a, b in zip(found, truths, strict=True))
+            figures[f"{name}: marks found, %"] = round(100 * hits / max(1, sum(marks.values())), 1)
+    return figures
+
+
+def empty_crops(reader: Reader, store: Store, count: int) -> Figures:
+    r = Random(5)
+    masks = [draw_empty(store, r, r.choice((100, 200, 400))) for _ in range(count)]
+    crops = [as_read(Image.fromarray(255 - (mask * r.uniform(0.5, 1)).astype(np.uint8))) for mask in masks]
+    silent = sum(not reading.text.strip() for reading in reader.read(crops))
+    return {"crops without text: nothing read, %": round(100 * silent / count, 1)}
+
+
+def measure(options: argparse.Namespace) -> Figures:
+    reader = Reader(load(options.checkpoint), options.checkpoint / "tokenizer.json")
+    figures: Figures = {}
+    tasks: list[Callable[[], Figures]] = []
+    pages: Path | None = options.pages
+    if pages and (pages / "receipts.json").exists():
+        tasks.append(lambda: receipts(reader, pages, options.limit))
+    if pages and (pages / "boxes.json").exists():
+        tasks.append(lambda: typeset(reader, pages, options.limit))
+    if options.data:
+        tasks.append(lambda: unseen_fonts(reader, Store(options.data, held_out=True), options.lines))
+        tasks.append(lambda: empty_crops(reader, Store(options.data), 80))
+    for task in tasks:
+        start = time.time()
+        found = task()
+        log.info("%s (%.0f s)", found, time.time() - start)
+        figures.update(found)
+    return figures
+
+
+def main(arguments: list[str] | None = None) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--pages", type=Path, help="development pages")
+    parser.add_argument("--data", type=Path, help="fonts and texts, for what is drawn")
+    parser.add_argument("--limit", type=int, default=1000, help="pages of each set")
+    parser.add_argument("--lines", type=int, default=60, help="lines drawn in each unseen font")
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args(arguments)
+    figures: dict[str, Any] = measure(options)
+    if options.output:
+        options.output.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf8")
+
+
+if __name__ == "__main__":
+    main()

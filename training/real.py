@@ -1,0 +1,193 @@
+"""Pages not drawn for this: typeset PDFs, at another resolution each time, and scans of receipts and books."""
+
+import gzip
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from training.fonts import Mask
+from training.texts import is_chinese
+
+RESOLUTIONS = (80, 96, 100, 120, 144, 150, 170, 200, 200, 240)
+CHINESE_SHARE = 0.3
+BOOK_SHARE = 0.22
+RESAMPLING = (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR, Image.Resampling.LANCZOS)
+
+
+@dataclass
+class Line:
+    """A line of text and its box in pixels."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    text: str
+
+    @property
+    def height(self) -> float:
+        return self.bottom - self.top
+
+    def moved(self, x: float, y: float) -> "Line":
+        return Line(self.left - x, self.top - y, self.right - x, self.bottom - y, self.text)
+
+    def outside(self, width: int, height: int) -> bool:
+        return self.right < 0 or self.bottom < 0 or self.left > width or self.top > height
+
+    def inside(self, width: int, height: int) -> bool:
+        return self.left >= -1 and self.top >= -1 and self.right <= width + 1 and self.bottom <= height + 1
+
+
+@dataclass
+class Page:
+    """A grey picture (255 is paper), its lines, and its paragraphs as first and last line."""
+
+    image: Mask
+    lines: list[Line]
+    blocks: list[tuple[int, int]]
+
+
+class RealPages:
+    """The pages of a folder: ``pdfs/`` with ``pdf_lines.json.gz``, ``receipts/`` and ``books/`` with a JSON file each."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        lines = folder / "pdf_lines.json.gz"
+        pages = json.loads(gzip.decompress(lines.read_bytes()).decode("utf8")) if lines.exists() else []
+        self.typeset: list[dict[str, Any]] = [page for page in pages if len(page["lines"]) > 2]
+        self._chinese = [page for page in self.typeset if mostly_chinese(page)]
+        self.receipts, self.books = (self._scans(name) for name in ("receipts", "books"))
+
+    def _scans(self, name: str) -> list[tuple[Path, list[list[Any]]]]:
+        path = self._folder / f"{name}.json"
+        scans = json.loads(path.read_text("utf8")) if path.exists() else {}
+        return [(self._folder / name / file, lines) for file, lines in scans.items() if len(lines) > 1]
+
+    def pdf(self, r: Random) -> Page:
+        import pypdfium2
+
+        page = r.choice(self._chinese if self._chinese and r.random() < CHINESE_SHARE else self.typeset)
+        scale = r.choice(RESOLUTIONS) / 72
+        document = pypdfium2.PdfDocument(self._folder / "pdfs" / page["pdf"])
+        image = document[page["page"]].render(scale=scale, grayscale=True).to_numpy()
+        document.close()
+        lines = [Line(*(scale * edge for edge in line[:4]), line[4]) for line in page["lines"]]
+        return Page(image[:, :, 0] if image.ndim == 3 else image, lines, [(first, last) for first, last in page["blocks"]])
+
+    def scan(self, r: Random) -> Page:
+        books = self.books and (not self.receipts or r.random() < BOOK_SHARE)
+        path, lines = r.choice(self.books if books else self.receipts)
+        return Page(np.asarray(Image.open(path).convert("L")), [Line(*line) for line in lines], [])
+
+
+def mostly_chinese(page: dict[str, Any]) -> bool:
+    text = "".join(line[4] for line in page["lines"])
+    return sum(map(is_chinese, text)) > 0.2 * len(text)
+
+
+def crops(r: Random, page: Page) -> Iterator[tuple[Mask, str]]:
+    """Every line at its own resolution, cut with the margins of a detector that is now and then a little off."""
+    height, width = page.image.shape
+
+    def margin() -> float:
+        k = r.random()
+        return r.uniform(0.06, 0.17) if k < 0.6 else r.uniform(-0.02, 0.24) if k < 0.92 else r.uniform(0.2, 0.4)
+
+    for line in page.lines:
+        if not 6 <= line.height <= 160:
+            continue
+        before, after = (line.height * (r.uniform(0.05, 0.3) if r.random() < 0.85 else r.uniform(0, 0.05)) for _ in range(2))
+        left, right = int(max(0, line.left - before + 0.5)), int(min(width, line.right + after + 0.5))
+        top = int(max(0, line.top - line.height * margin() + 0.5))
+        bottom = int(min(height, line.bottom + line.height * margin() + 0.5))
+        if right - left >= 5 and bottom - top >= 6:
+            yield page.image[top:bottom, left:right], line.text
+
+
+def window(r: Random, page: Page, height: int, width: int, paper: int = 255) -> tuple[Mask, list[Line]] | None:
+    """A part of the page from one of its lines on; what the edge cuts is painted over. None where no line is whole."""
+    image = page.image
+    if image.shape[0] < height or image.shape[1] < width:
+        missing = [(0, max(0, wanted - has)) for wanted, has in zip((height, width), image.shape, strict=True)]
+        image = np.pad(image, missing, constant_values=paper)
+    start = r.choice(page.lines)
+    x = int(min(max(0, start.left - r.uniform(2, 30)), image.shape[1] - width))
+    y = int(min(max(0, start.top - r.uniform(2, 12)), image.shape[0] - height))
+    part = image[y : y + height, x : x + width].copy()
+    whole = []
+    for line in (line.moved(x, y) for line in page.lines):
+        if line.outside(width, height):
+            continue
+        if line.inside(width, height):
+            whole.append(line)
+        else:
+            rows = slice(max(0, int(line.top) - 1), max(0, int(line.bottom) + 2))
+            part[rows, max(0, int(line.left) - 2) : max(0, int(line.right) + 3)] = paper
+    return (part, whole) if whole else None
+
+
+def resized(page: Page, scale: float) -> Page:
+    height, width = (max(8, int(edge * scale)) for edge in page.image.shape)
+    image = np.asarray(Image.fromarray(page.image).resize((width, height), Image.Resampling.BICUBIC))
+    lines = [Line(scale * k.left, scale * k.top, scale * k.right, scale * k.bottom, k.text) for k in page.lines]
+    return Page(image, lines, page.blocks)
+
+
+def rows_of(lines: list[Line]) -> str:
+    """The text of a receipt: what stands side by side becomes one line, with spaces between."""
+    rows: list[list[Line]] = []
+    for line in sorted(lines, key=lambda line: line.top + line.bottom):
+        if rows:
+            head = rows[-1][0]
+            shared = min(line.bottom, head.bottom) - max(line.top, head.top)
+            if shared > 0.55 * min(line.height, head.height):
+                rows[-1].append(line)
+                continue
+        rows.append([line])
+    return "\n".join(" ".join(line.text for line in sorted(row, key=lambda line: line.left)) for row in rows)
+
+
+def layout(r: Random, page: Page, edge: int) -> tuple[Mask, str] | None:
+    """The page squashed to a square and moved, some paragraphs painted over; the others as boxes from 0 to 999.
+
+    The third generation was trained without moving and painting over, and learnt its pages by heart.
+    """
+    height, width = page.image.shape
+    image, boxes = page.image.copy(), []
+    for first, last in page.blocks:
+        lines = page.lines[first : last + 1]
+        if not lines:
+            continue
+        box = (
+            min(line.left for line in lines),
+            min(line.top for line in lines),
+            max(line.right for line in lines),
+            max(line.bottom for line in lines),
+        )
+        if r.random() < 0.15:
+            image[max(0, int(box[1])) : int(box[3]) + 2, max(0, int(box[0]) - 1) : int(box[2]) + 2] = 255
+        else:
+            boxes.append(box)
+    scale_x, scale_y = r.uniform(0.6, 1.0), r.uniform(0.6, 1.0)
+    wide, high = max(1, int(edge * scale_x)), max(1, int(edge * scale_y))
+    x, y = r.randint(0, edge - wide), r.randint(0, edge - high)
+    canvas = np.full((edge, edge), 255, np.uint8)
+    canvas[y : y + high, x : x + wide] = np.asarray(Image.fromarray(image).resize((wide, high), r.choice(RESAMPLING)))
+    out = []
+    for left, top, right, bottom in boxes:
+        across, down = (
+            ((x + v * wide / width) * 1000 / edge for v in (left, right)),
+            ((y + v * high / height) * 1000 / edge for v in (top, bottom)),
+        )
+        (x0, x1), (y0, y1) = ([min(999, max(0, round(v))) for v in pair] for pair in (across, down))
+        if x1 > x0 and y1 > y0:
+            out.append(
+                f"<|box_start|>{x0:03d} {y0:03d} {x1:03d} {y1:03d}<|box_end|><|ref_start|>text<|ref_end|><|rotate_up|>"
+            )
+    return (canvas, "\n".join(out)) if out else None
