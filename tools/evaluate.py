@@ -15,7 +15,7 @@ Pages are read as tools/infer.py reads them, with the same options. A DATASET is
 - a .json that holds {"page.png": [[LEFT, TOP, RIGHT, BOTTOM, TEXT], ...], ...} or {"page.png": {"text": TEXT}, ...}.
 - a .jsonl that holds a line {"image": PATH, "text": TEXT} for every page. Paths are relative to the file.
 
-By default it is the project's own test set, tests/pages and examples: 26 drawn pages, English and Chinese, of the kind that
+By default it is the project's own test set, tests/pages and examples: 28 drawn pages, English and Chinese, of the kind that
 the built-in model was trained on. PDF files are taken where images are.
 
 CER  edits of characters (Levenshtein) by the characters of the truth. WER: the same of words; white space parts them, and a

@@ -199,8 +199,8 @@ def test_what_has_no_page_with_a_text_is_refused(tmp_path: Path) -> None:
             dataset(str(tmp_path / name))
 
 
-def test_the_projects_own_pages_are_26() -> None:
+def test_the_projects_own_pages_are_28() -> None:
     pages, without = datasets(own_datasets(ROOT))
-    assert (len(pages), without) == (26, [])
+    assert (len(pages), without) == (28, [])
     assert pages[0].image == "tests/pages/alpha_308x140.png"
     assert {page.language for page in pages} == {"zh", "en", "blank"}
