@@ -39,6 +39,7 @@ PROMPTS = (
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 21, 24, 28, 32, 37, 42, 48, 55, 60)  # image tokens of a line
 SMALL_PAGES = ((2, 14), (2, 28), (3, 20), (4, 14), (7, 8), (8, 12), (6, 16), (12, 8))  # rows and columns of image tokens
 PAGES = (*SMALL_PAGES, (12, 16), (16, 12), (8, 24), (24, 16), (16, 24), (20, 19), (3, 40), (4, 34))
+WINDOWS = 4  # of one rendering of a page
 LAYOUT_GRID, LAYOUT_ROOM = (22, 22), 620
 READ_HEIGHT = 40  # the reader scales a crop to this height, and the image processor rounds it down to 28
 STRETCHED = 0.86  # the share of lines that are read so
@@ -256,13 +257,17 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
         grid = r.choice([grid for grid in PAGES if grid[0] > 2] if receipts else PAGES)
         room = text_room(*grid)
 
+        pages: list[tuple[Page, int]] = []  # a page is rendered for several windows
+
         def make() -> Row | None:
-            page = real.scan(r) if receipts else real.pdf(r)
-            paper = 255
-            if receipts:
-                heights = sorted(line.height for line in page.lines)
-                page = resized(page, r.uniform(12, 24) / max(4, heights[len(heights) // 2]))
-                paper = int(np.median(page.image))
+            if not pages:
+                page, paper = (real.scan(r) if receipts else real.pdf(r)), 255
+                if receipts:
+                    heights = sorted(line.height for line in page.lines)
+                    page = resized(page, r.uniform(12, 24) / max(4, heights[len(heights) // 2]))
+                    paper = int(np.median(page.image))
+                pages.extend([(page, paper)] * WINDOWS)
+            page, paper = pages.pop()
             found = window(r, page, grid[0] * 28, grid[1] * 28, paper)
             if found is None or not (receipts or 9 < found[1][0].height < 40):
                 return None

@@ -78,7 +78,7 @@ class VisionBlock(nn.Module):
         seen = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v)
         x = x + self.attn["proj"](seen.transpose(1, 2).reshape(batch, count, width))
         inner = self.mlp["fc1"](self.norm2(x))
-        return x + self.mlp["fc2"](inner * torch.sigmoid(1.702 * inner))
+        return x + self.mlp["fc2"](inner * torch.sigmoid(1.702 * inner))  # type: ignore[no-any-return]
 
 
 class Norm(nn.Module):
@@ -130,7 +130,7 @@ class Block(nn.Module):
         seen = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
         x = x + parts["o_proj"](seen.transpose(1, 2).reshape(batch, count, -1))
         y = self.post_attention_layernorm(x)
-        return x + self.mlp["down_proj"](F.silu(self.mlp["gate_proj"](y)) * self.mlp["up_proj"](y))
+        return x + self.mlp["down_proj"](F.silu(self.mlp["gate_proj"](y)) * self.mlp["up_proj"](y))  # type: ignore[no-any-return]
 
 
 class Qwen2VL(nn.Module):

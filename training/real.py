@@ -77,7 +77,7 @@ class RealPages:
         document = pypdfium2.PdfDocument(self._folder / "pdfs" / page["pdf"])
         image = document[page["page"]].render(scale=scale, grayscale=True).to_numpy()
         document.close()
-        lines = [Line(*(scale * edge for edge in line[:4]), line[4]) for line in page["lines"]]
+        lines = [Line(scale * x0, scale * y0, scale * x1, scale * y1, text) for x0, y0, x1, y1, text in page["lines"]]
         return Page(image[:, :, 0] if image.ndim == 3 else image, lines, [(first, last) for first, last in page["blocks"]])
 
     def scan(self, r: Random) -> Page:

@@ -137,9 +137,10 @@ class Trainer:
 
     def _average_gradients(self) -> None:
         gradients = [p.grad for p in self._parameters if p.grad is not None]
-        flat = torch._utils._flatten_dense_tensors(gradients)
+        flat = torch._utils._flatten_dense_tensors(gradients)  # type: ignore[no-untyped-call]
         dist.all_reduce(flat, op=dist.ReduceOp.AVG)
-        torch._foreach_copy_(gradients, list(torch._utils._unflatten_dense_tensors(flat, gradients)))
+        parts = torch._utils._unflatten_dense_tensors(flat, gradients)  # type: ignore[no-untyped-call]
+        torch._foreach_copy_(gradients, list(parts))
 
     def save(self) -> None:
         """Store the state and export the mean weights; each takes the place of the last as a whole."""
@@ -218,7 +219,9 @@ def batches_of(options: argparse.Namespace) -> Iterator[Batch]:
     seed = options.seed + options.rank * 7919 + (int(time.time()) % 100_000 if stored else 0)
     real = RealPages(options.real) if options.real else None
     batches = Batches(Store(options.data), real, options.resume / "tokenizer.json", seed, options.tokens)
-    several = {"prefetch_factor": 4, "multiprocessing_context": "fork", "in_order": False} if options.workers else {}
+    several: dict[str, Any] = (
+        {"prefetch_factor": 4, "multiprocessing_context": "fork", "in_order": False} if options.workers else {}
+    )
     pinned = options.device == "cuda"
     loader = torch.utils.data.DataLoader(batches, batch_size=None, num_workers=options.workers, pin_memory=pinned, **several)
     return iter(loader)
