@@ -20,7 +20,6 @@ from mindnlp_ocr.settings import settings
 
 LINE_SLOTS = 16  # lines that are read at a time where the budget has room: more gain little
 DEFAULT_PROMPT = "Extract all text from this image."
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -178,8 +178,18 @@ def check(arguments: argparse.Namespace) -> None:
 
 def check_shared(arguments: argparse.Namespace) -> None:
     """Refuse what processes that share pages do not do yet: each page is one request, of one image file."""
-    if arguments.layout == "lines" or arguments.format not in ("text", "json") or arguments.output_dir:
+    asked = {
+        "--layout lines": arguments.layout == "lines",
+        f"--format {arguments.format}": arguments.format not in ("text", "json"),
+        "--output-dir": arguments.output_dir,
+        "--visualize": arguments.visualize,
+        "--pages": arguments.pages,
+        "--password": arguments.password,
+        "--text-layer": arguments.text_layer != "ignore",
+        "--min-confidence": arguments.min_confidence is not None,
+    }
+    if given := [option for option, value in asked.items() if value]:
         raise SetupError(
-            "under msrun pages are read whole, as text or json into one file: leave out --layout lines, --output-dir and "
-            "other formats, or run one process a folder"
+            f"under msrun images are read whole, as text or json into one file: leave out {', '.join(given)}, or start one "
+            "process for each folder"
         )

@@ -109,7 +109,7 @@ def _rows(lines: Sequence[Line]) -> list[_Row]:
             rows[-1].append(line)
         else:
             rows.append([line])
-    return [_Row(sorted(row, key=lambda line: line.box.left), _around(row)) for row in rows]
+    return [_Row(sorted(row, key=lambda line: line.box.left), Box.around(line.box for line in row)) for row in rows]
 
 
 def _beside(row: Sequence[Line], line: Line) -> bool:
@@ -137,7 +137,7 @@ def _blocks(lines: Sequence[Line], size: float) -> list[Block]:
 
 def _continues(group: Sequence[_Row], row: _Row) -> bool:
     above = group[-1]
-    size = min(above.box.height, row.box.height) / max(1, 1)
+    size = min(above.box.height, row.box.height)
     gap = row.box.top - above.box.bottom
     usual = group[1].box.top - group[0].box.bottom if len(group) > 1 else 0.0
     taller = max(above.box.height, row.box.height) > TITLE_HEIGHT * min(above.box.height, row.box.height)
@@ -154,14 +154,7 @@ def _block(rows: Sequence[_Row], size: float) -> Block:
     elif len(rows) <= 2 and several == 0 and min(row.box.height for row in rows) >= TITLE_HEIGHT * size:
         kind = "title"
     lines = tuple(line.model_copy(update={"row": number}) for number, row in enumerate(rows) for line in row.lines)
-    return Block(kind=kind, box=_around(lines), lines=lines)
-
-
-def _around(lines: Sequence[Line]) -> Box:
-    box = lines[0].box
-    for line in lines[1:]:
-        box = box.union(line.box)
-    return box
+    return Block(kind=kind, box=Box.around(line.box for line in lines), lines=lines)
 
 
 def _middle_x(line: Line) -> float:

@@ -13,9 +13,10 @@ from PIL import Image
 
 from mindnlp_ocr.documents.confidence import line_confidence, page_confidence, repetition_start
 from mindnlp_ocr.documents.crops import crops_of, split_cells
-from mindnlp_ocr.documents.detector import Detection, LineDetector, Quad, bounds, turned_clockwise, width
+from mindnlp_ocr.documents.detector import Detection, LineDetector, Quad, width
 from mindnlp_ocr.documents.order import arranged
-from mindnlp_ocr.documents.result import Block, Box, CutReason, Line, Page, Point, Rotation
+from mindnlp_ocr.documents.placing import placed, placed_back, turned
+from mindnlp_ocr.documents.result import Block, Box, CutReason, Line, Page, Rotation
 from mindnlp_ocr.documents.settings import DocumentSettings, LayoutChoice
 from mindnlp_ocr.documents.source import SourcePage
 from mindnlp_ocr.engine.generate import Reading
@@ -24,7 +25,6 @@ from mindnlp_ocr.models.qwen2vl import Qwen2VLModel, Request
 
 AHEAD = 2  # pages that are opened and searched for lines while an NPU reads others; a CPU does one thing at a time
 ROTATION_LINES = 5  # that are read both ways where it is not clear which way is up
-TURNED = 0.01  # share of its width by which a line must rise or fall to count as turned
 
 
 @dataclass
@@ -39,7 +39,7 @@ class _Part:
 
 @dataclass
 class _Prepared:
-    """A page on its way: what is to be read of it."""
+    """A page that is being read: what its requests are, and what came of them."""
 
     source: SourcePage
     rotation: Rotation = 0
@@ -175,7 +175,7 @@ class DocumentReader:
 
         def requests() -> Iterator[Request]:
             count = 0
-            for prepared in _ahead(pages, self._prepare, AHEAD if self._model.device.kind == "Ascend" else 0):
+            for prepared in _ahead(pages, self._prepare, AHEAD if self._model.device.leaves_host_free else 0):
                 waiting.append(prepared)
                 if isinstance(prepared, Page):
                     continue
@@ -218,7 +218,7 @@ class DocumentReader:
         image = opened.image
         found = self._detector.detect(image)
         prepared.rotation = self._rotation(image, found)
-        image, found = _turned(image, found, prepared.rotation)
+        image, found = turned(image, found, prepared.rotation)
         prepared.timings_ms["detect"] = _since(start)
         start = time.perf_counter()
         settings = self.settings.lines
@@ -241,7 +241,7 @@ class DocumentReader:
         assert settings is not None
         sure: dict[Rotation, float] = {}
         for rotation in candidates:
-            page, lines = _turned(image, found, rotation)
+            page, lines = turned(image, found, rotation)
             longest = sorted(lines.quads, key=lambda quad: -width(quad))[: 3 * ROTATION_LINES : 3]
             values = []
             for quad in longest:
@@ -284,7 +284,7 @@ class DocumentReader:
             failed = [part.outcome for part in prepared.parts if isinstance(part.outcome, PageError)]
             if failed:
                 warnings.append(f"{len(failed)} of {len(prepared.parts)} parts could not be read: {failed[0]}")
-            blocks = self._placed_back(arranged(self._lines(prepared)), prepared)
+            blocks = placed_back(arranged(self._lines(prepared)), prepared.rotation, source.image.size)
             timings = _sum(part.outcome.timings_ms for part in prepared.parts if isinstance(part.outcome, Reading))
         timings = {**prepared.timings_ms, **timings, "order": _since(start)}
         lines = [line for block in blocks for line in block.lines]
@@ -324,7 +324,7 @@ class DocumentReader:
                 logprobs += part.outcome.logprobs
         text = " ".join(text.split())
         confidence = line_confidence(logprobs, self.settings.confidence) if text else None
-        box, polygon = _placed(quad)
+        box, polygon = placed(quad)
         doubtful = confidence is not None and confidence < self._threshold
         return Line(text=text, box=box, polygon=polygon, confidence=confidence, doubtful=doubtful, cut=cut)
 
@@ -357,42 +357,6 @@ class DocumentReader:
             lines.append(Line(text=line, box=box, confidence=confidence, doubtful=doubtful, row=row, cut=last))
         return (Block(box=box, lines=tuple(lines)),)
 
-    def _placed_back(self, blocks: tuple[Block, ...], prepared: _Prepared) -> tuple[Block, ...]:
-        """Blocks with positions on the page as it was opened, where it had to be turned."""
-        if not prepared.rotation:
-            return blocks
-        width, height = prepared.source.image.size
-
-        def back(point: Point) -> Point:
-            if prepared.rotation == 90:
-                return Point(point.y, height - point.x)
-            if prepared.rotation == 180:
-                return Point(width - point.x, height - point.y)
-            return Point(width - point.y, point.x)
-
-        placed = []
-        for block in blocks:
-            lines = []
-            for line in block.lines:
-                first, second, third, fourth = (back(point) for point in line.corners)
-                polygon = (first, second, third, fourth)
-                lines.append(line.model_copy(update={"polygon": polygon, "box": _around(polygon)}))
-            box = lines[0].box
-            for line in lines[1:]:
-                box = box.union(line.box)
-            placed.append(block.model_copy(update={"box": box, "lines": tuple(lines)}))
-        return tuple(placed)
-
-
-def _turned(image: Image.Image, found: Detection, rotation: Rotation) -> tuple[Image.Image, Detection]:
-    """A page and its lines after the page was turned clockwise."""
-    quads = found.quads
-    width, height = image.size
-    for _ in range(rotation // 90):
-        quads = [turned_clockwise(quad, height) for quad in quads]
-        width, height = height, width
-    return (image.rotate(-rotation, expand=True) if rotation else image), Detection(quads, found.scores)
-
 
 def _messages(image: Image.Image, prompt: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": prompt}]}]
@@ -415,21 +379,6 @@ def _ahead(pages: Iterable[Any], prepare: Callable[[Any], _Prepared | Page], dep
         finally:
             for future in ready:
                 future.cancel()
-
-
-def _placed(quad: Quad) -> tuple[Box, tuple[Point, Point, Point, Point] | None]:
-    """The box of a line, and its corners where it is turned."""
-    box = Box(*(float(value) for value in bounds(quad)))
-    rise = max(abs(quad[1][1] - quad[0][1]), abs(quad[2][1] - quad[3][1]))
-    if rise <= max(2.0, TURNED * float(np.ptp(quad[:, 0]))):
-        return box, None
-    first, second, third, fourth = (Point(round(float(x), 2), round(float(y), 2)) for x, y in quad)
-    return box, (first, second, third, fourth)
-
-
-def _around(points: Iterable[Point]) -> Box:
-    xs, ys = zip(*points, strict=True)
-    return Box(min(xs), min(ys), max(xs), max(ys))
 
 
 def _sum(timings: Iterable[dict[str, float]]) -> dict[str, float]:

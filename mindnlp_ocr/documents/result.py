@@ -5,6 +5,7 @@ The models also define the JSON output; ``mindnlp-ocr --print-schema`` writes th
 """
 
 import math
+from collections.abc import Iterable
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -40,14 +41,11 @@ class Box(NamedTuple):
     def height(self) -> float:
         return self.bottom - self.top
 
-    def union(self, other: "Box") -> "Box":
-        """The smallest box that contains both."""
-        return Box(
-            min(self.left, other.left),
-            min(self.top, other.top),
-            max(self.right, other.right),
-            max(self.bottom, other.bottom),
-        )
+    @classmethod
+    def around(cls, boxes: Iterable["Box"]) -> "Box":
+        """The smallest box that contains all of one or more boxes."""
+        lefts, tops, rights, bottoms = zip(*boxes, strict=True)
+        return cls(min(lefts), min(tops), max(rights), max(bottoms))
 
     def scaled(self, factor: float) -> "Box":
         """The box in other units, for example points instead of pixels."""

@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -112,27 +112,41 @@ class FolderTarget(Target):
             self._open[0].discard()
 
 
-def run(stream: DocumentStream, reader: DocumentReader, names: Sequence[str], target: Target, **options: Any) -> bool:
+def run(
+    stream: DocumentStream,
+    reader: DocumentReader,
+    names: Sequence[str],
+    target: Target,
+    *,
+    visualize: Path | None = None,
+    password: str | None = None,
+    progress: bool = False,
+    about: Callable[[], dict[str, Any]] = dict,
+) -> bool:
     """Read documents into a target. Returns whether every page was read.
 
     Args:
-        options: ``visualize``, a folder for pictures of the pages with what was found; ``password`` of PDFs, for the
-            writers that open them again; ``progress``, whether a bar is shown; ``about``, a function that gives what JSON
-            tells of the model.
+        visualize: a folder for pictures of the pages with what was found.
+        password: of PDFs, for the writers that open them again.
+        progress: whether a bar is shown.
+        about: gives what JSON tells of the model, when all documents have been read.
+
+    Raises:
+        SetupError: the output cannot be written.
     """
     with _writing():
         try:
-            only = names[0] if len(names) == 1 and isinstance(target, OneTarget) and target.streams else None
-            source_page = stream.whole_page(only) if only is not None and options.get("visualize") is None else None
-            if source_page is not None and only is not None:
-                good = _read_aloud(reader, only, source_page, target)
+            whole = None
+            if len(names) == 1 and isinstance(target, OneTarget) and target.streams and visualize is None:
+                whole = stream.whole_page(names[0])
+            if whole is not None:
+                good = _stream_page(reader, names[0], whole, target)
             else:
-                good = _read(stream, names, target, **options)
+                good = _read(stream, names, target, visualize, password, progress)
         except BaseException:
             target.abort()
             raise
-        about = options.get("about")
-        target.close(**(about() if about is not None else {}))
+        target.close(**about())
     return good
 
 
@@ -140,10 +154,9 @@ def _read(
     stream: DocumentStream,
     names: Iterable[str],
     target: Target,
-    visualize: Path | None = None,
-    password: str | None = None,
-    progress: bool = False,
-    about: Any = None,
+    visualize: Path | None,
+    password: str | None,
+    progress: bool,
 ) -> bool:
     good = True
     with tqdm(total=0, unit="page", file=sys.stderr, disable=not progress) as bar:
@@ -167,7 +180,7 @@ def _read(
     return good
 
 
-def _read_aloud(reader: DocumentReader, name: str, source_page: SourcePage, target: Target) -> bool:
+def _stream_page(reader: DocumentReader, name: str, source_page: SourcePage, target: Target) -> bool:
     """One page that is read in one request: its text is written as it comes."""
     target.begin(name)
     writer = target.writer(name)
@@ -217,7 +230,7 @@ def _visualized(folder: Path, event: PageRead, picture: PagePicture) -> None:
 
 @contextmanager
 def _writing() -> Iterator[None]:
-    """A full disk in our words; a reader of standard output that has gone is for the caller."""
+    """Report a full disk and its like as a SetupError. A closed standard output is left to the caller."""
     try:
         yield
     except BrokenPipeError:

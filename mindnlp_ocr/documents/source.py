@@ -114,6 +114,7 @@ class Source:
     def _frames(self) -> int:
         """The pages of an image file: those of a TIFF, else one."""
         with errors_of(self.name), Image.open(self._stream()) as image:
+            self.size = image.size  # of the first page, which is not decoded yet
             self._is_tiff = image.format == "TIFF"
             return int(getattr(image, "n_frames", 1)) if self._is_tiff else 1
 

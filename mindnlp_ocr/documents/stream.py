@@ -114,10 +114,9 @@ class DocumentStream:
             if source.pdf is not None or source.pages != 1 or list(self._selection.of(1)) != [0]:
                 source.close()
                 return None
-            page = source.page(0)
+            return source.page(0) if self._reader.layout_of(*source.size) == "page" else None
         except PageError:
             return None  # it fails again where it is reported
-        return page if self._reader.layout_of(*page.image.size) == "page" else None
 
     def document(self, name: str) -> Document:
         """One document, whole."""

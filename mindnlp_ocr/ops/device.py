@@ -45,6 +45,11 @@ class Device:
             raise SetupError(f"device {text!r} is unknown: give cpu, npu:0 (or Ascend) or cuda")
         return cls(_KINDS[match[1]], int(match[2] or 0), **setup)
 
+    @property
+    def leaves_host_free(self) -> bool:
+        """Whether the host's cores have little to do while the model computes."""
+        return self.kind != "CPU"
+
     def __str__(self) -> str:
         return {"CPU": "cpu", "Ascend": f"npu:{self.index}", "GPU": f"cuda:{self.index}"}[self.kind]
 

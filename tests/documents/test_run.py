@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from mindnlp_ocr import options
 from mindnlp_ocr.cli import main
 from mindnlp_ocr.documents.files import OutputFolder
 from mindnlp_ocr.documents.stream import DocumentStream, PageRead
@@ -89,6 +90,10 @@ def test_documents_of_one_name_are_kept_apart_or_refused(tmp_path: Path) -> None
     assert [folder.path(name).name for name in ("a/x.png", "a/x.pdf", "y.png")] == ["x.png.txt", "x.pdf.txt", "y.txt"]
     with pytest.raises(SetupError, match=r"a/x.png and b/x.png would both be written to .*x.png.txt"):
         OutputFolder(str(tmp_path), ".txt", ["a/x.png", "b/x.png"])
+
+
+def test_the_command_line_names_every_format() -> None:
+    assert tuple(FORMATS) == options.FORMATS
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS))

@@ -82,9 +82,7 @@ def _block(block: Block, page: Page, name: str) -> str:
         return _text_block(block.lines, page, name, block.box, 4, TAGREFS=f"kind-{block.kind}")
     rows = []
     for row, cells in enumerate(block.rows, 1):
-        box = cells[0].box
-        for cell in cells:
-            box = box.union(cell.box)
+        box = Box.around(cell.box for cell in cells)
         rows.append(_open("ComposedBlock", 5, ID=f"{name}_{row}", **_place(box, page), TYPE="row"))
         for column, cell in enumerate(cells, 1):
             rows.append(_text_block((cell,), page, f"{name}_{row}_{column}", cell.box, 6))

@@ -19,9 +19,7 @@ def line(text: str, left: float = 100, top: float = 100, right: float = 500, bot
 
 def block(*lines: Line, kind: BlockKind = "text") -> Block:
     """A block around lines, each a row of its own unless they say otherwise."""
-    box = lines[0].box
-    for other in lines[1:]:
-        box = box.union(other.box)
+    box = Box.around(line.box for line in lines)
     rows = [one if one.row else one.model_copy(update={"row": number}) for number, one in enumerate(lines)]
     return Block(kind=kind, box=box, lines=tuple(lines if kind == "table" else rows))
 
