@@ -1,6 +1,5 @@
 """What a benchmark measured, as one JSON file that stands alone: figures, command, date, machine and versions."""
 
-import os
 import platform
 import shlex
 import sys
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mindnlp_ocr import __version__
 from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.ops.cores import usable_cores
 
 PACKAGES = ("mindspore", "numpy", "torch", "transformers")
 Value = bool | int | float | str | None
@@ -120,7 +120,7 @@ def machine() -> dict[str, Value]:
     names = (row.partition(":")[2].strip() for row in rows if row.startswith("model name"))
     return {
         "processor": next(names, platform.processor() or "unknown"),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
     }

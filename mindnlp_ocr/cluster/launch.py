@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.ops.cores import usable_cores
 
 EXAMPLE = "msrun --worker_num {0} --local_worker_num {0} --join True tools/infer.py"
 
@@ -32,8 +33,7 @@ class Launch:
         """Of each worker, where all are on this machine, as a loopback address says; None where nobody knows."""
         if self.host != "localhost" and not self.host.startswith("127."):
             return None
-        mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        return min(mine, max(1, (os.cpu_count() or 1) // self.ranks))  # msrun --bind_core has divided them already
+        return min(usable_cores(), max(1, (os.cpu_count() or 1) // self.ranks))  # msrun --bind_core has divided them already
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Launch | None":

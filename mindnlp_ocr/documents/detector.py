@@ -1,7 +1,6 @@
 """Where the lines of a page are: RapidOCR's text detector (PP-OCR) on the host, whatever device the model runs on."""
 
 import math
-import os
 import threading
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mindnlp_ocr.documents.result import Rotation
+from mindnlp_ocr.ops.cores import usable_cores
 
 SIDE = 1024  # longest side in pixels of the page that the detector looks at first
 FINE_SIDE = 1792  # of its second look at a page of small print
@@ -43,7 +43,7 @@ class LineDetector:
     """
 
     def __init__(self, threads: int | None = None) -> None:
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._threads = threads or usable_cores()
         self._lock = threading.Lock()
 
     def detect(self, page: Image.Image) -> Detection:

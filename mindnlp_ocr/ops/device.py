@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.ops.cores import usable_cores
 
 Kind = Literal["CPU", "Ascend", "GPU"]
 JitLevel = Literal["O0", "O1"]
@@ -106,6 +107,8 @@ class Device:
             self._set_up_ascend()
         if threads is not None:
             _use_threads(threads)
+        elif "threads" not in _set and usable_cores() < (os.cpu_count() or 1):  # all that MindSpore looks at
+            _use_threads(usable_cores())
 
     def _set_up_ascend(self) -> None:
         import mindspore as ms
