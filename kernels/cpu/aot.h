@@ -6,13 +6,32 @@
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
+#include <new>
 
 #include "kernels.h"
 
-#define AOT_ARGUMENTS int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *, void *
+#define AOT_ARGUMENTS int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes
 
 // Non-zero codes become RuntimeErrors; mindnlp_ocr/ops/native.py puts them into words.
-enum Fault { kOk, kWrongCount, kWrongRank, kWrongDtype, kWrongShape, kFullSlot, kWrongLengths, kNoMemory };
+enum Fault { kOk, kWrongCount, kWrongRank, kWrongDtype, kWrongShape, kFullSlot, kWrongLengths, kNoMemory, kFailed };
+
+// Nothing that is thrown may reach MindSpore's frames, which are C.
+template <class F>
+int Guarded(const F &run) noexcept {
+  try {
+    return run();
+  } catch (const std::bad_alloc &) {
+    return kNoMemory;
+  } catch (...) {
+    return kFailed;
+  }
+}
+
+// Run(AOT_ARGUMENTS) under the name by which MindSpore finds it.
+#define AOT_OPERATOR(Name, Run) \
+  extern "C" int Name(AOT_ARGUMENTS, void *, void *) { \
+    return Guarded([&] { return static_cast<int>(Run(nparam, params, ndims, shapes, dtypes)); }); \
+  }
 
 inline Dtype ParseDtype(const char *name) {
   if (std::strcmp(name, "float32") == 0) return Dtype::kFloat32;

@@ -10,7 +10,7 @@
 #include <cmath>
 #include <memory>
 
-#include "products.h"
+#include "threads.h"
 
 namespace {
 
@@ -36,8 +36,7 @@ class Attention {
     const int64_t head_floats = tiles * kernels_.TileFloats(p_.dim);
     round_ = head_floats > 0 ? std::clamp(kRoundFloats / head_floats, int64_t{1}, p_.kv_heads) : 1;
     packed_.reset(head_floats > 0 ? new float[round_ * head_floats] : nullptr);
-    ReserveScratch(ThreadFloats());
-    Parallel([&](const Worker &worker) {
+    Parallel(ThreadFloats(), [&](const Worker &worker) {
       RunNarrow(worker);
       for (const Unit *unit : wide) {
         for (int64_t g = 0; g < p_.kv_heads; g += round_) RunWide(worker, *unit, g, std::min(round_, p_.kv_heads - g));
@@ -77,7 +76,7 @@ class Attention {
   }
 
   void RunNarrow(const Worker &worker) {
-    float *packed_queries = Scratch(ThreadFloats()), *scratch = packed_queries + kernels_.PackedQueryFloats(p_.dim);
+    float *packed_queries = worker.scratch, *scratch = packed_queries + kernels_.PackedQueryFloats(p_.dim);
     // Neighbouring chunks go to one thread: each asks for the next one's keys.
     worker.Static(chunks_.size(), [&](int64_t i) {
       const Narrow &narrow = *chunks_[i].narrow;
@@ -107,7 +106,7 @@ class Attention {
       kernels_.pack_tile(HeadOf(unit, first_group + task / tiles), first, std::min(kTile, unit.keys - first),
                          packed_.get() + task * kernels_.TileFloats(p_.dim));
     });
-    float *packed_queries = Scratch(ThreadFloats()), *scratch = packed_queries + kernels_.PackedQueryFloats(p_.dim);
+    float *packed_queries = worker.scratch, *scratch = packed_queries + kernels_.PackedQueryFloats(p_.dim);
     float *total = scratch + kernels_.ScratchFloats(p_.dim), *part = total + kernels_.StateFloats(kQueryRows, p_.dim);
     const int64_t blocks = (unit.tokens + kQueryRows - 1) / kQueryRows;
     worker.Dynamic(groups * group_ * blocks, [&](int64_t task) {

@@ -28,24 +28,24 @@ Fault ReadLayer(const Arguments &arguments, int first, int64_t hidden, float eps
   const auto inputs = [&t](int i) { return Inputs(t[i].dtype, t[i].shape[1]); };
   const int64_t *kv = t[kKeys].shape, dim = kv[3], inner = inputs(kDownWeight);
   const int64_t heads = dim > 0 ? inputs(kOutWeight) / dim : 0;
-  *layer = {hidden,
-            inner,
-            heads,
-            kv[1],
-            dim,
-            kv[0],
-            kv[2],
-            t[kKeys].dtype,
-            t[kNorm1].Floats(),
-            t[kQkvBias].Floats(),
-            t[kNorm2].Floats(),
-            AsWeight(t[kQkvWeight]),
-            AsWeight(t[kOutWeight]),
-            AsWeight(t[kGateUpWeight]),
-            AsWeight(t[kDownWeight]),
-            t[kKeys].Bytes(),
-            t[kValues].Bytes(),
-            eps};
+  *layer = {.hidden = hidden,
+            .inner = inner,
+            .heads = heads,
+            .kv_heads = kv[1],
+            .dim = dim,
+            .slots = kv[0],
+            .length = kv[2],
+            .kv_dtype = t[kKeys].dtype,
+            .norm1 = t[kNorm1].Floats(),
+            .qkv_bias = t[kQkvBias].Floats(),
+            .norm2 = t[kNorm2].Floats(),
+            .qkv = AsWeight(t[kQkvWeight]),
+            .out = AsWeight(t[kOutWeight]),
+            .gate_up = AsWeight(t[kGateUpWeight]),
+            .down = AsWeight(t[kDownWeight]),
+            .keys = t[kKeys].Bytes(),
+            .values = t[kValues].Bytes(),
+            .eps = eps};
   const bool fits = ValidHeads(heads, kv[1], dim) && t[kNorm1].Has({hidden}) && t[kNorm2].Has({hidden}) &&
                     HoldsPanels(t[kQkvWeight], Panels(layer->QkvWidth()), hidden) && t[kQkvBias].Has({layer->QkvWidth()}) &&
                     HoldsPanels(t[kOutWeight], Panels(hidden), layer->QueryWidth()) &&
@@ -54,27 +54,33 @@ Fault ReadLayer(const Arguments &arguments, int first, int64_t hidden, float eps
   return fits ? kOk : kWrongShape;
 }
 
-void RunLayer(const Layer &layer, const std::vector<Segment> &segments, const float *x, const float *cos, const float *sin,
-              float *y) {
+LayerBuffers::LayerBuffers(const Layer &layer, int64_t rows)
+    : normed(new float[rows * layer.hidden]),
+      qkv(new float[rows * layer.QkvWidth()]),
+      q(new float[rows * layer.QueryWidth()]),
+      attended(new float[rows * layer.QueryWidth()]),
+      middle(new float[rows * layer.hidden]),
+      gated(new float[rows * layer.inner]) {}
+
+void RunLayer(const Layer &layer, const LayerBuffers &buffers, const std::vector<Segment> &segments, const float *x,
+              const float *cos, const float *sin, float *y) {
   const Kernels &kernels = Chosen();
   const int64_t hidden = layer.hidden, dim = layer.dim, heads = layer.heads, kv_heads = layer.kv_heads;
   const int64_t rows = segments.back().row + segments.back().tokens, query_width = layer.QueryWidth();
   const int64_t qkv_width = layer.QkvWidth(), row_bytes = dim * ItemSize(layer.kv_dtype);
 
-  const auto buffer = [rows](int64_t width) { return std::unique_ptr<float[]>(new float[rows * width]); };
-  const auto normed = buffer(hidden), qkv = buffer(qkv_width), q = buffer(query_width), attended = buffer(query_width);
-  const auto middle = buffer(hidden), gated = buffer(layer.inner);
-  ReserveScratch(ProductScratch(std::max({hidden, query_width, layer.inner})));
+  float *normed = buffers.normed.get(), *qkv = buffers.qkv.get(), *q = buffers.q.get();
+  float *attended = buffers.attended.get(), *middle = buffers.middle.get(), *gated = buffers.gated.get();
   std::vector<const Segment *> owner(rows);
   for (const Segment &segment : segments) {
     std::fill_n(owner.begin() + segment.row, segment.tokens, &segment);
   }
 
-  Parallel([&](const Worker &worker) {
+  Parallel(ProductScratch(hidden), [&](const Worker &worker) {
     worker.Static(rows,
                   [&](int64_t r) { kernels.rms_norm(x + r * hidden, layer.norm1, hidden, layer.eps, &normed[r * hidden]); });
     Multiply(worker,
-             {normed.get(), rows, layer.qkv, hidden, qkv_width, layer.qkv_bias, Activation::kNone, nullptr, qkv.get()});
+             {.x = normed, .rows = rows, .w = layer.qkv, .in = hidden, .out = qkv_width, .bias = layer.qkv_bias, .y = qkv});
     worker.Static(rows, [&](int64_t r) {
       const Segment &segment = *owner[r];
       const float *c = cos + r * (dim / 2), *s = sin + r * (dim / 2), *from = &qkv[r * qkv_width];
@@ -95,17 +101,31 @@ void RunLayer(const Layer &layer, const std::vector<Segment> &segments, const fl
     units.push_back(
         {segment.row, segment.tokens, layer.keys + slot, layer.values + slot, segment.live + segment.tokens, segment.live});
   }
-  Attend({Dtype::kFloat32, layer.kv_dtype, heads, kv_heads, dim, reinterpret_cast<const char *>(q.get()),
-          reinterpret_cast<char *>(attended.get()), row_bytes, layer.length * row_bytes},
+  Attend({.dtype = Dtype::kFloat32,
+          .kv_dtype = layer.kv_dtype,
+          .heads = heads,
+          .kv_heads = kv_heads,
+          .dim = dim,
+          .q = reinterpret_cast<const char *>(q),
+          .y = reinterpret_cast<char *>(attended),
+          .kv_stride = row_bytes,
+          .kv_head_stride = layer.length * row_bytes},
          units);
 
-  Parallel([&](const Worker &worker) {
-    Multiply(worker, {attended.get(), rows, layer.out, query_width, hidden, nullptr, Activation::kNone, x, middle.get()});
+  Parallel(ProductScratch(std::max({hidden, query_width, layer.inner})), [&](const Worker &worker) {
+    Multiply(worker,
+             {.x = attended, .rows = rows, .w = layer.out, .in = query_width, .out = hidden, .residual = x, .y = middle});
     worker.Static(rows, [&](int64_t r) {
       kernels.rms_norm(&middle[r * hidden], layer.norm2, hidden, layer.eps, &normed[r * hidden]);
     });
+    Multiply(worker, {.x = normed,
+                      .rows = rows,
+                      .w = layer.gate_up,
+                      .in = hidden,
+                      .out = layer.inner,
+                      .activation = Activation::kSiluGate,
+                      .y = gated});
     Multiply(worker,
-             {normed.get(), rows, layer.gate_up, hidden, layer.inner, nullptr, Activation::kSiluGate, nullptr, gated.get()});
-    Multiply(worker, {gated.get(), rows, layer.down, layer.inner, hidden, nullptr, Activation::kNone, middle.get(), y});
+             {.x = gated, .rows = rows, .w = layer.down, .in = layer.inner, .out = hidden, .residual = middle, .y = y});
   });
 }

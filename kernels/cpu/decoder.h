@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "aot.h"
@@ -42,6 +43,14 @@ struct Segment {
   int64_t row, tokens, slot, live;
 };
 
+// What a layer needs beside its input and output for `rows` rows or fewer; layers of one form share it. Throws
+// std::bad_alloc.
+struct LayerBuffers {
+  LayerBuffers(const Layer &layer, int64_t rows);
+
+  const std::unique_ptr<float[]> normed, qkv, q, attended, middle, gated;
+};
+
 // x [rows, hidden] -> y, for segments that follow one another from row 0. cos, sin [rows, dim / 2]. Throws std::bad_alloc.
-void RunLayer(const Layer &layer, const std::vector<Segment> &segments, const float *x, const float *cos, const float *sin,
-              float *y);
+void RunLayer(const Layer &layer, const LayerBuffers &buffers, const std::vector<Segment> &segments, const float *x,
+              const float *cos, const float *sin, float *y);

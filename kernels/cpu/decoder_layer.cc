@@ -2,7 +2,6 @@
 // each of many slots.
 
 #include <algorithm>
-#include <new>
 #include <vector>
 
 #include "aot.h"
@@ -31,12 +30,11 @@ Fault ReadSegments(const Arguments &arguments, const Layer &layer, int64_t rows,
   return kOk;
 }
 
-}  // namespace
-
 // Inputs x float32 [rows, hidden]; cos, sin float32 [rows, dim / 2]; slots, live, count int32 [segments]: where a segment's
 // tokens go, rows held there before, and tokens that are new; eps float32 [1]; the layer's tensors, keys and values written
-// in place. The rows of the segments follow one another without gaps; what is left is padding. Output as x, zero for padding.
-extern "C" int DecoderLayer(AOT_ARGUMENTS) {
+// in place. The rows of the segments follow one another without gaps; what is left is padding. Output as x, zero for
+// padding.
+Fault RunOperator(AOT_ARGUMENTS) {
   if (nparam != kParameters) return kWrongCount;
   const Arguments arguments{params, ndims, shapes, dtypes};
   for (const int i : {kX, kCos, kSin, kSlots, kLive, kCount, kEps, kY}) {
@@ -49,21 +47,21 @@ extern "C" int DecoderLayer(AOT_ARGUMENTS) {
   if (!arguments[kEps].Has({1})) return kWrongShape;
   Layer layer;
   if (const Fault fault = ReadLayer(arguments, kFirstLayerTensor, hidden, *arguments[kEps].Floats(), &layer)) return fault;
-  const bool fits = segments > 0 && arguments[kLive].Has({segments}) &&
-                    arguments[kCount].Has({segments}) && arguments[kCos].Has({rows, layer.dim / 2}) &&
-                    arguments[kSin].Has({rows, layer.dim / 2});
+  const bool fits = segments > 0 && arguments[kLive].Has({segments}) && arguments[kCount].Has({segments}) &&
+                    arguments[kCos].Has({rows, layer.dim / 2}) && arguments[kSin].Has({rows, layer.dim / 2});
   if (!fits) return kWrongShape;
   std::vector<Segment> live;
   if (const Fault fault = ReadSegments(arguments, layer, rows, &live)) return fault;
   int64_t done = 0;
   if (!live.empty()) {
-    try {
-      RunLayer(layer, live, x.Floats(), arguments[kCos].Floats(), arguments[kSin].Floats(), y.Floats());
-    } catch (const std::bad_alloc &) {
-      return kNoMemory;
-    }
     done = live.back().row + live.back().tokens;
+    const LayerBuffers buffers(layer, done);
+    RunLayer(layer, buffers, live, x.Floats(), arguments[kCos].Floats(), arguments[kSin].Floats(), y.Floats());
   }
   std::fill(y.Floats() + done * hidden, y.Floats() + rows * hidden, 0.0f);
   return kOk;
 }
+
+}  // namespace
+
+AOT_OPERATOR(DecoderLayer, RunOperator)

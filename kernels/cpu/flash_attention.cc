@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <new>
 #include <vector>
 
 #include "aot.h"
@@ -32,29 +31,23 @@ Fault ReadPacked(int *ndims, int64_t **shapes, const char **dtypes, Packed *out)
 Fault AttendPacked(const Packed &packed, void **params, const std::vector<Unit> &units) {
   const int64_t item = ItemSize(packed.dtype), row = packed.heads * packed.dim * item;
   auto *y = static_cast<char *>(params[4]);
-  const AttentionProblem problem{packed.dtype,
-                                 packed.dtype,
-                                 packed.heads,
-                                 packed.kv_heads,
-                                 packed.dim,
-                                 static_cast<const char *>(params[0]),
-                                 y,
-                                 packed.kv_heads * packed.dim * item,
-                                 packed.dim * item};
-  try {
-    Attend(problem, units);
-  } catch (const std::bad_alloc &) {
-    return kNoMemory;
-  }
+  const AttentionProblem problem{.dtype = packed.dtype,
+                                 .kv_dtype = packed.dtype,
+                                 .heads = packed.heads,
+                                 .kv_heads = packed.kv_heads,
+                                 .dim = packed.dim,
+                                 .q = static_cast<const char *>(params[0]),
+                                 .y = y,
+                                 .kv_stride = packed.kv_heads * packed.dim * item,
+                                 .kv_head_stride = packed.dim * item};
+  Attend(problem, units);
   const int64_t live = units.empty() ? 0 : units.back().first + units.back().tokens;
   std::memset(y + live * row, 0, (packed.tokens - live) * row);
   return kOk;
 }
 
-}  // namespace
-
 // q, k, v [patches, heads, dim]; cu_seqlens int32 [images + 1]: where each image begins, and the end of the last.
-extern "C" int FlashVision(AOT_ARGUMENTS) {
+Fault FlashVisionOperator(AOT_ARGUMENTS) {
   if (nparam != 5) return kWrongCount;
   Packed packed;
   if (const Fault fault = ReadPacked(ndims, shapes, dtypes, &packed)) return fault;
@@ -73,7 +66,7 @@ extern "C" int FlashVision(AOT_ARGUMENTS) {
 // q [segments, tokens, heads, dim]; k, v [segments, tokens, kv_heads, dim]; keys and values [slots, kv_heads, max_length,
 // dim] of any float dtype; slots, live and count int32 [segments]: the slot of each segment, rows that it holds, and tokens
 // that are new (the others are padding). They are written in place behind the live rows. Output as q, zero for padding.
-extern "C" int FlashDecode(AOT_ARGUMENTS) {
+Fault FlashDecodeOperator(AOT_ARGUMENTS) {
   enum { kQ, kK, kV, kKeys, kValues, kSlots, kLive, kCount, kY, kParameters };
   if (nparam != kParameters) return kWrongCount;
   constexpr int kRanks[] = {4, 4, 4, 4, 4, 1, 1, 1};
@@ -122,12 +115,20 @@ extern "C" int FlashDecode(AOT_ARGUMENTS) {
     const int64_t answer = heads * dim * item;
     std::memset(y + (s * tokens + count) * answer, 0, (tokens - count) * answer);
   }
-  const AttentionProblem problem{types[kQ], types[kKeys], heads,       kv_heads, dim, static_cast<char *>(params[kQ]),
-                                 y,         row,          length * row};
-  try {
-    Attend(problem, units);
-  } catch (const std::bad_alloc &) {
-    return kNoMemory;
-  }
+  const AttentionProblem problem{.dtype = types[kQ],
+                                 .kv_dtype = types[kKeys],
+                                 .heads = heads,
+                                 .kv_heads = kv_heads,
+                                 .dim = dim,
+                                 .q = static_cast<char *>(params[kQ]),
+                                 .y = y,
+                                 .kv_stride = row,
+                                 .kv_head_stride = length * row};
+  Attend(problem, units);
   return kOk;
 }
+
+}  // namespace
+
+AOT_OPERATOR(FlashVision, FlashVisionOperator)
+AOT_OPERATOR(FlashDecode, FlashDecodeOperator)

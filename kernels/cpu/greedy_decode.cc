@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <new>
 #include <vector>
 
 #include "aot.h"
@@ -57,17 +56,17 @@ Fault ReadModel(const Arguments &arguments, int layers, Model *model) {
     if (kRanks[i] == 3 ? !IsWeight(dtype) : dtype != (i < kCos ? Dtype::kInt32 : Dtype::kFloat32)) return kWrongDtype;
   }
   const int64_t hidden = arguments[kNorm].shape[0], vocab = arguments[kBias].shape[0], half = arguments[kCos].shape[1];
-  *model = {{},
-            arguments[kCos],
-            arguments[kSin],
-            arguments[kNorm],
-            arguments[kBias],
-            AsWeight(arguments[kTable]),
-            AsWeight(arguments[kHead]),
-            hidden,
-            vocab,
-            half,
-            *arguments[kEps].Floats()};
+  *model = {.layers = {},
+            .cos = arguments[kCos],
+            .sin = arguments[kSin],
+            .norm = arguments[kNorm],
+            .bias = arguments[kBias],
+            .table = AsWeight(arguments[kTable]),
+            .head = AsWeight(arguments[kHead]),
+            .hidden = hidden,
+            .vocab = vocab,
+            .half = half,
+            .eps = *arguments[kEps].Floats()};
   const bool fits = arguments[kEps].Has({1}) && arguments[kSin].Has({arguments[kCos].shape[0], half}) &&
                     HoldsPanels(arguments[kTable], Panels(vocab), hidden) &&
                     HoldsPanels(arguments[kHead], Panels(vocab), hidden);
@@ -76,7 +75,9 @@ Fault ReadModel(const Arguments &arguments, int layers, Model *model) {
   for (int i = 0; i < layers; ++i) {
     Layer *layer = &model->layers[i];
     if (const Fault fault = ReadLayer(arguments, kFirstLayer + i * kLayerTensors, hidden, model->eps, layer)) return fault;
-    if (layer->dim != 2 * half || layer->slots != model->layers[0].slots || layer->length != model->layers[0].length) {
+    const Layer &first = model->layers[0];
+    if (layer->dim != 2 * half || layer->heads != first.heads || layer->kv_heads != first.kv_heads ||
+        layer->inner != first.inner || layer->slots != first.slots || layer->length != first.length) {
       return kWrongShape;
     }
   }
@@ -115,10 +116,11 @@ class Decoder {
         y_(Buffer(rows * model.hidden)),
         cos_(Buffer(rows * model.half)),
         sin_(Buffer(rows * model.half)),
-        logits_(Buffer(rows * model.vocab)) {}
+        logits_(Buffer(rows * model.vocab)),
+        buffers_(model.layers[0], rows) {}
 
-  // The next token of each text; its logits go to row `segment` of `logits`.
-  void Step(std::vector<Text> *texts, float *logits) {
+  // The next token of each text.
+  void Step(std::vector<Text> *texts) {
     const Kernels &kernels = Chosen();
     const int64_t rows = texts->size(), hidden = model_.hidden, half = model_.half, vocab = model_.vocab;
     std::vector<Segment> segments;
@@ -130,26 +132,32 @@ class Decoder {
       segments.push_back({r, 1, slots_[text.segment], text.live});
     }
     for (const Layer &layer : model_.layers) {
-      RunLayer(layer, segments, x_.get(), cos_.get(), sin_.get(), y_.get());
+      RunLayer(layer, buffers_, segments, x_.get(), cos_.get(), sin_.get(), y_.get());
       x_.swap(y_);
     }
-    ReserveScratch(ProductScratch(hidden));
-    Parallel([&](const Worker &worker) {
+    Parallel(ProductScratch(hidden), [&](const Worker &worker) {
       worker.Static(rows, [&](int64_t r) {
         kernels.rms_norm(&x_[r * hidden], model_.norm.Floats(), hidden, model_.eps, &y_[r * hidden]);
       });
-      Multiply(worker, {y_.get(), rows, model_.head, hidden, vocab, model_.bias.Floats(), Activation::kNone, nullptr,
-                        logits_.get()});
+      Multiply(worker, {.x = y_.get(),
+                        .rows = rows,
+                        .w = model_.head,
+                        .in = hidden,
+                        .out = vocab,
+                        .bias = model_.bias.Floats(),
+                        .y = logits_.get()});
       worker.Static(rows, [&](int64_t r) {
         const float *row = &logits_[r * vocab];
         Text &text = (*texts)[r];
         const Choice choice = Choose(row, vocab);
         text.token = choice.token;
         text.log_probability = choice.log_probability;
-        std::copy_n(row, vocab, logits + text.segment * vocab);
       });
     });
   }
+
+  // Those of a text of the last step, by its place there.
+  const float *Logits(int64_t row) const { return &logits_[row * model_.vocab]; }
 
  private:
   using Floats = std::unique_ptr<float[]>;
@@ -158,13 +166,12 @@ class Decoder {
   const Model &model_;
   const int32_t *slots_;
   Floats x_, y_, cos_, sin_, logits_;
+  const LayerBuffers buffers_;
 };
-
-}  // namespace
 
 // Inputs as above, then the tensors of every layer (decoder.h), keys and values written in place. Segments may rest
 // anywhere.
-extern "C" int GreedyDecode(AOT_ARGUMENTS) {
+Fault RunOperator(AOT_ARGUMENTS) {
   const int layers = (nparam - kFirstLayer - kOutputs) / kLayerTensors, outputs = nparam - kOutputs;
   if (layers < 1 || outputs != kFirstLayer + layers * kLayerTensors) return kWrongCount;
   const Arguments arguments{params, ndims, shapes, dtypes};
@@ -173,7 +180,9 @@ extern "C" int GreedyDecode(AOT_ARGUMENTS) {
   const Tensor tokens = arguments[outputs], log_probabilities = arguments[outputs + 1], logits = arguments[outputs + 2];
   const int64_t segments = arguments[kTokens].shape[0], steps = tokens.shape[0];
   if (tokens.rank != 2 || log_probabilities.rank != 2 || logits.rank != 2) return kWrongRank;
-  if (!tokens.Has({steps, segments}) || !log_probabilities.Has({steps, segments}) || !logits.Has({segments, model.vocab})) return kWrongShape;
+  if (!tokens.Has({steps, segments}) || !log_probabilities.Has({steps, segments}) || !logits.Has({segments, model.vocab})) {
+    return kWrongShape;
+  }
   std::vector<Text> texts;
   if (const Fault fault = ReadTexts(arguments, model, steps, &texts)) return fault;
 
@@ -181,21 +190,27 @@ extern "C" int GreedyDecode(AOT_ARGUMENTS) {
   std::fill_n(log_probabilities.Floats(), steps * segments, 0.0f);
   std::fill_n(logits.Floats(), segments * model.vocab, 0.0f);
   const int32_t *ends = arguments[kEnds].Ints(), *last_end = ends + arguments[kEnds].shape[0];
-  try {
-    Decoder decoder(model, arguments[kSlots].Ints(), texts.size());
-    for (int64_t step = 0; step < steps && !texts.empty(); ++step) {
-      decoder.Step(&texts, logits.Floats());
-      std::vector<Text> going_on;
-      for (Text &text : texts) {
-        tokens.Ints()[step * segments + text.segment] = text.token;
-        log_probabilities.Floats()[step * segments + text.segment] = text.log_probability;
-        ++text.position, ++text.live, --text.left;
-        if (text.left > 0 && std::find(ends, last_end, text.token) == last_end) going_on.push_back(text);
+  if (texts.empty()) return kOk;
+  Decoder decoder(model, arguments[kSlots].Ints(), texts.size());
+  for (int64_t step = 0; step < steps && !texts.empty(); ++step) {
+    decoder.Step(&texts);
+    std::vector<Text> going_on;
+    for (size_t row = 0; row < texts.size(); ++row) {
+      Text &text = texts[row];
+      tokens.Ints()[step * segments + text.segment] = text.token;
+      log_probabilities.Floats()[step * segments + text.segment] = text.log_probability;
+      ++text.position, ++text.live, --text.left;
+      if (text.left > 0 && std::find(ends, last_end, text.token) == last_end) {
+        going_on.push_back(text);
+      } else {
+        std::copy_n(decoder.Logits(row), model.vocab, logits.Floats() + text.segment * model.vocab);
       }
-      texts.swap(going_on);
     }
-  } catch (const std::bad_alloc &) {
-    return kNoMemory;
+    texts.swap(going_on);
   }
   return kOk;
 }
+
+}  // namespace
+
+AOT_OPERATOR(GreedyDecode, RunOperator)

@@ -3,6 +3,7 @@
 #include "kernels.h"
 
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -11,6 +12,7 @@
 #include "threads.h"
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
 
@@ -57,6 +59,22 @@ uint16_t FloatToBfloat16(float value) {
   return (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
 }
 
+// Code for an instruction set that the compiler is not asked for, and what GCC and Clang call otherwise.
+#define PRAGMA(x) _Pragma(#x)
+#if defined(__clang__)
+#define BEGIN_TARGET(features) PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define END_TARGET PRAGMA(clang attribute pop)
+#define UNROLL(n) PRAGMA(unroll n)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#define AVX512 "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
+#else
+#define AVX512 "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512"
+#define BEGIN_TARGET(features) PRAGMA(GCC push_options) PRAGMA(GCC target(features))
+#define END_TARGET PRAGMA(GCC pop_options)
+#define UNROLL(n) PRAGMA(GCC unroll n)
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, I{__VA_ARGS__})
+#endif
+
 #define NAME "portable"
 #define VECTOR_BYTES 16
 #define ROW_BLOCK 6
@@ -77,12 +95,11 @@ namespace portable {
 #define ROW_BLOCK 6
 #define LOW_HALVES 0, 8, 1, 9, 2, 10, 3, 11
 #define HIGH_HALVES 4, 12, 5, 13, 6, 14, 7, 15
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c")
+BEGIN_TARGET("avx2,fma,f16c")
 namespace avx2 {
 #include "kernels.inc"
 }
-#pragma GCC pop_options
+END_TARGET
 #undef NAME
 #undef VECTOR_BYTES
 #undef ROW_BLOCK
@@ -94,22 +111,20 @@ namespace avx2 {
 #define VECTOR_BYTES 64
 #define ROW_BLOCK 12
 #define NAME "avx512"
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")
+BEGIN_TARGET(AVX512)
 namespace avx512 {
 #include "kernels.inc"
 }
-#pragma GCC pop_options
+END_TARGET
 #undef NAME
 
 #define NAME "avx512vnni"
 #define VNNI
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c,prefer-vector-width=512")
+BEGIN_TARGET("avx512vnni," AVX512)
 namespace avx512vnni {
 #include "kernels.inc"
 }
-#pragma GCC pop_options
+END_TARGET
 #endif
 
 // Best first.
@@ -119,16 +134,33 @@ const Kernels *const kTables[] = {
 #endif
     &portable::table};
 
+#if defined(__x86_64__)
+// What the processor has and the system saves: __builtin_cpu_supports differs between compilers. Source: Intel 64 and IA-32
+// Architectures Software Developer's Manual, volume 2, CPUID, and volume 1, sections 14.3 and 15.2.
+struct Features {
+  bool avx2 = false, avx512 = false, vnni = false;
+
+  Features() {
+    unsigned a, b, c, d;
+    constexpr unsigned kFmaOsxsaveAvxF16c = 1u << 12 | 1u << 27 | 1u << 28 | 1u << 29;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & kFmaOsxsaveAvxF16c) != kFmaOsxsaveAvxF16c) return;
+    unsigned saved, high;
+    __asm__("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
+    constexpr unsigned kYmm = 0x6, kZmm = 0xe6, kFDqBwVl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
+    avx2 = (saved & kYmm) == kYmm && (b & 1u << 5) != 0;
+    avx512 = avx2 && (saved & kZmm) == kZmm && (b & kFDqBwVl) == kFDqBwVl;
+    vnni = avx512 && (c & 1u << 11) != 0;
+  }
+};
+#endif
+
 bool ProcessorHas(const Kernels &kernels) {
 #if defined(__x86_64__)
-  if (&kernels == &avx512vnni::table) return __builtin_cpu_supports("avx512vnni") && ProcessorHas(avx512::table);
-  if (&kernels == &avx512::table) {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl") && ProcessorHas(avx2::table);
-  }
-  if (&kernels == &avx2::table) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  }
+  static const Features features;
+  if (&kernels == &avx512vnni::table) return features.vnni;
+  if (&kernels == &avx512::table) return features.avx512;
+  if (&kernels == &avx2::table) return features.avx2;
 #endif
   return true;
 }
@@ -168,16 +200,16 @@ extern "C" int UseInstructionSet(const char *name) {
 // Floating-point operations of `rounds` on every thread, for the caller to time.
 extern "C" double FmaFlops(int64_t rounds) {
   std::atomic<int64_t> flops{0};
-  Parallel([&](const Worker &) { flops += static_cast<int64_t>(Chosen().fma_flops(rounds)); });
+  Parallel(0, [&](const Worker &) { flops += static_cast<int64_t>(Chosen().fma_flops(rounds)); });
   return flops;
 }
 
 // The sum of x[n], each thread reading its share.
 extern "C" float ReadAll(const float *x, int64_t n) {
   std::atomic<float> total{0};
-  Parallel([&](const Worker &worker) {
-    const int64_t share = n / worker.count;
-    total = total + Chosen().read_all(x + worker.index * share, share);
+  Parallel(0, [&](const Worker &worker) {
+    const int64_t first = n * worker.index / worker.count, last = n * (worker.index + 1) / worker.count;
+    total.fetch_add(Chosen().read_all(x + first, last - first));
   });
   return total;
 }

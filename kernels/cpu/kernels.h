@@ -59,10 +59,10 @@ struct Product {
   int64_t rows;
   Weight w;
   int64_t in, out;
-  const float *bias;  // [out], or null
-  Activation activation;
-  const float *residual;  // [rows][out], or null
-  float *y;               // [rows][out]
+  const float *bias = nullptr;  // [out], or null
+  Activation activation = Activation::kNone;
+  const float *residual = nullptr;  // [rows][out], or null
+  float *y;                         // [rows][out]
 };
 
 struct Kernels {

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <new>
 
 #include "aot.h"
 #include "products.h"
@@ -14,7 +13,7 @@ namespace {
 
 // Inputs x [rows, in], a packed weight, bias [out], then residual [rows, out] if `with_residual`; last live int32 [1]: rows
 // that are not padding, whose answer is zero. Output [rows, out].
-int RunLinear(int nparam, const Arguments &t, Activation activation, bool with_residual) {
+Fault RunLinear(int nparam, const Arguments &t, Activation activation, bool with_residual) {
   const int last = with_residual ? 4 : 3;
   if (nparam != last + 2) return kWrongCount;
   constexpr int kRanks[] = {2, 3, 1, 2};
@@ -30,35 +29,27 @@ int RunLinear(int nparam, const Arguments &t, Activation activation, bool with_r
   if (live < 0 || live > rows) return kWrongLengths;
   const float *residual = with_residual ? t[3].Floats() : nullptr;
   float *y = t[last + 1].Floats();
-  const Product product{t[0].Floats(), live, AsWeight(t[1]), in, out, t[2].Floats(), activation, residual, y};
-  try {
-    ReserveScratch(ProductScratch(in));
-  } catch (const std::bad_alloc &) {
-    return kNoMemory;
-  }
-  Parallel([&](const Worker &worker) { Multiply(worker, product); });
+  const Product product{.x = t[0].Floats(),
+                        .rows = live,
+                        .w = AsWeight(t[1]),
+                        .in = in,
+                        .out = out,
+                        .bias = t[2].Floats(),
+                        .activation = activation,
+                        .residual = residual,
+                        .y = y};
+  Parallel(ProductScratch(in), [&](const Worker &worker) { Multiply(worker, product); });
   std::memset(y + live * out, 0, (rows - live) * out * sizeof(float));
   return kOk;
 }
 
-}  // namespace
-
-extern "C" int Linear(AOT_ARGUMENTS) { return RunLinear(nparam, {params, ndims, shapes, dtypes}, Activation::kNone, false); }
-extern "C" int LinearAdd(AOT_ARGUMENTS) {
-  return RunLinear(nparam, {params, ndims, shapes, dtypes}, Activation::kNone, true);
-}
-extern "C" int LinearQuickGelu(AOT_ARGUMENTS) {
-  return RunLinear(nparam, {params, ndims, shapes, dtypes}, Activation::kQuickGelu, false);
-}
-extern "C" int LinearGelu(AOT_ARGUMENTS) {
-  return RunLinear(nparam, {params, ndims, shapes, dtypes}, Activation::kGelu, false);
-}
-extern "C" int LinearSiluGate(AOT_ARGUMENTS) {
-  return RunLinear(nparam, {params, ndims, shapes, dtypes}, Activation::kSiluGate, false);
+template <Activation kActivation, bool kResidual = false>
+Fault LinearOperator(AOT_ARGUMENTS) {
+  return RunLinear(nparam, {params, ndims, shapes, dtypes}, kActivation, kResidual);
 }
 
 // x [rows, n], weight [n], eps [1] -> x / sqrt(mean(x^2) + eps) * weight.
-extern "C" int RmsNorm(AOT_ARGUMENTS) {
+Fault RmsNormOperator(AOT_ARGUMENTS) {
   if (nparam != 4) return kWrongCount;
   for (int i = 0; i < 3; ++i) {
     if (ndims[i] != (i == 0 ? 2 : 1)) return kWrongRank;
@@ -67,7 +58,7 @@ extern "C" int RmsNorm(AOT_ARGUMENTS) {
   const int64_t rows = shapes[0][0], n = shapes[0][1];
   if (shapes[1][0] != n || shapes[2][0] != 1) return kWrongShape;
   const auto floats = [params](int i) { return static_cast<float *>(params[i]); };
-  Parallel([&](const Worker &worker) {
+  Parallel(0, [&](const Worker &worker) {
     worker.Static(rows,
                   [&](int64_t r) { Chosen().rms_norm(floats(0) + r * n, floats(1), n, *floats(2), floats(3) + r * n); });
   });
@@ -75,7 +66,7 @@ extern "C" int RmsNorm(AOT_ARGUMENTS) {
 }
 
 // x [rows, n], weight and bias [n], eps [1] -> (x - mean) / sqrt(variance + eps) * weight + bias.
-extern "C" int LayerNorm(AOT_ARGUMENTS) {
+Fault LayerNormOperator(AOT_ARGUMENTS) {
   if (nparam != 5) return kWrongCount;
   for (int i = 0; i < 4; ++i) {
     if (ndims[i] != (i == 0 ? 2 : 1)) return kWrongRank;
@@ -84,7 +75,7 @@ extern "C" int LayerNorm(AOT_ARGUMENTS) {
   const int64_t rows = shapes[0][0], n = shapes[0][1];
   if (shapes[1][0] != n || shapes[2][0] != n || shapes[3][0] != 1) return kWrongShape;
   const auto floats = [params](int i) { return static_cast<float *>(params[i]); };
-  Parallel([&](const Worker &worker) {
+  Parallel(0, [&](const Worker &worker) {
     worker.Static(rows, [&](int64_t r) {
       Chosen().layer_norm(floats(0) + r * n, floats(1), floats(2), n, *floats(3), floats(4) + r * n);
     });
@@ -93,14 +84,14 @@ extern "C" int LayerNorm(AOT_ARGUMENTS) {
 }
 
 // logits [rows, n] -> the index of the largest of each row, int32 [rows], and the logarithm of its probability [rows].
-extern "C" int Choose(AOT_ARGUMENTS) {
+Fault ChooseOperator(AOT_ARGUMENTS) {
   if (nparam != 3) return kWrongCount;
   const Arguments t{params, ndims, shapes, dtypes};
   if (t[0].rank != 2 || t[1].rank != 1 || t[2].rank != 1) return kWrongRank;
   if (t[0].dtype != Dtype::kFloat32) return kWrongDtype;
   const int64_t rows = t[0].shape[0], n = t[0].shape[1];
   if (n < 1 || !t[1].Has({rows}) || !t[2].Has({rows})) return kWrongShape;
-  Parallel([&](const Worker &worker) {
+  Parallel(0, [&](const Worker &worker) {
     worker.Static(rows, [&](int64_t r) {
       const Choice choice = Choose(t[0].Floats() + r * n, n);
       t[1].Ints()[r] = choice.token;
@@ -111,7 +102,7 @@ extern "C" int Choose(AOT_ARGUMENTS) {
 }
 
 // ids int32 [tokens], a packed weight whose outputs are the vocabulary -> rows [tokens, in].
-extern "C" int Embed(AOT_ARGUMENTS) {
+Fault EmbedOperator(AOT_ARGUMENTS) {
   if (nparam != 3) return kWrongCount;
   const Arguments t{params, ndims, shapes, dtypes};
   const Tensor ids = t[0], table = t[1], y = t[2];
@@ -126,3 +117,18 @@ extern "C" int Embed(AOT_ARGUMENTS) {
   }
   return kOk;
 }
+
+// A macro's argument ends at a comma.
+constexpr auto LinearAddOperator = LinearOperator<Activation::kNone, true>;
+
+}  // namespace
+
+AOT_OPERATOR(Linear, LinearOperator<Activation::kNone>)
+AOT_OPERATOR(LinearAdd, LinearAddOperator)
+AOT_OPERATOR(LinearQuickGelu, LinearOperator<Activation::kQuickGelu>)
+AOT_OPERATOR(LinearGelu, LinearOperator<Activation::kGelu>)
+AOT_OPERATOR(LinearSiluGate, LinearOperator<Activation::kSiluGate>)
+AOT_OPERATOR(RmsNorm, RmsNormOperator)
+AOT_OPERATOR(LayerNorm, LayerNormOperator)
+AOT_OPERATOR(Choose, ChooseOperator)
+AOT_OPERATOR(Embed, EmbedOperator)

@@ -6,13 +6,7 @@
 #include "kernels.h"
 #include "threads.h"
 
-// Floats that stay with the thread and grow: fresh pages cost more than the work of a small call.
-float *Scratch(int64_t floats);
-
-// Lets Scratch of so many floats succeed on every thread of the team. Throws std::bad_alloc, which must not
-// happen at work.
-void ReserveScratch(int64_t floats);
-
+// What Multiply needs of each thread's scratch.
 constexpr int64_t ProductScratch(int64_t in) { return kQueryRows * in; }
 constexpr int64_t Panels(int64_t out) { return (out + kPanel - 1) / kPanel; }
 
@@ -31,5 +25,6 @@ struct Choice {
 };
 Choice Choose(const float *logits, int64_t n);
 
-// To be called by all threads of the team; the answer is complete when it returns.
+// To be called by all threads of the team, with ProductScratch(in) floats or more each; the answer is complete when it
+// returns.
 void Multiply(const Worker &worker, const Product &product);

@@ -8,7 +8,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <climits>
+#include <memory>
 #include <mutex>
 #include <system_error>
 #include <thread>
@@ -17,7 +19,7 @@
 namespace {
 
 constexpr uint32_t kMaxThreads = 255;
-constexpr int kSpins = 20000;  // half a millisecond or so: longer than the pause between two operators of a graph
+constexpr std::chrono::microseconds kSpin{50};  // longer would take the core from those who have work
 
 void Pause() {
 #if defined(__x86_64__)
@@ -25,7 +27,7 @@ void Pause() {
 #endif
 }
 
-// A number that threads wait on: they spin, then sleep.
+// A number that threads wait on.
 class Event {
  public:
   uint32_t Value() const { return value_.load(std::memory_order_acquire); }
@@ -35,11 +37,18 @@ class Event {
     if (sleepers_.load(std::memory_order_seq_cst) > 0) syscall(SYS_futex, &value_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr);
   }
 
-  void WaitUntilNot(uint32_t seen) {
-    for (int i = 0; i < kSpins; ++i) {
-      if (Value() != seen) return;
-      Pause();
-    }
+  void SpinUntilNot(uint32_t seen) {
+    const auto end = std::chrono::steady_clock::now() + kSpin;
+    do {
+      for (int i = 0; i < 32; ++i) {
+        if (Value() != seen) return;
+        Pause();
+      }
+    } while (std::chrono::steady_clock::now() < end);
+    SleepUntilNot(seen);
+  }
+
+  void SleepUntilNot(uint32_t seen) {
     sleepers_.fetch_add(1, std::memory_order_seq_cst);
     while (value_.load(std::memory_order_seq_cst) == seen) {
       syscall(SYS_futex, &value_, FUTEX_WAIT_PRIVATE, seen, nullptr);
@@ -62,17 +71,51 @@ const cpu_set_t &Cores() {
   return cores;
 }
 
+// Memory that grows and is kept: fresh pages cost more than the work of a small call.
+struct Scratch {
+  std::unique_ptr<float[]> floats;
+  int64_t size = 0;
+
+  void Reserve(int64_t wanted) {
+    if (size >= wanted) return;
+    floats.reset();
+    size = 0;
+    floats.reset(new float[wanted]);
+    size = wanted;
+  }
+};
+
 // The threads live as long as the process: at its end there is nothing that they would have to finish.
 struct Team {
   std::mutex busy;
-  Event start;  // of a run: its number above kMaxThreads, and how many take part
+  Event members;  // threads that take part in runs, the calling one included; the others sleep until it grows
+  Event start;    // of a run: its number above kMaxThreads, and its members
   Event phase;
+  std::atomic<bool> crowded{false};  // more members than cores: whoever spins keeps another from its work
   alignas(64) std::atomic<int64_t> arrived{0};
   alignas(64) std::atomic<int64_t> next{0};
   std::vector<pthread_t> workers;
-  int avoided = -1;  // the core that they keep away from
+  std::vector<Scratch> scratch;  // of every member
+  int avoided = -1;              // the core that the workers keep away from
   void (*work)(const Worker &, const void *) = nullptr;
   const void *context = nullptr;
+
+  void Wait(Event *event, uint32_t seen) const { crowded ? event->SleepUntilNot(seen) : event->SpinUntilNot(seen); }
+
+  // As many members as are wanted, or as there are threads to be had.
+  int64_t Gather(int64_t wanted) {
+    try {
+      workers.reserve(wanted);
+      for (int64_t index = workers.size() + 1; index < wanted; ++index) {
+        std::thread worker(&Team::Loop, this, index);
+        workers.push_back(worker.native_handle());
+        worker.detach();
+        avoided = -1;
+      }
+    } catch (const std::system_error &) {
+    }
+    return std::min<int64_t>(wanted, workers.size() + 1);
+  }
 
   // Linux likes to wake a thread on the core of the one that wakes it, where it would wait for the end of that one's turn.
   void AvoidTheCallersCore() {
@@ -85,23 +128,35 @@ struct Team {
     for (const pthread_t worker : workers) pthread_setaffinity_np(worker, sizeof(others), &others);
   }
 
-  void Loop(int64_t index, uint32_t seen) {
-    for (;;) {
-      start.WaitUntilNot(seen);
+  void Loop(int64_t index) {
+    for (uint32_t seen = 0;;) {  // a run that has members is never 0
+      for (uint32_t count = members.Value(); index >= count; count = members.Value()) members.SleepUntilNot(count);
+      Wait(&start, seen);
       seen = start.Value();
       if (index < (seen & kMaxThreads)) Work(index, seen & kMaxThreads);
     }
   }
 
   void Work(int64_t index, int64_t count) {
-    const Worker worker(index, count);
+    const Worker worker(index, count, scratch[index].floats.get());
     work(worker, context);
     worker.Barrier();
   }
 };
 
+std::atomic<Team *> the_team{nullptr};
+
+// A forked child has none of the threads, and may have been forked while one of them held the lock: it starts a team of its
+// own at its first call.
+void ForgetTheTeam() { the_team = nullptr; }
+
 Team &TheTeam() {
-  static Team *team = new Team;
+  Team *team = the_team;
+  if (team != nullptr) return *team;
+  static const int registered = pthread_atfork(nullptr, nullptr, ForgetTheTeam);
+  static_cast<void>(registered);
+  auto fresh = std::make_unique<Team>();
+  if (the_team.compare_exchange_strong(team, fresh.get())) return *fresh.release();
   return *team;
 }
 
@@ -123,30 +178,26 @@ void Worker::Barrier() const {
     team.next = 0;
     team.phase.Set(phase + 1);
   } else {
-    team.phase.WaitUntilNot(phase);
+    team.Wait(&team.phase, phase);
   }
 }
 
 int64_t Worker::Next() const { return TheTeam().next.fetch_add(1, std::memory_order_relaxed); }
 
-void RunTeam(void (*work)(const Worker &, const void *), const void *context) {
+void RunTeam(int64_t scratch, void (*work)(const Worker &, const void *), const void *context) {
   Team &team = TheTeam();
   const std::lock_guard<std::mutex> lock(team.busy);
-  const int64_t wanted = Threads();
-  try {
-    for (int64_t index = team.workers.size() + 1; index < wanted; ++index) {
-      std::thread worker(&Team::Loop, &team, index, team.start.Value());
-      team.workers.push_back(worker.native_handle());
-      worker.detach();
-      team.avoided = -1;
-    }
-  } catch (const std::system_error &) {  // no more threads to be had: those that exist do the work
-  }
-  const int64_t count = std::min<int64_t>(wanted, team.workers.size() + 1);
-  if (count > 1) team.AvoidTheCallersCore();
+  const int64_t count = team.Gather(Threads());
+  if (team.scratch.size() < static_cast<size_t>(count)) team.scratch.resize(count);
+  for (int64_t index = 0; index < count; ++index) team.scratch[index].Reserve(scratch);
   team.work = work;
   team.context = context;
-  if (count > 1) team.start.Set(((team.start.Value() | kMaxThreads) + 1) | static_cast<uint32_t>(count));
+  if (count > 1) {
+    team.AvoidTheCallersCore();
+    team.crowded = count > CPU_COUNT(&Cores());
+    if (team.members.Value() != count) team.members.Set(count);
+    team.start.Set(((team.start.Value() | kMaxThreads) + 1) | static_cast<uint32_t>(count));
+  }
   team.Work(0, count);
 }
 

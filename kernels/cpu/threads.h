@@ -9,9 +9,10 @@
 
 class Worker {
  public:
-  Worker(int64_t index, int64_t count) : index(index), count(count) {}
+  Worker(int64_t index, int64_t count, float *scratch) : index(index), count(count), scratch(scratch) {}
 
   const int64_t index, count;
+  float *const scratch;  // the floats that Parallel was asked for, of this thread alone, not initialised
 
   // Nobody goes on before all are here.
   void Barrier() const;
@@ -34,13 +35,13 @@ class Worker {
   int64_t Next() const;  // 0, 1, 2, ... since the last barrier
 };
 
-void RunTeam(void (*work)(const Worker &, const void *), const void *context);
+void RunTeam(int64_t scratch, void (*work)(const Worker &, const void *), const void *context);
 
-// work(worker) on every thread of the team, the calling one included. It must not throw. Calls from several threads wait for
-// one another.
+// work(worker) on every thread of the team, the calling one included, each with `scratch` floats of its own. The work must
+// not throw. Calls from several threads wait for one another. Throws std::bad_alloc before any work is done.
 template <class F>
-void Parallel(const F &work) {
-  RunTeam([](const Worker &worker, const void *context) { (*static_cast<const F *>(context))(worker); }, &work);
+void Parallel(int64_t scratch, const F &work) {
+  RunTeam(scratch, [](const Worker &worker, const void *context) { (*static_cast<const F *>(context))(worker); }, &work);
 }
 
 int Threads();  // of the team

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <new>
 #include <vector>
 
 #include "aot.h"
@@ -49,14 +48,18 @@ void RunBlock(const Arguments &arguments, const std::vector<Unit> &images) {
   const auto buffer = [rows](int64_t n) { return std::unique_ptr<float[]>(new float[rows * n]); };
   const auto normed = buffer(width), middle = buffer(width), wide = buffer(std::max(4 * width, inner));
   float *qkv = wide.get(), *q = qkv + 3 * width * rows, *attended = normed.get(), *hidden = wide.get();
-  ReserveScratch(ProductScratch(std::max(width, inner)));
 
-  Parallel([&](const Worker &worker) {
+  Parallel(ProductScratch(width), [&](const Worker &worker) {
     worker.Static(rows, [&](int64_t r) {
       kernels.layer_norm(x + r * width, floats(kNorm1), floats(kNorm1Bias), width, eps, &normed[r * width]);
     });
-    Multiply(worker,
-             {normed.get(), rows, weight(kQkv), width, 3 * width, floats(kQkvBias), Activation::kNone, nullptr, qkv});
+    Multiply(worker, {.x = normed.get(),
+                      .rows = rows,
+                      .w = weight(kQkv),
+                      .in = width,
+                      .out = 3 * width,
+                      .bias = floats(kQkvBias),
+                      .y = qkv});
     worker.Static(rows, [&](int64_t r) {
       const float *cos = floats(kCos) + r * half, *sin = floats(kSin) + r * half;
       float turned[kMaxDim], *row = qkv + r * 3 * width;
@@ -74,26 +77,50 @@ void RunBlock(const Arguments &arguments, const std::vector<Unit> &images) {
     unit.k = reinterpret_cast<const char *>(qkv) + unit.first * row_bytes + width * sizeof(float);
     unit.v = unit.k + width * sizeof(float);
   }
-  Attend({Dtype::kFloat32, Dtype::kFloat32, heads, heads, dim, reinterpret_cast<const char *>(q),
-          reinterpret_cast<char *>(attended), row_bytes, head_bytes},
+  Attend({.dtype = Dtype::kFloat32,
+          .kv_dtype = Dtype::kFloat32,
+          .heads = heads,
+          .kv_heads = heads,
+          .dim = dim,
+          .q = reinterpret_cast<const char *>(q),
+          .y = reinterpret_cast<char *>(attended),
+          .kv_stride = row_bytes,
+          .kv_head_stride = head_bytes},
          units);
 
-  Parallel([&](const Worker &worker) {
-    Multiply(worker, {attended, rows, weight(kOut), width, width, floats(kOutBias), Activation::kNone, x, middle.get()});
+  Parallel(ProductScratch(std::max(width, inner)), [&](const Worker &worker) {
+    Multiply(worker, {.x = attended,
+                      .rows = rows,
+                      .w = weight(kOut),
+                      .in = width,
+                      .out = width,
+                      .bias = floats(kOutBias),
+                      .residual = x,
+                      .y = middle.get()});
     worker.Static(rows, [&](int64_t r) {
       kernels.layer_norm(&middle[r * width], floats(kNorm2), floats(kNorm2Bias), width, eps, &normed[r * width]);
     });
-    Multiply(worker,
-             {normed.get(), rows, weight(kFc1), width, inner, floats(kFc1Bias), Activation::kQuickGelu, nullptr, hidden});
-    Multiply(worker,
-             {hidden, rows, weight(kFc2), inner, width, floats(kFc2Bias), Activation::kNone, middle.get(), floats(kY)});
+    Multiply(worker, {.x = normed.get(),
+                      .rows = rows,
+                      .w = weight(kFc1),
+                      .in = width,
+                      .out = inner,
+                      .bias = floats(kFc1Bias),
+                      .activation = Activation::kQuickGelu,
+                      .y = hidden});
+    Multiply(worker, {.x = hidden,
+                      .rows = rows,
+                      .w = weight(kFc2),
+                      .in = inner,
+                      .out = width,
+                      .bias = floats(kFc2Bias),
+                      .residual = middle.get(),
+                      .y = floats(kY)});
   });
 }
 
-}  // namespace
-
 // Float32 but for kStarts and what is packed. Output as x, zero for padding.
-extern "C" int VisionBlock(AOT_ARGUMENTS) {
+Fault RunOperator(AOT_ARGUMENTS) {
   if (nparam != kParameters) return kWrongCount;
   const Arguments t{params, ndims, shapes, dtypes};
   for (int i = 0; i < kParameters; ++i) {
@@ -114,13 +141,11 @@ extern "C" int VisionBlock(AOT_ARGUMENTS) {
   std::vector<Unit> images;
   if (const Fault fault = ReadImages(t[kStarts], rows, &images)) return fault;
   const int64_t live = images.back().first + images.back().tokens;
-  if (live > 0) {
-    try {
-      RunBlock(t, images);
-    } catch (const std::bad_alloc &) {
-      return kNoMemory;
-    }
-  }
+  if (live > 0) RunBlock(t, images);
   std::fill(t[kY].Floats() + live * width, t[kY].Floats() + rows * width, 0.0f);
   return kOk;
 }
+
+}  // namespace
+
+AOT_OPERATOR(VisionBlock, RunOperator)

@@ -1,6 +1,7 @@
 """Our own CPU operators (kernels/cpu), as MindSpore AOT custom ops. Without the built library all runs eager."""
 
 import ctypes
+import hashlib
 import os
 import re
 import sysconfig
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import mindspore as ms
 from mindspore import ops
 
+from mindnlp_ocr.ops.cores import usable_cores
 from mindnlp_ocr.ops.packing import panel_inputs
 from mindnlp_ocr.weights.quantize import WeightDtype
 
@@ -28,6 +30,7 @@ FAULTS = {
     5: "the slot is full",
     6: "slots, lengths or token ids that are negative, out of order, repeated or beyond their tensor",
     7: "no memory left for the operator's own buffers",
+    8: "the operator failed in a way that it should not: please report it",
 }
 
 
@@ -36,14 +39,14 @@ def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(LIBRARY))
     library.InstructionSet.restype = ctypes.c_char_p
     # From Python's own copy of the environment: `import mindspore` sets the variable to 1 in the process.
-    library.UseThreads(int(os.environ.get("OMP_NUM_THREADS") or 0))
+    library.UseThreads(int(os.environ.get("OMP_NUM_THREADS") or 0) or usable_cores())
     return library
 
 
 def available() -> tuple[bool, str]:
     """Whether the library is there and can be loaded, and why or why not."""
     if not LIBRARY.exists():
-        return False, f"{LIBRARY.name} is not built: install with a C++ compiler to get it"
+        return False, f"{LIBRARY.name} is not built, reading is several times slower: install with a C++ compiler to get it"
     try:
         return True, f"{LIBRARY.name} runs {instruction_set()} instructions"
     except (OSError, AttributeError) as error:
@@ -54,6 +57,12 @@ def instruction_set() -> str:
     """The one that runs."""
     name: str = _library().InstructionSet().decode()
     return name
+
+
+@cache
+def build() -> str:
+    """What tells this library from those of other compilers, which may round otherwise: the beginning of its hash."""
+    return hashlib.sha256(LIBRARY.read_bytes()).hexdigest()[:16]
 
 
 def use_instruction_set(name: str) -> None:
@@ -79,7 +88,7 @@ def instruction_sets() -> list[str]:
 
 def use_threads(count: int) -> None:
     """Run on so many threads from now on; 0: on as many as this process may use cores."""
-    _library().UseThreads(count)
+    _library().UseThreads(count or usable_cores())
 
 
 def threads() -> int | None:

@@ -1,8 +1,12 @@
 """The team of threads under our CPU operators, which are called here as MindSpore calls them, but from any thread."""
 
 import ctypes
+import os
+import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,27 +15,13 @@ from numpy.typing import NDArray
 
 from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.operators import CpuOperators
+from tests.ops import direct
 
 pytestmark = pytest.mark.skipif(not native.available()[0], reason=native.available()[1])
 
 
 def call(name: str, *inputs: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The operator's answer; ctypes lets other threads of Python run meanwhile."""
-    answer = np.full(shape, np.nan, np.float32)
-    arrays = [*inputs, answer]
-    n = len(arrays)
-    shapes = [(ctypes.c_int64 * x.ndim)(*x.shape) for x in arrays]
-    code = getattr(ctypes.CDLL(str(native.LIBRARY)), name)(
-        n,
-        (ctypes.c_void_p * n)(*(x.ctypes.data for x in arrays)),
-        (ctypes.c_int * n)(*(x.ndim for x in arrays)),
-        (ctypes.POINTER(ctypes.c_int64) * n)(*(ctypes.cast(x, ctypes.POINTER(ctypes.c_int64)) for x in shapes)),
-        (ctypes.c_char_p * n)(*(str(x.dtype).encode() for x in arrays)),
-        None,
-        None,
-    )
-    assert code == 0
-    return answer
+    return direct.call(native.LIBRARY, name, *inputs, shape=shape)
 
 
 class Work:
@@ -115,3 +105,67 @@ def test_as_many_threads_are_used_as_asked_for() -> None:
         counts.append(library.ThreadCount())
     assert counts[:4] == [1, 3, 255, 255]
     assert 1 <= counts[4] <= 255
+
+
+def answer_of_a_forked_child(work: Work, seconds: float = 20) -> int | None:
+    """The child's exit code: 0 where its answers are right; None where it gave none in time."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work.check()
+            code = 0
+        finally:
+            os._exit(code)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_a_forked_child_computes_too(works: list[Work], threads: int) -> None:
+    native.use_threads(threads)
+    works[0].check()
+    assert answer_of_a_forked_child(works[0]) == 0
+    works[0].check()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_forked_while_other_threads_compute_computes_too(works: list[Work]) -> None:
+    native.use_threads(2)
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(works[1].check) for _ in range(400)]
+        codes = [answer_of_a_forked_child(works[0]) for _ in range(5)]
+        for done in calls:
+            done.result()
+    assert codes == [0] * 5
+
+
+def test_workers_that_are_left_over_sleep(works: list[Work]) -> None:
+    """They run neither at a call of fewer threads nor between calls."""
+    native.use_threads(8)
+    works[0].check()
+    native.use_threads(2)
+    works[0].check()
+    time.sleep(0.2)
+    before = switches()
+    for _ in range(200):
+        works[0].check()
+    ran = [1 for thread, count in switches().items() if count - before.get(thread, 0) > 20]
+    assert len(ran) <= 4  # the calling thread, its one worker, and what Python or MindSpore had to do meanwhile
+
+
+def switches() -> dict[str, int]:
+    """How often each thread of this process gave up its core by itself."""
+    found = {}
+    for status in Path("/proc/self/task").glob("*/status"):
+        line = next(line for line in status.read_text().splitlines() if line.startswith("voluntary_ctxt_switches"))
+        found[status.parent.name] = int(line.split()[1])
+    return found
