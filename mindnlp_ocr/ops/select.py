@@ -134,7 +134,7 @@ def code_for(device: Device) -> str:
     """Which of our code, or whose, computes on a device: two of them may round differently."""
     from mindnlp_ocr.ops import native
 
-    return native.instruction_set() if runs_ours(device) else str(device)
+    return f"{native.instruction_set()} {native.build()}" if runs_ours(device) else str(device)
 
 
 def weight_dtype_for(device: Device, asked: WeightDtype | Literal["auto"], stored: WeightDtype) -> WeightDtype:

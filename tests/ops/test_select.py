@@ -57,7 +57,7 @@ def test_a_cpu_without_a_library_or_with_a_broken_one_says_what_to_do(
     library = tmp_path / "_cpu.so"
     monkeypatch.setattr(native, "LIBRARY", library)
     native._library.cache_clear()
-    reason = "Not supported (_cpu.so is not built: install with a C++ compiler to get it)"
+    reason = "Not supported (_cpu.so is not built, reading is several times slower: install with a C++ compiler to get it)"
     assert detect_flash_attention_support(CPU) == (False, reason)
     library.write_bytes(b"not a library")
     broken, reason = detect_flash_attention_support(CPU)
