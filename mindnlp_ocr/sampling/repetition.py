@@ -44,8 +44,10 @@ def find_loop(token_ids: Sequence[int]) -> int | None:
     for unit in range(1, min(LONGEST, length // LEAST_REPEATS) + 1):
         if tokens[-1 - unit] != last or tokens[-unit:] != tokens[-2 * unit : -unit]:
             continue
+        if not _repeats(tokens, unit, LEAST_REPEATS):  # before the size of the unit is counted
+            continue
         needed = repeats_needed(tokens[-unit:]) * unit
-        if needed > length or tokens[length - needed + unit :] != tokens[length - needed : length - unit]:
+        if needed > length or not _repeats(tokens, unit, needed // unit):
             continue
         start = length - needed
         while start > 0 and tokens[start - 1] == tokens[start - 1 + unit]:
@@ -58,6 +60,13 @@ def repeats_needed(unit: Sequence[int]) -> int:
     """How often a unit has to stand in a row to be no part of a page."""
     size = max(1, sum(unit[index] != unit[index - 1] for index in range(len(unit))))
     return max(LEAST_REPEATS, _up(LEAST_SIZE, size), min(ROWS, _up(PAGE, size)))
+
+
+def _repeats(tokens: list[int], unit: int, count: int) -> bool:
+    """Whether the tokens end in so many repetitions of their last ``unit`` tokens; there are as many."""
+    start = len(tokens) - count * unit
+    # The first pair alone refuses most, without copies.
+    return tokens[start] == tokens[start + unit] and tokens[start + unit :] == tokens[start:-unit]
 
 
 def _up(total: int, size: int) -> int:

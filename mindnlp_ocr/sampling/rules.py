@@ -17,7 +17,9 @@ Logits = NDArray[np.float32]
 Indices = NDArray[np.int64]
 Filter = Callable[[Logits], Indices]
 
-BLOCK = 64  # tokens that are looked at together for their highest, in ``at_least``
+BLOCK = 64  # tokens, far apart, that are looked at together for their highest, in ``at_least``
+SORTED = 2048  # tokens that ``top_p`` sorts; more are divided first
+ROOM = 256  # different tokens that a history has room for at first
 LOWEST = np.float32(-np.inf)
 
 
@@ -34,7 +36,9 @@ class History:
 
     def _clear(self) -> None:
         self.token_ids: list[int] = []
-        self.counts: dict[int, int] = {}
+        self._places: dict[int, int] = {}
+        self._different = np.zeros(ROOM, np.int64)
+        self._counts = np.zeros(ROOM, np.int32)
         self._followers: dict[tuple[int, ...], list[int]] = {}
 
     def follow(self, token_ids: Sequence[int]) -> None:
@@ -44,10 +48,25 @@ class History:
             self._clear()
         for token in given[len(self.token_ids) :]:
             self.token_ids.append(token)
-            self.counts[token] = self.counts.get(token, 0) + 1
+            place = self._places.setdefault(token, len(self._places))
+            if place == self._counts.size:
+                self._different = np.append(self._different, np.zeros_like(self._different))
+                self._counts = np.append(self._counts, np.zeros_like(self._counts))
+            self._different[place] = token
+            self._counts[place] += 1
             if self._ngram_size and len(self.token_ids) >= self._ngram_size:
                 *first, last = self.token_ids[-self._ngram_size :]
                 self._followers.setdefault(tuple(first), []).append(last)
+
+    @property
+    def different(self) -> Indices:
+        """The generated tokens, each once."""
+        return self._different[: len(self._places)]
+
+    @property
+    def counts(self) -> NDArray[np.int32]:
+        """How often each of ``different`` was generated."""
+        return self._counts[: len(self._places)]
 
     def banned_by_ngrams(self) -> list[int]:
         """Tokens that would end an n-gram which is in the history."""
@@ -76,7 +95,7 @@ class RepetitionPenalty:
         self._penalty = np.float32(penalty)
 
     def __call__(self, logits: Logits, history: History) -> None:
-        ids = list(history.counts)
+        ids = history.different
         values = logits[ids]
         logits[ids] = np.where(values < 0, values * self._penalty, values / self._penalty)
 
@@ -88,9 +107,8 @@ class CountPenalties:
         self._presence, self._frequency = np.float32(presence), np.float32(frequency)
 
     def __call__(self, logits: Logits, history: History) -> None:
-        ids = list(history.counts)
-        counts = np.fromiter(history.counts.values(), np.float32, len(ids))
-        logits[ids] = logits[ids] - self._frequency * counts - self._presence
+        ids = history.different
+        logits[ids] = logits[ids] - self._frequency * history.counts.astype(np.float32) - self._presence
 
 
 class NoRepeatNGram:
@@ -143,7 +161,7 @@ def at_least(values: Logits, k: int) -> Indices:
     whole = values.size // BLOCK * BLOCK
     if k > whole // BLOCK // 4:
         return np.flatnonzero(values >= np.partition(values, values.size - k)[values.size - k])
-    highest = values[:whole].reshape(-1, BLOCK).max(axis=1)
+    highest = values[:whole].reshape(BLOCK, -1).max(axis=0)
     bound = np.partition(highest, highest.size - k)[highest.size - k]
     near = np.flatnonzero(values >= bound)
     kept = values[near]
@@ -168,20 +186,33 @@ def top_p(p: float) -> Filter:
     while the sum of probabilities is not above 1 - p; the last always stays. Of equals the first in the vocabulary stay, as
     ``argmax`` takes the first; PyTorch's sort leaves their order open.
 
-    Tokens that are each below (1 - p) / vocab cannot add up to more than 1 - p: they go without being sorted.
+    Tokens that are each below (1 - p) / vocab cannot add up to more than 1 - p: they go without being sorted. Where many are
+    left they are divided at a value: the lower part is removed as a whole or, being too much, holds the border.
     """
     rest = np.float32(1 - p)
 
     def keep(logits: Logits) -> Indices:
         probabilities = softmax(logits)
-        large = np.flatnonzero(probabilities > rest / np.float32(logits.size) * np.float32(0.99))[::-1]
-        candidates = probabilities[large]
-        below = max(0.0, float(probabilities.sum(dtype=np.float64) - candidates.sum(dtype=np.float64)))
-        order = np.argsort(logits[large], kind="stable")
-        sums = (below + np.cumsum(candidates[order], dtype=np.float64)).astype(np.float32)
+        near = np.flatnonzero(probabilities > rest / np.float32(logits.size) * np.float32(0.99))[::-1]
+        below = max(0.0, float(probabilities.sum(dtype=np.float64) - probabilities[near].sum(dtype=np.float64)))
+        above = list[Indices]()
+        while near.size > SORTED:
+            values = logits[near]
+            low = values <= np.median(values[:: values.size // 128])
+            if low.all():
+                break
+            mass = below + float(probabilities[near[low]].sum(dtype=np.float64))
+            if np.float32(mass) <= rest:
+                below, near = mass, near[~low]
+            else:
+                above.append(near[~low])
+                near = near[low]
+        order = near[np.argsort(logits[near], kind="stable")]
+        sums = (below + np.cumsum(probabilities[order], dtype=np.float64)).astype(np.float32)
         kept = sums > rest
-        kept[-1] = True
-        return np.sort(large[order[kept]])
+        if not above:
+            kept[-1] = True
+        return np.sort(np.concatenate([order[kept], *above]))
 
     return keep
 

@@ -125,7 +125,7 @@ class Sampler:
             chosen = keep(values)
             values = values[chosen]
             kept = chosen if kept is None else kept[chosen]
-        sums = np.cumsum(softmax(values), dtype=np.float64)
+        sums = np.cumsum(softmax(values).astype(np.float64))
         # The sum is above 0 and the number below 1: the first sum above their product is that of a token that may be drawn.
         number = int(np.searchsorted(sums, self.random(position) * sums[-1], side="right"))
         return number if kept is None else int(kept[number])
