@@ -21,7 +21,7 @@ WHITESPACE = r"[\x20\x0A\x0D\x09]{0,16}"  # between JSON's tokens: bounded, or a
 
 
 class GrammarCompiler:
-    """Makes grammars for one tokenizer; for a vocabulary of 150,000 tokens it takes about a second to make, so keep it.
+    """Makes grammars for one tokenizer. llguidance gives about a second for reading a large vocabulary: make it once.
 
     Args:
         tokenizer: of the checkpoint.

@@ -7,6 +7,7 @@ from tokenizers import Tokenizer
 
 from mindnlp_ocr.processing.chat import TextStream
 from mindnlp_ocr.sampling import Sent, StopStrings
+from tests.processing.test_chat import PROCESSOR
 
 
 def through(stops: StopStrings, pieces: list[str]) -> tuple[str, str | None]:
@@ -83,3 +84,12 @@ def test_pieces_of_the_detokeniser_with_and_without_special_tokens(tokenizer: To
         "Total 5 元\nEND of page",
         "<|im_end|>",
     )
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_a_processor_decodes_and_streams_special_tokens_where_they_are_asked_for(skip: bool) -> None:
+    ids = [*PROCESSOR.tokenizer.encode("ab <fcel>", add_special_tokens=False).ids, 8130]
+    stream = PROCESSOR.stream(skip_special_tokens=skip)
+    expected = "ab " if skip else "ab <fcel><|im_end|>"
+    assert PROCESSOR.decode(ids, skip_special_tokens=skip) == expected
+    assert "".join(stream.feed(token) for token in ids) + stream.end() == expected
