@@ -101,6 +101,8 @@ def test_a_token_that_does_not_follow_is_refused_and_can_be_taken_back(compiler:
     with pytest.raises(PageError, match=rf"^token {token} at position 0 does not follow the grammar of the request: "):
         grammar.allowed([token])
     assert np.array_equal(grammar.allowed([]), first)
+    with pytest.raises(PageError, match=rf"^token {EOS[0]} at position 0 does not follow"):
+        grammar.allowed([EOS[0]])  # an end before the text is complete
 
 
 def test_no_token_beyond_the_tokenizers_own_is_allowed(compiler: GrammarCompiler, tokenizer: Tokenizer) -> None:

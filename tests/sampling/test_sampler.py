@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.sampling import Choice, Sampler, SamplingParams
-from mindnlp_ocr.sampling.rules import Logits, at_least, softmax, top_p
+from mindnlp_ocr.sampling.rules import History, Logits, at_least, softmax, top_p
 from mindnlp_ocr.sampling.sampler import bad_word_ids
 from tests.sampling.conftest import EOS, VOCAB, random_logits
 
@@ -146,6 +146,20 @@ def test_tokens_may_be_taken_back() -> None:
         assert text == whole
     other = [399, 398, *whole[2:20]]  # as long as what it knows, and another
     assert chooser.choose(network(other), other) == sampler(400, **SETTINGS).choose(network(other), other)
+
+
+def test_a_long_history_counts_every_token() -> None:
+    """More different tokens than a history has room for at first, told one by one and at once."""
+    ids = np.random.default_rng(2).integers(0, 3000, 2500).tolist()
+    told, grown = History(), History()
+    told.follow(ids)
+    for length in range(0, len(ids) + 1, 50):
+        grown.follow(ids[:length])
+    for history in (told, grown):
+        tokens, counts = np.unique(ids, return_counts=True)
+        order = np.argsort(history.different)
+        assert history.different[order].tolist() == tokens.tolist()
+        assert history.counts[order].tolist() == counts.tolist()
 
 
 def test_no_pair_of_tokens_comes_twice_where_that_is_forbidden() -> None:
