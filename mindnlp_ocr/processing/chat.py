@@ -96,21 +96,23 @@ class ChatProcessor:
         """Open every image again, whatever was seen."""
         self._reader.forget()
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The text of tokens, without special tokens unless they are asked for."""
+        text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
         return text
 
-    def stream(self) -> "TextStream":
-        """A decoder that is fed token by token."""
-        return TextStream(self.tokenizer)
+    def stream(self, skip_special_tokens: bool = True) -> "TextStream":
+        """A decoder that is fed token by token, and gives the text that ``decode`` gives."""
+        return TextStream(self.tokenizer, skip_special_tokens)
 
 
 class TextStream:
     """Text as it grows: a token that ends inside a character gives "", the one that completes it gives the character."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True) -> None:
         self._tokenizer = tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
+        self._skip_special_tokens = skip_special_tokens
+        self._stream = DecodeStream(skip_special_tokens=skip_special_tokens)
         self._token_ids: list[int] = []
         self._sent = 0
 
@@ -122,7 +124,7 @@ class TextStream:
 
     def end(self) -> str:
         """What is left when no token follows: a character cut short decodes to U+FFFD."""
-        text: str = self._tokenizer.decode(self._token_ids, skip_special_tokens=True)
+        text: str = self._tokenizer.decode(self._token_ids, skip_special_tokens=self._skip_special_tokens)
         return text[self._sent :]
 
 

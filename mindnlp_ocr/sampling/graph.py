@@ -1,0 +1,89 @@
+"""The next tokens of a batch in a graph, by MindSpore's own operators: so that logits need not leave an NPU.
+
+It has the rules and filters of ``rules.py`` with settings of each row; n-grams, bad words, a minimum of tokens and grammars
+come in as a mask that the host makes. Every operator is documented for Ascend as for the CPU; it has run on a CPU only.
+"""
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+BANNED = -1e30  # finite, so that a difference of two is a number; a temperature of 1e-5 leaves it in float32's range
+BELOW_ONE = 1 - 2**-24
+
+
+class SampleTokens(nn.Cell):
+    """Logits to tokens, a row for each request.
+
+    It differs from ``Sampler`` in two ways. Of tokens that tie at the border of top-p all are kept. Sums of probabilities
+    are float32: a random number that lies within their rounding of the border between two tokens may give the other one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sort = ops.Sort(axis=-1, descending=True)
+
+    def construct(
+        self,
+        logits: Tensor,
+        temperature: Tensor,
+        top_k: Tensor,
+        top_p: Tensor,
+        min_p: Tensor,
+        presence: Tensor,
+        frequency: Tensor,
+        repetition: Tensor,
+        counts: Tensor,
+        banned: Tensor,
+        uniform: Tensor,
+    ) -> Tensor:
+        """The tokens.
+
+        Args:
+            logits: float32 [rows, vocab], finite.
+            temperature: float32 [rows]; 0 is greedy.
+            top_k: int32 [rows]; 0 or less keeps all.
+            top_p: float32 [rows], above 0 to 1.
+            min_p: float32 [rows], 0 to 1.
+            presence: presence penalties, float32 [rows].
+            frequency: frequency penalties, float32 [rows].
+            repetition: repetition penalties, float32 [rows]; 1 is off.
+            counts: how often each token was generated, int32 [rows, vocab].
+            banned: tokens that may not follow, bool [rows, vocab], not all of a row.
+            uniform: random numbers in [0, 1), float32 [rows]; ``Sampler.random`` gives them.
+
+        Returns:
+            Token ids, int32 [rows].
+        """
+        rows, vocab = logits.shape
+
+        def column(setting: Tensor) -> Tensor:
+            return setting.reshape(rows, 1)
+
+        seen = counts > 0
+        repeated = ops.select(logits < 0, logits * column(repetition), logits / column(repetition))
+        values = ops.select(seen, repeated, logits)
+        values = values - column(frequency) * counts.astype(ms.float32) - column(presence) * seen.astype(ms.float32)
+        nothing = ops.full_like(values, BANNED)
+        values = ops.select(banned, nothing, values)
+        best = ops.argmax(values, -1).astype(ms.int32)
+        greedy = temperature == 0
+        values = values / column(ops.select(greedy, ops.ones_like(temperature), temperature))
+
+        ordered, _ = self._sort(values)
+        wanted = ops.select(top_k < 1, ops.full_like(top_k, vocab), ops.minimum(top_k, vocab))
+        lowest = ops.gather_elements(ordered, 1, column(wanted - 1))
+        left = ops.select(ordered >= lowest, ordered, nothing)
+        likely = ops.softmax(left, -1)
+        before = ops.cumsum(likely, -1) - likely  # of the more probable
+        # A 1 is off: rounded sums may reach it before the last token.
+        within = ops.logical_or(before < column(top_p), column(top_p >= 1))
+        within = ops.logical_and(within, likely >= column(min_p) * likely[:, :1])
+        within = ops.logical_and(within, ordered >= lowest)
+        count = ops.maximum(within.astype(ms.int32).sum(-1), 1)
+        border = ops.gather_elements(ordered, 1, column(count - 1))
+
+        kept = ops.softmax(ops.select(values >= border, values, nothing), -1)
+        sums = ops.cumsum(kept, -1)
+        mark = column(ops.minimum(uniform, BELOW_ONE)) * sums[:, vocab - 1 :]
+        drawn = (sums <= mark).astype(ms.int32).sum(-1).astype(ms.int32)
+        return ops.select(greedy, best, drawn)

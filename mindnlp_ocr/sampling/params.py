@@ -1,0 +1,203 @@
+"""What one request may set about its sampling and its end."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mindnlp_ocr.errors import PageError
+
+SMALLEST_TEMPERATURE = 1e-5  # vLLM's limit too (_SAMPLING_EPS): float32 logits divided by less may overflow
+MOST_TOP_LOGPROBS = 20  # OpenAI's limit
+MOST_PENALTY = 2.0  # OpenAI's limit, of presence_penalty and frequency_penalty
+MOST_SEED = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """Settings of one request, under the names that OpenAI's API and vLLM give them.
+
+    Penalties and bans of n-grams count the generated tokens only. (vLLM's repetition penalty counts the prompt as well; the
+    prompt of a page is mostly image tokens, and its words are an instruction, which the page may well hold too.)
+
+    Attributes:
+        temperature: what logits are divided by. 0 takes the most probable token (greedy), and then ``top_k``, ``top_p``,
+            ``min_p`` and ``seed`` change nothing.
+        top_p: keep the most probable tokens whose probabilities add up to so much, above 0 to 1. 1 keeps all.
+        top_k: keep so many tokens, those as probable as the last of them too. 0 or -1 keeps all.
+        min_p: keep tokens of at least this share of the highest probability, 0 to 1. 0 keeps all.
+        seed: of the random numbers, 0 to 2**64 - 1. The same seed gives the same text, alone or in a batch. None: one is
+            drawn from the operating system.
+        presence_penalty: taken from the logit of every token that was generated, -2 to 2.
+        frequency_penalty: taken from it once for every time that the token was generated, -2 to 2.
+        repetition_penalty: divides the positive logits of generated tokens, and multiplies the negative ones. 1 is off.
+        no_repeat_ngram_size: no sequence of so many tokens is generated twice. 0 is off.
+        stop: strings before which the text ends. A single string may be given; a tuple is kept.
+        stop_token_ids: tokens after which the text ends, as after an end-of-text token.
+        include_stop_str_in_output: keep the stop string in the text.
+        min_new_tokens: no end-of-text token and none of ``stop_token_ids`` is generated before so many other tokens.
+        max_new_tokens: a limit of generated tokens. None: the model's.
+        logprobs: report the log-probability of every generated token.
+        top_logprobs: report so many of the most probable tokens at each position, 0 to 20. Needs ``logprobs``.
+        ignore_eos: go on after an end-of-text token.
+        skip_special_tokens: leave special tokens out of the text.
+        bad_words: words that are not generated. A single string may be given; a tuple is kept.
+        repetition_guard: end a text that repeats itself without end (``repetition.find_loop``).
+        json_schema: the text is JSON under this schema, a mapping or JSON text. JSON text is kept.
+        regex: the text matches this regular expression from its beginning to its end.
+
+    Raises:
+        PageError: a value of another type or outside of its range, or two settings that exclude each other.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    stop: str | Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    include_stop_str_in_output: bool = False
+    min_new_tokens: int = 0
+    max_new_tokens: int | None = None
+    logprobs: bool = False
+    top_logprobs: int = 0
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    bad_words: str | Sequence[str] = ()
+    repetition_guard: bool = True
+    json_schema: Mapping[str, Any] | str | None = None
+    regex: str | None = None
+
+    def __post_init__(self) -> None:
+        self._check_numbers()
+        for name in (
+            "include_stop_str_in_output",
+            "logprobs",
+            "ignore_eos",
+            "skip_special_tokens",
+            "repetition_guard",
+        ):
+            if not isinstance(value := getattr(self, name), bool):
+                raise PageError(f"{name} is {value!r}: give True or False")
+        for name in ("stop", "bad_words"):
+            object.__setattr__(self, name, _strings(name, getattr(self, name)))
+        ids = self.stop_token_ids
+        if isinstance(ids, str | bytes) or not isinstance(ids, Sequence) or not all(_whole(token, 0) for token in ids):
+            raise PageError(f"stop_token_ids is {ids!r:.80}: give a list of token ids, whole numbers from 0")
+        object.__setattr__(self, "stop_token_ids", tuple(ids))
+        if self.top_logprobs and not self.logprobs:
+            raise PageError(f"top_logprobs is {self.top_logprobs} and logprobs is off: set logprobs to True")
+        if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
+            raise PageError(
+                f"min_new_tokens is {self.min_new_tokens}, max_new_tokens is {self.max_new_tokens}: "
+                "give a minimum that is not above the maximum"
+            )
+        self._check_grammar()
+
+    def _check_numbers(self) -> None:
+        for name in ("top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "temperature"):
+            if not _number(value := getattr(self, name)):
+                raise PageError(f"{name} is {value!r}: give a finite number")
+        if self.temperature != 0 and not self.temperature >= SMALLEST_TEMPERATURE:
+            raise PageError(
+                f"temperature is {self.temperature!r}: give 0 (greedy) or a number from {SMALLEST_TEMPERATURE:f}"
+            )
+        if not 0 < self.top_p <= 1:
+            raise PageError(f"top_p is {self.top_p!r}: give a number above 0 and up to 1")
+        if not _whole(self.top_k, -1):
+            raise PageError(f"top_k is {self.top_k!r}: give a number of tokens, or 0 to keep all")
+        if not 0 <= self.min_p <= 1:
+            raise PageError(f"min_p is {self.min_p!r}: give a number from 0 to 1")
+        for name in ("presence_penalty", "frequency_penalty"):
+            if abs(value := getattr(self, name)) > MOST_PENALTY:
+                raise PageError(f"{name} is {value!r}: give a number from -2 to 2")
+        if self.repetition_penalty <= 0:
+            raise PageError(f"repetition_penalty is {self.repetition_penalty!r}: give a number above 0, 1 is off")
+        for name in ("no_repeat_ngram_size", "min_new_tokens"):
+            if not _whole(value := getattr(self, name), 0):
+                raise PageError(f"{name} is {value!r}: give a whole number, 0 is off")
+        if self.seed is not None and not (_whole(self.seed, 0) and self.seed <= MOST_SEED):
+            raise PageError(f"seed is {self.seed!r}: give a whole number from 0 to 2**64 - 1, or None")
+        if self.max_new_tokens is not None and not _whole(self.max_new_tokens, 1):
+            raise PageError(f"max_new_tokens is {self.max_new_tokens!r}: give 1 or more, or None for the model's limit")
+        if not (_whole(self.top_logprobs, 0) and self.top_logprobs <= MOST_TOP_LOGPROBS):
+            raise PageError(f"top_logprobs is {self.top_logprobs!r}: give a whole number from 0 to {MOST_TOP_LOGPROBS}")
+
+    def _check_grammar(self) -> None:
+        if self.json_schema is not None and self.regex is not None:
+            raise PageError("json_schema and regex are both given: give one of them")
+        if self.regex is not None and (not isinstance(self.regex, str) or not self.regex):
+            raise PageError(f"regex is {self.regex!r:.80}: give a regular expression as text, or None")
+        schema = self.json_schema
+        if schema is None:
+            return
+        try:
+            value = json.loads(schema) if isinstance(schema, str) else schema
+            if not isinstance(value, Mapping):
+                raise TypeError("no object")
+            text = json.dumps(dict(value), allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise PageError(
+                f"json_schema is no JSON object ({error}): give a schema such as {{'type': 'object'}}"
+            ) from error
+        object.__setattr__(self, "json_schema", text)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most probable token is taken, without a random number."""
+        return self.temperature == 0
+
+    @property
+    def constrained(self) -> bool:
+        """Whether a grammar restricts the text."""
+        return self.json_schema is not None or self.regex is not None
+
+    @property
+    def plain_greedy(self) -> bool:
+        """Whether the argmax of the raw logits is every token, so that nothing but it and its log-probability is needed.
+
+        Stop strings, stop tokens, ``ignore_eos`` and the guard look at tokens and text, not at logits.
+        """
+        return (
+            self.greedy
+            and self.presence_penalty == 0
+            and self.frequency_penalty == 0
+            and self.repetition_penalty == 1
+            and not self.no_repeat_ngram_size
+            and not self.bad_words
+            and not self.min_new_tokens
+            and not self.top_logprobs
+            and not self.constrained
+        )
+
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Refuse stop tokens that the model does not have.
+
+        Raises:
+            PageError: one of ``stop_token_ids`` is not below ``vocab_size``.
+        """
+        if self.stop_token_ids and (highest := max(self.stop_token_ids)) >= vocab_size:
+            raise PageError(f"stop_token_ids holds {highest}, the model has {vocab_size} tokens: give ids below that")
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _strings(name: str, value: object) -> tuple[str, ...]:
+    given = (value,) if isinstance(value, str) else value
+    if isinstance(given, bytes) or not isinstance(given, Sequence) or not all(isinstance(text, str) for text in given):
+        raise PageError(f"{name} is {value!r:.80}: give a list of texts")
+    if not all(given):
+        raise PageError(f"{name} holds an empty text: leave it out")
+    return tuple(given)

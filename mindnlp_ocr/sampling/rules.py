@@ -1,0 +1,229 @@
+"""Rules that change logits, and filters that keep some of the tokens: the arithmetic of transformers and vLLM in NumPy.
+
+Rules change the logits of one request in place and run in the order of transformers 4.57
+(``GenerationMixin._get_logits_processor``); vLLM's two penalties, which transformers does not have, follow its repetition
+penalty, as they do in vLLM (``vllm/model_executor/layers/utils.py``, ``apply_penalties``). Filters run after the
+temperature, in the order of transformers too: top-k, top-p, min-p. All of it is float32, as on a CPU there, except sums of
+probabilities: PyTorch's ``cumsum`` on a CPU adds up in float64 and rounds every sum to float32, and so does this.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Logits = NDArray[np.float32]
+Indices = NDArray[np.int64]
+Filter = Callable[[Logits], Indices]
+
+BLOCK = 64  # tokens, far apart, that are looked at together for their highest, in ``at_least``
+SORTED = 2048  # tokens that ``top_p`` sorts; more are divided first
+ROOM = 256  # different tokens that a history has room for at first
+LOWEST = np.float32(-np.inf)
+
+
+class History:
+    """The tokens that a request has generated, with what the rules ask of them.
+
+    ``follow`` compares what it is given with what it knows: the result never depends on what was asked before, only the time
+    does. Longer histories cost their new tokens and a comparison; others are counted anew.
+    """
+
+    def __init__(self, ngram_size: int = 0) -> None:
+        self._ngram_size = ngram_size
+        self._clear()
+
+    def _clear(self) -> None:
+        self.token_ids: list[int] = []
+        self._places: dict[int, int] = {}
+        self._different = np.zeros(ROOM, np.int64)
+        self._counts = np.zeros(ROOM, np.int32)
+        self._followers: dict[tuple[int, ...], list[int]] = {}
+
+    def follow(self, token_ids: Sequence[int]) -> None:
+        """Be the history of these generated tokens."""
+        given = list(token_ids)
+        if given[: len(self.token_ids)] != self.token_ids:
+            self._clear()
+        for token in given[len(self.token_ids) :]:
+            self.token_ids.append(token)
+            place = self._places.setdefault(token, len(self._places))
+            if place == self._counts.size:
+                self._different = np.append(self._different, np.zeros_like(self._different))
+                self._counts = np.append(self._counts, np.zeros_like(self._counts))
+            self._different[place] = token
+            self._counts[place] += 1
+            if self._ngram_size and len(self.token_ids) >= self._ngram_size:
+                *first, last = self.token_ids[-self._ngram_size :]
+                self._followers.setdefault(tuple(first), []).append(last)
+
+    @property
+    def different(self) -> Indices:
+        """The generated tokens, each once."""
+        return self._different[: len(self._places)]
+
+    @property
+    def counts(self) -> NDArray[np.int32]:
+        """How often each of ``different`` was generated."""
+        return self._counts[: len(self._places)]
+
+    def banned_by_ngrams(self) -> list[int]:
+        """Tokens that would end an n-gram which is in the history."""
+        if len(self.token_ids) < self._ngram_size - 1:
+            return []
+        newest = self.token_ids[len(self.token_ids) - self._ngram_size + 1 :]
+        return self._followers.get(tuple(newest), [])
+
+
+class Rule(Protocol):
+    """Changes logits in place.
+
+    Args:
+        logits: float32 [vocab].
+        history: of the generated tokens.
+    """
+
+    def __call__(self, logits: Logits, history: History) -> None: ...
+
+
+class RepetitionPenalty:
+    """Keskar et al. 2019 (CTRL), arXiv:1909.05858, in the form of transformers' ``RepetitionPenaltyLogitsProcessor``:
+    positive logits of generated tokens are divided by the penalty, negative ones multiplied."""
+
+    def __init__(self, penalty: float) -> None:
+        self._penalty = np.float32(penalty)
+
+    def __call__(self, logits: Logits, history: History) -> None:
+        ids = history.different
+        values = logits[ids]
+        logits[ids] = np.where(values < 0, values * self._penalty, values / self._penalty)
+
+
+class CountPenalties:
+    """OpenAI's and vLLM's: ``logits -= frequency * count``, then ``logits -= presence * (count > 0)``."""
+
+    def __init__(self, presence: float, frequency: float) -> None:
+        self._presence, self._frequency = np.float32(presence), np.float32(frequency)
+
+    def __call__(self, logits: Logits, history: History) -> None:
+        ids = history.different
+        logits[ids] = logits[ids] - self._frequency * history.counts.astype(np.float32) - self._presence
+
+
+class NoRepeatNGram:
+    """transformers' ``NoRepeatNGramLogitsProcessor``; the size is the history's."""
+
+    def __call__(self, logits: Logits, history: History) -> None:
+        logits[history.banned_by_ngrams()] = LOWEST
+
+
+class BadWords:
+    """transformers' ``NoBadWordsLogitsProcessor``: the last token of a word is banned where its other tokens stand. A word
+    that is one end-of-text token is not banned. As in vLLM, the text may begin with a word.
+
+    Args:
+        words: token ids of each word, one or more of them.
+        eos_token_ids: see above.
+    """
+
+    def __init__(self, words: Iterable[Sequence[int]], eos_token_ids: Sequence[int] = ()) -> None:
+        sequences = [list(word) for word in words]
+        self._single = [word[0] for word in sequences if len(word) == 1 and word[0] not in eos_token_ids]
+        self._longer = [word for word in sequences if len(word) > 1]
+
+    def __call__(self, logits: Logits, history: History) -> None:
+        logits[self._single] = LOWEST
+        for word in self._longer:
+            if history.token_ids[1 - len(word) :] == word[:-1]:
+                logits[word[-1]] = LOWEST
+
+
+class MinNewTokens:
+    """transformers' ``MinNewTokensLengthLogitsProcessor``: no end before so many tokens."""
+
+    def __init__(self, count: int, end_token_ids: Iterable[int]) -> None:
+        self._count, self._ends = count, list(end_token_ids)
+
+    def __call__(self, logits: Logits, history: History) -> None:
+        if len(history.token_ids) < self._count:
+            logits[self._ends] = LOWEST
+
+
+def at_least(values: Logits, k: int) -> Indices:
+    """The indices, ascending, of all values that are not below the k-th highest; all where there are no more than k.
+
+    The k-th highest of the blocks' highest values bounds the k-th highest value from below, so what is below it need not be
+    partitioned: exact, and faster than a partition of the whole.
+    """
+    if k >= values.size:
+        return np.arange(values.size)
+    whole = values.size // BLOCK * BLOCK
+    if k > whole // BLOCK // 4:
+        return np.flatnonzero(values >= np.partition(values, values.size - k)[values.size - k])
+    highest = values[:whole].reshape(BLOCK, -1).max(axis=0)
+    bound = np.partition(highest, highest.size - k)[highest.size - k]
+    near = np.flatnonzero(values >= bound)
+    kept = values[near]
+    found: Indices = near[kept >= np.partition(kept, kept.size - k)[kept.size - k]]
+    return found
+
+
+def softmax(logits: Logits) -> Logits:
+    """Probabilities, float32 [tokens]. At least one logit is finite."""
+    powers: Logits = np.exp(logits - logits.max())
+    powers /= powers.sum()
+    return powers
+
+
+def top_k(k: int) -> Filter:
+    """transformers' ``TopKLogitsWarper``: tokens that tie with the k-th are kept."""
+    return lambda logits: at_least(logits, k)
+
+
+def top_p(p: float) -> Filter:
+    """transformers' ``TopPLogitsWarper`` (Holtzman et al. 2019, arXiv:1904.09751): in ascending order tokens are removed
+    while the sum of probabilities is not above 1 - p; the last always stays. Of equals the first in the vocabulary stay, as
+    ``argmax`` takes the first; PyTorch's sort leaves their order open.
+
+    Tokens that are each below (1 - p) / vocab cannot add up to more than 1 - p: they go without being sorted. Where many are
+    left they are divided at a value: the lower part is removed as a whole or, being too much, holds the border.
+    """
+    rest = np.float32(1 - p)
+
+    def keep(logits: Logits) -> Indices:
+        probabilities = softmax(logits)
+        near = np.flatnonzero(probabilities > rest / np.float32(logits.size) * np.float32(0.99))[::-1]
+        below = max(0.0, float(probabilities.sum(dtype=np.float64) - probabilities[near].sum(dtype=np.float64)))
+        above = list[Indices]()
+        while near.size > SORTED:
+            values = logits[near]
+            low = values <= np.median(values[:: values.size // 128])
+            if low.all():
+                break
+            mass = below + float(probabilities[near[low]].sum(dtype=np.float64))
+            if np.float32(mass) <= rest:
+                below, near = mass, near[~low]
+            else:
+                above.append(near[~low])
+                near = near[low]
+        order = near[np.argsort(logits[near], kind="stable")]
+        sums = (below + np.cumsum(probabilities[order], dtype=np.float64)).astype(np.float32)
+        kept = sums > rest
+        if not above:
+            kept[-1] = True
+        return np.sort(np.concatenate([order[kept], *above]))
+
+    return keep
+
+
+def min_p(share: float) -> Filter:
+    """transformers' ``MinPLogitsWarper`` (Nguyen et al. 2024, arXiv:2407.01082): tokens of less than this share of the
+    highest probability are removed."""
+    share32 = np.float32(share)
+
+    def keep(logits: Logits) -> Indices:
+        probabilities = softmax(logits)
+        return np.flatnonzero(probabilities >= share32 * probabilities.max())
+
+    return keep

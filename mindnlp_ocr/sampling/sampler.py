@@ -1,0 +1,189 @@
+"""The next token of one request, from its logits."""
+
+import secrets
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from mindnlp_ocr.errors import PageError
+from mindnlp_ocr.sampling.grammar import Grammar
+from mindnlp_ocr.sampling.params import SamplingParams
+from mindnlp_ocr.sampling.rules import (
+    LOWEST,
+    BadWords,
+    CountPenalties,
+    Filter,
+    History,
+    Logits,
+    MinNewTokens,
+    NoRepeatNGram,
+    RepetitionPenalty,
+    Rule,
+    at_least,
+    min_p,
+    softmax,
+    top_k,
+    top_p,
+)
+
+
+class Choice(NamedTuple):
+    """A token and how probable the network finds it.
+
+    Log-probabilities are of the raw logits, before any rule, temperature or filter, natural logarithms: what vLLM reports by
+    default (``logprobs_mode="raw_logprobs"``), and what the engine's greedy path reports.
+    """
+
+    token_id: int
+    logprob: float
+    top_logprobs: list[tuple[int, float]]  # (token id, log-probability) of the most probable, falling, equals by their id
+
+
+class Sampler:
+    """Chooses the tokens of one request.
+
+    What it chooses depends on the settings, the logits and the generated tokens that it is given, on nothing else: tokens
+    may be taken back and chosen again, and a batch changes nothing. The random number of the n-th token is the n-th block of
+    a counter-based generator (Philox, Salmon et al. 2011) under the seed. Penalties, n-grams and bad words look at generated
+    tokens only, never at the prompt.
+
+    Args:
+        params: of the request.
+        vocab_size: how many logits there are.
+        eos_token_ids: tokens that end a text.
+        tokenizer: only where there are ``bad_words``.
+        grammar: of this request alone, only where there is a ``json_schema`` or ``regex`` (``GrammarCompiler.grammar``).
+
+    Raises:
+        PageError: a stop token that the model does not have.
+        ValueError: bad words without a tokenizer, or a schema or expression without its grammar.
+    """
+
+    def __init__(
+        self,
+        params: SamplingParams,
+        vocab_size: int,
+        eos_token_ids: Sequence[int],
+        *,
+        tokenizer: Tokenizer | None = None,
+        grammar: Grammar | None = None,
+    ) -> None:
+        params.check_vocabulary(vocab_size)
+        if params.constrained != (grammar is not None):
+            raise ValueError("a grammar belongs to a request with json_schema or regex, and to no other")
+        self.params = params
+        self.seed = secrets.randbits(64) if params.seed is None else params.seed
+        self._vocab_size = vocab_size
+        self._grammar = grammar
+        self._history = History(params.no_repeat_ngram_size)
+        self._rules = _rules(params, eos_token_ids, tokenizer)
+        self._filters = [] if params.greedy else _filters(params, vocab_size)
+
+    def choose(self, logits: Logits, token_ids: Sequence[int]) -> Choice:
+        """The token that follows.
+
+        Args:
+            logits: float32 [vocab], finite, as the network gives them. They are not changed.
+            token_ids: all tokens that this request has generated so far, without the prompt.
+
+        Raises:
+            PageError: the rules together leave no token, or ``token_ids`` do not follow the grammar.
+            ValueError: logits of another shape or dtype.
+        """
+        if logits.shape != (self._vocab_size,) or logits.dtype != np.float32:
+            raise ValueError(f"logits are {logits.dtype} {list(logits.shape)}, float32 [{self._vocab_size}] is wanted")
+        changed = self._after_rules(logits, token_ids)
+        token = int(changed.argmax())
+        if changed[token] == LOWEST:
+            raise PageError(
+                f"no token is allowed at position {len(token_ids)}: the grammar, bad_words, no_repeat_ngram_size and "
+                "min_new_tokens of this request exclude each other, leave one out"
+            )
+        if not self.params.greedy:
+            token = self._draw(changed, len(token_ids))
+        return self._choice(logits, token)
+
+    def _after_rules(self, logits: Logits, token_ids: Sequence[int]) -> Logits:
+        if not self._rules and self._grammar is None:
+            return logits
+        changed = logits.copy()
+        if self._grammar is not None:
+            changed[~self._grammar.allowed(token_ids)] = LOWEST
+        if self._rules:
+            self._history.follow(token_ids)
+            for rule in self._rules:
+                rule(changed, self._history)
+        return changed
+
+    def _draw(self, logits: Logits, position: int) -> int:
+        """A token of the distribution that temperature and filters leave, by the inverse of its cumulative sums."""
+        values = logits if self.params.temperature == 1 else logits / np.float32(self.params.temperature)
+        kept = None
+        for keep in self._filters:
+            chosen = keep(values)
+            values = values[chosen]
+            kept = chosen if kept is None else kept[chosen]
+        sums = np.cumsum(softmax(values).astype(np.float64))
+        # The sum is above 0 and the number below 1: the first sum above their product is that of a token that may be drawn.
+        number = int(np.searchsorted(sums, self.random(position) * sums[-1], side="right"))
+        return number if kept is None else int(kept[number])
+
+    def random(self, position: int) -> float:
+        """The uniform random number of a position, in [0, 1), with 53 bits."""
+        return int(np.random.Philox(key=self.seed, counter=position).random_raw() >> 11) * 2.0**-53
+
+    def _choice(self, logits: Logits, token: int) -> Choice:
+        highest = logits.max()
+        norm = np.log(np.exp(logits - highest).sum())
+        count = self.params.top_logprobs
+        top = list[tuple[int, float]]()
+        if count:
+            near = at_least(logits, count)
+            best = near[np.argsort(-logits[near], kind="stable")[:count]]
+            top = [(int(index), float(logits[index] - highest - norm)) for index in best]
+        return Choice(token, float(logits[token] - highest - norm), top)
+
+
+def _rules(params: SamplingParams, eos_token_ids: Sequence[int], tokenizer: Tokenizer | None) -> list[Rule]:
+    """Those that are on, in their order."""
+    rules = list[Rule]()
+    if params.repetition_penalty != 1:
+        rules.append(RepetitionPenalty(params.repetition_penalty))
+    if params.presence_penalty or params.frequency_penalty:
+        rules.append(CountPenalties(params.presence_penalty, params.frequency_penalty))
+    if params.no_repeat_ngram_size:
+        rules.append(NoRepeatNGram())
+    if params.bad_words:
+        if tokenizer is None:
+            raise ValueError("bad_words need the tokenizer")
+        words = [ids for word in params.bad_words for ids in bad_word_ids(word, tokenizer)]
+        rules.append(BadWords(words, eos_token_ids))
+    if params.min_new_tokens:
+        rules.append(MinNewTokens(params.min_new_tokens, [*eos_token_ids, *params.stop_token_ids]))
+    return rules
+
+
+def _filters(params: SamplingParams, vocab_size: int) -> list[Filter]:
+    filters = list[Filter]()
+    if 0 < params.top_k < vocab_size:
+        filters.append(top_k(params.top_k))
+    if params.top_p < 1:
+        filters.append(top_p(params.top_p))
+    if params.min_p:
+        filters.append(min_p(params.min_p))
+    return filters
+
+
+def bad_word_ids(word: str, tokenizer: Tokenizer) -> list[list[int]]:
+    """The tokens of a word at the beginning of a text, and those behind a space where a token of its own begins there.
+
+    As in vLLM (``SamplingParams.update_from_tokenizer``). A word whose parts another token spans is not found.
+    """
+    plain: list[int] = tokenizer.encode(word, add_special_tokens=False).ids
+    spaced: list[int] = tokenizer.encode(" " + word.lstrip(), add_special_tokens=False).ids
+    found = [plain] if plain else []
+    if plain and spaced and spaced[0] != plain[0] and len(spaced) == len(plain):
+        found.append(spaced)
+    return found
