@@ -65,7 +65,7 @@ class Handle:
     ) -> None:
         self._scheduler, self.generation, self.number, self.priority = scheduler, generation, number, priority
         self._seconds = deadline_seconds
-        self._expires = math.inf if deadline_seconds is None else time.monotonic() + deadline_seconds
+        self._expires = math.inf if deadline_seconds is None else scheduler._clock() + deadline_seconds
         self._on_change = on_change
         self._ended = threading.Event()
         self._cancelled = False
@@ -110,10 +110,16 @@ class Handle:
 
 
 class Scheduler:
-    """All requests of one engine. Every method may be called from any thread."""
+    """All requests of one engine. Every method may be called from any thread.
 
-    def __init__(self, engine: Engine, config: SchedulerConfig | None = None) -> None:
-        self.engine, self.config = engine, config or SchedulerConfig()
+    Args:
+        clock: seconds that only grow, for deadlines.
+    """
+
+    def __init__(
+        self, engine: Engine, config: SchedulerConfig | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.engine, self.config, self._clock = engine, config or SchedulerConfig(), clock
         self._changed = threading.Condition()  # guards what follows, but for _running
         self._waiting: list[Handle] = []
         self._driving = False  # whether a thread drives the steps
@@ -332,7 +338,7 @@ class Scheduler:
 
     def _end_unwanted(self) -> list[Handle]:
         """End those that were cancelled or are late. Returns them."""
-        now = time.monotonic()
+        now = self._clock()
         with self._changed:
             faults = {handle: fault for handle in self._waiting if (fault := handle._fault(now))}
             self._waiting = [handle for handle in self._waiting if handle not in faults]
