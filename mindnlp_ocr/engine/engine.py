@@ -18,6 +18,7 @@ from mindnlp_ocr.engine.overflow import OverflowedError
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.ops.select import Attentions
 from mindnlp_ocr.processing.images import PromptImage
+from mindnlp_ocr.sampling import Choice
 
 MAX_PACKED_PATCHES = 2048  # of several images in one call: more would fall out of the processor's caches
 BURST_SECONDS = 0.05
@@ -237,13 +238,14 @@ class Engine:
                 continue
             seconds = time.perf_counter() - start
             self._prefill_rate = sum(piece.end - piece.start for piece in pack) / seconds
-            for piece, step in zip(pack, steps, strict=True):
-                generation = piece.generation
-                generation.computed = piece.end
+            begun = []
+            for (generation, _, end), step in zip(pack, steps, strict=True):
+                generation.computed = end
                 if generation.lease is not None and self.manager is not None:
-                    self.manager.progress(generation.lease, piece.end)
-                if piece.end == len(generation.key) and (fault := _take(generation, step)) is not None:
-                    failed[generation] = fault
+                    self.manager.progress(generation.lease, end)
+                if end == len(generation.key):
+                    begun.append((generation, step))
+            failed |= self._take(begun)
             _count([piece.generation for piece in pack], "prefill", start)
         return failed
 
@@ -282,13 +284,13 @@ class Engine:
         except PageError as error:
             if len(generations) == 1:
                 return {generations[0]: error}
-            failed: dict[Generation, PageError] = {}
+            alone: dict[Generation, PageError] = {}
             for generation in generations:  # who is to blame shows alone
-                failed |= self.decode([generation])
-            return failed
-        errors = {generation: _take(generation, step) for generation, step in zip(generations, steps, strict=True)}
+                alone |= self.decode([generation])
+            return alone
+        failed = self._take(list(zip(generations, steps, strict=True)))
         _count(generations, "decode", start)
-        return {generation: error for generation, error in errors.items() if error is not None}
+        return failed
 
     def _steps(self, generations: Sequence[Generation]) -> list[Step]:
         if self.manager is None:
@@ -303,6 +305,31 @@ class Engine:
             self._burst = burst(taken / (time.perf_counter() - start), self.graphs.decode_steps)
         return steps
 
+    def _take(self, steps: Sequence[tuple[Generation, Step]]) -> dict[Generation, PageError]:
+        """Give requests what a call has brought. Returns those whose settings leave no token."""
+        chosen = self._sampled(steps) if self.graphs.attentions.text.samples_in_graph else {}
+        failed: dict[Generation, PageError] = {}
+        for generation, step in steps:
+            try:
+                generation.take(step, chosen.get(generation))
+            except PageError as error:
+                failed[generation] = error
+        return failed
+
+    def _sampled(self, steps: Sequence[tuple[Generation, Step]]) -> dict[Generation, Choice]:
+        """The tokens that the sample graph can choose, of requests whose logits lie in one tensor."""
+        rows = {}
+        for generation, step in steps:
+            if generation.sampler is not None and (row := generation.sampler.row(generation.token_ids)) is not None:
+                rows[step.row] = generation, row
+        if not rows:
+            return {}
+        try:
+            tokens = self.graphs.sample(steps[0][1].logits, {at: row for at, (_, row) in rows.items()})
+        except PageError:  # the host can do it too
+            return {}
+        return {rows[at][0]: Choice(token, logprob, []) for at, (token, logprob) in tokens.items()}
+
     def _known(self, generation: Generation) -> int:
         return self.manager.lookup(generation.key) if self.manager is not None else 0
 
@@ -310,14 +337,6 @@ class Engine:
 def burst(tokens_per_second: float, most: int) -> int:
     """Tokens to decode in one call: as many as take BURST_SECONDS, so that a text is seen to grow."""
     return max(1, min(int(tokens_per_second * BURST_SECONDS), most))
-
-
-def _take(generation: Generation, step: Step) -> PageError | None:
-    try:
-        generation.take(step)
-    except PageError as error:
-        return error
-    return None
 
 
 def _count(generations: Sequence[Generation], what: str, start: float) -> None:
