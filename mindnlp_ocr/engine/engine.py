@@ -47,7 +47,7 @@ class Engine:
         self.lock = threading.RLock()  # a step at a time: compiling is not thread-safe, and slots may be moved between steps
         self._running: set[Generation] = set()
         self._burst = 1  # tokens that the next step asks for
-        self._prefill_rate = 0.0  # tokens a second
+        self._prefill_rate = self._vision_rate = 0.0  # tokens and patches a second
 
     # The slots themselves
 
@@ -128,14 +128,14 @@ class Engine:
     # Images
 
     def run_vision(
-        self, generations: Sequence[Generation], ahead: Sequence[Generation] = (), packs: int | None = None
+        self, generations: Sequence[Generation], ahead: Sequence[Generation] = (), seconds: float | None = None
     ) -> dict[Generation, PageError]:
         """Features of the images that prompts still need, several images in one call.
 
         Args:
             generations: that have their slots.
             ahead: that wait: their images fill up the calls. Failures are left for when they have slots.
-            packs: calls to make at most.
+            seconds: run one call alone, of as many images as take so long, or of one. None: run all that is needed.
 
         Returns:
             Those of ``generations`` that have an image that cannot be run.
@@ -146,7 +146,8 @@ class Engine:
         if needed:
             wanted |= self._wanted(ahead, wanted)
         failed: dict[Generation, PageError] = {}
-        for pack in list(self._image_packs(wanted, needed))[:packs]:
+        most = MAX_PACKED_PATCHES if seconds is None else min(MAX_PACKED_PATCHES, int(self._vision_rate * seconds))
+        for pack in list(self._image_packs(wanted, needed, most))[: None if seconds is None else 1]:
             try:
                 self._run_images([wanted[digest] for digest in pack], [*generations, *ahead])
             except PageError as error:
@@ -181,7 +182,9 @@ class Engine:
         return wanted
 
     def _run_images(self, images: Sequence[PromptImage], generations: Sequence[Generation]) -> None:
-        found = self.graphs.vision([image.patches() for image in images])
+        patches, start = [image.patches() for image in images], time.perf_counter()
+        found = self.graphs.vision(patches)
+        self._vision_rate = sum(len(image.pixels) for image in patches) / (time.perf_counter() - start)
         for image, features in zip(images, found, strict=True):
             features = np.array(features)  # of its own: not a part of the whole pack
             if self.manager is not None:
@@ -190,15 +193,15 @@ class Engine:
                 if any(other.digest == image.digest for other in generation.prompt.images):
                     generation.features[image.digest] = features
 
-    def _image_packs(self, images: dict[bytes, PromptImage], needed: Iterable[bytes]) -> Iterator[list[bytes]]:
-        """Images for one call of the vision graph, as many as fit; those that are alone too large for it by themselves. No
-        pack without one that is needed now."""
+    def _image_packs(self, images: dict[bytes, PromptImage], needed: Iterable[bytes], most: int) -> Iterator[list[bytes]]:
+        """Images for one call of the vision graph, up to ``most`` patches; those that have more by themselves. No pack
+        without one that is needed now."""
         pack: list[bytes] = []
         patches = 0
         urgent = set(needed)
         for digest, image in images.items():
             size = math.prod(image.grid_thw)
-            if pack and (patches + size > MAX_PACKED_PATCHES or len(pack) == self.graphs.images_at_once):
+            if pack and (patches + size > most or len(pack) == self.graphs.images_at_once):
                 yield pack
                 pack, patches = [], 0
             if not pack and digest not in urgent:
