@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mindnlp_ocr.cache.keys import PrefixKey
 from mindnlp_ocr.cache.manager import CacheManager, worth_reusing
-from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.cache.slots import Array, KVSlots
 from mindnlp_ocr.engine.generate import Generation
 from mindnlp_ocr.engine.graphs import MAX_PACKED_TOKENS, MIN_TOKENS, Graphs, PromptPart, Step
 from mindnlp_ocr.engine.overflow import OverflowedError
@@ -22,6 +23,7 @@ from mindnlp_ocr.sampling import Choice
 
 MAX_PACKED_PATCHES = 2048  # of several images in one call: more would fall out of the processor's caches
 BURST_SECONDS = 0.05
+PREAMBLE = range(4, 64)  # tokens ahead of the first image that are kept apart: fewer are not worth it, more are a hit
 
 Outcome = PageError | None  # of a request: None where it went on
 
@@ -47,6 +49,7 @@ class Engine:
         self.lock = threading.RLock()  # a step at a time: compiling is not thread-safe, and slots may be moved between steps
         self._running: set[Generation] = set()
         self._burst = 1  # tokens that the next step asks for
+        self._preamble: tuple[PrefixKey, Array, Array] | None = None
         self._prefill_rate = self._vision_rate = 0.0  # tokens and patches a second
 
     # The slots themselves
@@ -66,7 +69,7 @@ class Engine:
     def replace(self, attentions: Attentions, kv: KVSlots, manager: CacheManager | None) -> None:
         """Run on others from now on; what the old slots held is forgotten."""
         self.graphs.attach(attentions, kv)
-        self.kv, self.manager = kv, manager
+        self.kv, self.manager, self._preamble = kv, manager, None
 
     def resize(self, slots: int, max_bytes: int, new_kv: Callable[[], KVSlots]) -> None:
         """Another number of slots or another budget; requests go on in their new slots.
@@ -106,6 +109,7 @@ class Engine:
             if lease.source is not None:
                 self.kv.copy(lease.source, lease.slot, lease.reused)
                 self.manager.copied(lease)
+            self._write_preamble(generation)
         self._running.add(generation)
         return True
 
@@ -119,6 +123,26 @@ class Engine:
             self._running.discard(generation)
             if lease is not None and self.manager is not None:
                 self.manager.release(lease, generation.held if generation.token_ids and error is None else None)
+
+    def _write_preamble(self, generation: Generation) -> None:
+        """What the chat template puts ahead of the first image is the same for all pages: too little for a slot of the cache
+        to be kept or waited for, but a third of the prompt of a line. Its keys and values are written, not computed."""
+        if self._preamble is None or generation.computed or generation.lease is None or self.manager is None:
+            return
+        key, keys, values = self._preamble
+        if key.common(generation.key) == len(key) < len(generation.key):
+            self.kv.write(generation.lease.slot, keys, values)
+            generation.computed = len(key)
+            self.manager.progress(generation.lease, len(key))
+
+    def _keep_preamble(self, generation: Generation) -> None:
+        """Only where a row's bits do not depend on how it came to be, and where slots lie in the host's memory."""
+        tokens = generation.key.images[0].start if generation.key.images else 0
+        if generation.lease is None or tokens not in PREAMBLE or self.graphs.prompts_at_once == 1:
+            return
+        key = generation.key.prefix(tokens)
+        if self._preamble is None or key.common(self._preamble[0]) != tokens or len(self._preamble[0]) != tokens:
+            self._preamble = (key, *self.kv.read(generation.lease.slot, tokens))
 
     def should_wait(self, generation: Generation, others: Iterable[Generation]) -> bool:
         """Whether one of the others will hold more of a prompt than any slot does now, and enough to wait for it."""
@@ -248,6 +272,7 @@ class Engine:
                     self.manager.progress(generation.lease, end)
                 if end == len(generation.key):
                     begun.append((generation, step))
+                    self._keep_preamble(generation)
             failed |= self._take(begun)
             _count([piece.generation for piece in pack], "prefill", start)
         return failed

@@ -82,6 +82,31 @@ def test_a_chat_reuses_its_history_and_the_answers_in_it(fresh: Qwen2VLModel) ->
     assert second.reused_tokens >= first.prompt_tokens + first.new_tokens - 2
 
 
+@same_bits
+def test_what_the_template_puts_ahead_of_an_image_is_computed_once_and_has_its_bits(
+    fresh: Qwen2VLModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    off = Qwen2VLModel(cache_config=CacheConfig(enable_kv_cache=False))
+    prefilled: list[tuple[int, int]] = []
+    prefill = fresh._engine.graphs.prefill
+    monkeypatch.setattr(
+        fresh._engine.graphs,
+        "prefill",
+        lambda *parts: prefilled.extend((part.live, len(part.token_ids)) for part in parts) or prefill(*parts),
+    )
+    fresh._engine._preamble = None
+    for number, name in enumerate(("line_392x28", "word_56x56", "zh_line_336x34")):
+        generation = run(fresh, case(name)["messages"], 6)
+        ahead = generation.key.images[0].start
+        assert prefilled.pop() == ((ahead, len(generation.key) - ahead) if number else (0, len(generation.key)))
+        assert logit_bits(generation) == logit_bits(run(off, case(name)["messages"], 6))
+        assert generation.reused == 0  # no hit
+    system = [{"role": "system", "content": "Read."}, *case("line_392x28")["messages"]]
+    generation = run(fresh, system, 3)  # another template
+    assert prefilled.pop()[0] == 0
+    assert logit_bits(generation) == logit_bits(run(off, system, 3))
+
+
 def test_images_that_differ_in_one_pixel_share_nothing_of_the_image(fresh: Qwen2VLModel) -> None:
     pixels = np.asarray(Image.open("tests/pages/line_400x60.png").convert("RGB")).copy()
     one = run(fresh, ask(pixels.copy(), "Extract all text from this image."), 3)

@@ -219,7 +219,8 @@ def test_a_prompt_that_is_cut_beside_a_growing_text_has_the_bits_of_one_that_is_
     assert logit_bits(generation) == expected
     assert len(pieces) > 3
     assert max(pieces) <= 64
-    assert sum(pieces) == len(generation.key)
+    preamble = generation.key.images[0].start
+    assert sum(pieces) == len(generation.key) - preamble  # known of the first page
     assert begun + "".join(stream) == case("invoice")["text"]
 
 
