@@ -155,7 +155,7 @@ const Kernels *const kTables[] = {
 
 #if defined(__x86_64__)
 // What the processor has and the system saves: __builtin_cpu_supports differs between compilers. Source: Intel 64 and IA-32
-// Architectures Software Developer's Manual, volume 2, CPUID, and volume 1, sections 14.3, 15.2 and 18.3.
+// Architectures Software Developer's Manual, volume 2, CPUID, and volume 1, sections 14.3 and 15.2 and chapter 18.
 struct Features {
   bool avx2 = false, avx512 = false, vnni = false, amx = false;
 
