@@ -14,6 +14,11 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#if defined(__clang__) || __GNUC__ >= 11
+#define HAS_AMX  // the compiler
+#endif
 #endif
 
 namespace {
@@ -125,10 +130,24 @@ namespace avx512vnni {
 #include "kernels.inc"
 }
 END_TARGET
+#undef NAME
+
+#if defined(HAS_AMX)
+#define NAME "amx"
+#define AMX
+BEGIN_TARGET("amx-tile,amx-int8,avx512vnni," AVX512)
+namespace amx {
+#include "kernels.inc"
+}
+END_TARGET
+#endif
 #endif
 
 // Best first.
 const Kernels *const kTables[] = {
+#if defined(HAS_AMX)
+    &amx::table,
+#endif
 #if defined(__x86_64__)
     &avx512vnni::table, &avx512::table, &avx2::table,
 #endif
@@ -136,9 +155,9 @@ const Kernels *const kTables[] = {
 
 #if defined(__x86_64__)
 // What the processor has and the system saves: __builtin_cpu_supports differs between compilers. Source: Intel 64 and IA-32
-// Architectures Software Developer's Manual, volume 2, CPUID, and volume 1, sections 14.3 and 15.2.
+// Architectures Software Developer's Manual, volume 2, CPUID, and volume 1, sections 14.3 and 15.2 and chapter 18.
 struct Features {
-  bool avx2 = false, avx512 = false, vnni = false;
+  bool avx2 = false, avx512 = false, vnni = false, amx = false;
 
   Features() {
     unsigned a, b, c, d;
@@ -151,6 +170,15 @@ struct Features {
     avx2 = (saved & kYmm) == kYmm && (b & 1u << 5) != 0;
     avx512 = avx2 && (saved & kZmm) == kZmm && (b & kFDqBwVl) == kFDqBwVl;
     vnni = avx512 && (c & 1u << 11) != 0;
+    constexpr unsigned kTiles = 3u << 17, kTileInt8 = 3u << 24;
+    amx = vnni && (saved & kTiles) == kTiles && (d & kTileInt8) == kTileInt8 && AsksForTiles();
+  }
+
+  // Linux saves tiles for a process that has asked for them, and for what it forks. Source:
+  // Documentation/arch/x86/xstate.rst.
+  static bool AsksForTiles() {
+    constexpr int kRequestPermission = 0x1023, kTileData = 18;
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
   }
 };
 #endif
@@ -158,6 +186,9 @@ struct Features {
 bool ProcessorHas(const Kernels &kernels) {
 #if defined(__x86_64__)
   static const Features features;
+#if defined(HAS_AMX)
+  if (&kernels == &amx::table) return features.amx;
+#endif
   if (&kernels == &avx512vnni::table) return features.vnni;
   if (&kernels == &avx512::table) return features.avx512;
   if (&kernels == &avx2::table) return features.avx2;

@@ -6,8 +6,9 @@
 #include "kernels.h"
 #include "threads.h"
 
-// What Multiply needs of each thread's scratch.
-constexpr int64_t ProductScratch(int64_t in) { return kQueryRows * in; }
+// What Multiply needs of each thread's scratch: floats, or bytes padded to tiles (tiles.inc), which are more where the
+// inputs are few.
+constexpr int64_t ProductScratch(int64_t in) { return kQueryRows * (in > 32 ? in : 32); }
 constexpr int64_t Panels(int64_t out) { return (out + kPanel - 1) / kPanel; }
 
 // Whether a tensor [panels, rows, kPanel] can be so many panels of `in` inputs.

@@ -19,7 +19,7 @@ from mindnlp_ocr.weights.quantize import WeightDtype
 
 LIBRARY = Path(__file__).with_name("_cpu" + str(sysconfig.get_config_var("EXT_SUFFIX")))
 HEAD_DIMS = range(8, 257, 8)
-INSTRUCTION_SETS = ("avx512vnni", "avx512", "avx2", "portable")
+INSTRUCTION_SETS = ("amx", "avx512vnni", "avx512", "avx2", "portable")
 
 # What the operators return (kernels/cpu/aot.h).
 FAULTS = {
@@ -66,7 +66,7 @@ def build() -> str:
 
 
 def use_instruction_set(name: str) -> None:
-    """Run "avx512", "avx2" or "portable" code from now on; by default the best that the processor has.
+    """Run the code of one of :data:`INSTRUCTION_SETS` from now on; by default the best that the processor has.
 
     Raises:
         ValueError: the name is unknown or the processor lacks it.

@@ -16,7 +16,7 @@ from mindnlp_ocr.ops.packing import pack, pack_gate
 from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES
 from tests.ops.direct import run
 
-INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512vnni")
+INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512vnni", "amx")
 HIDDEN, INNER, HEADS, KV_HEADS, DIM, VOCAB, SLOTS, LENGTH = 48, 84, 3, 1, 16, 100, 3, 140
 EPS = np.array([1e-6], np.float32)
 

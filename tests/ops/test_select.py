@@ -47,7 +47,9 @@ def test_a_cpu_with_the_library_names_its_instruction_set() -> None:
 def _running() -> str:
     flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
     if {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"} <= set(flags):
-        return "avx512vnni" if "avx512_vnni" in flags else "avx512"
+        if "avx512_vnni" not in flags:
+            return "avx512"
+        return "amx" if {"amx_tile", "amx_int8"} <= set(flags) else "avx512vnni"
     return "avx2" if {"avx2", "fma", "f16c"} <= set(flags) else "portable"
 
 

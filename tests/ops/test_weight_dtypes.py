@@ -1,8 +1,11 @@
 """Weights in 16 and 8 bits: the products' answers, their bits, and what is packed."""
 
+import subprocess
+import sys
 import tracemalloc
 import warnings
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -125,6 +128,53 @@ def test_eight_bits_have_the_same_bits_on_processors_that_fuse_alike() -> None:
         native.use_instruction_set(native.instruction_sets()[-1])
     answers.pop("portable")  # multiplies and adds in two steps
     assert len(set(answers.values())) <= 1
+
+
+@pytest.mark.parametrize("width", [4, 28, 60, 64, 68, 124, 128, 132, 192, 196, 260, 1176])
+def test_tiles_give_the_bits_of_vectors(width: int) -> None:
+    if "amx" not in native.instruction_sets():
+        pytest.skip("the processor has no AMX")
+    random_numbers = np.random.default_rng(width)
+    try:
+        for method, rows in [("linear", rows) for rows in range(1, 101)] + [("linear_add", 200), ("gate", 97), ("gate", 7)]:
+            case = ProductCase(method, rows, width, 33)
+            x, *others = case.inputs(seed=rows)
+            x *= 10.0 ** random_numbers.integers(-3, 4, (rows, 1)).astype(np.float32)
+            x[rows // 2, : width // 2] = 0
+            for row, value in enumerate([0, np.nan, np.inf, 1e-38, 1e-30, 1e30, 3e38][: rows - 1]):
+                x[row] = np.sign(x[row]) * value if row > 2 else np.where(np.arange(width) == row % width, value, x[row])
+            answers = []
+            for name in ("avx512vnni", "amx"):
+                native.use_instruction_set(name)
+                answers.append(run(case, CpuOperators("int8"), [x, *others]).tobytes())
+            assert answers[0] == answers[1], rows
+    finally:
+        native.use_instruction_set(native.instruction_sets()[-1])
+
+
+def test_no_instruction_set_reads_or_writes_beyond_a_buffer_and_all_run_in_a_forked_child(instruction_set: str) -> None:
+    command = [sys.executable, "-m", "tests.ops.guarded_calls", str(native.LIBRARY), instruction_set]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("size", [1e-40, 1e-36, 1e-28, 1.0, 1e28, 1e34])
+def test_a_row_is_rounded_to_the_same_bytes_whatever_divides(size: float) -> None:
+    """Wide vectors multiply by the reverse of the step and put the quotient right; the others divide."""
+    random_numbers = np.random.default_rng(0)
+    x = (random_numbers.uniform(-127.5, 127.5, (3000, GROUP)).round() + 0.5).astype(np.float32)  # halfway, or nearly
+    largest = random_numbers.uniform(100, 130, (3000, 1)).astype(np.float32)
+    x = np.clip(x * (largest / 127), -largest, largest) * np.float32(size)
+    x = np.nextafter(x, random_numbers.choice([-np.inf, np.inf], x.shape).astype(np.float32)).astype(np.float32)
+    inputs = [x, 127 * np.eye(GROUP, dtype=np.float32), np.zeros(GROUP, np.float32)]
+    answers = []
+    try:
+        for name in native.instruction_sets()[1:]:
+            native.use_instruction_set(name)
+            answers.append(run(ProductCase("linear", 3000, GROUP, GROUP), CpuOperators("int8"), inputs).tobytes())
+    finally:
+        native.use_instruction_set(native.instruction_sets()[-1])
+    assert len(set(answers)) <= 1
 
 
 def test_a_row_is_rounded_to_the_nearest_step_on_every_instruction_set(instruction_set: str) -> None:
