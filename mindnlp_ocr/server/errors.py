@@ -1,0 +1,67 @@
+"""What a request is told when it cannot be answered, in the form that OpenAI's clients read."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+from mindnlp_ocr.errors import OCRError, PageError
+
+KINDS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    415: "invalid_request_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    507: "overloaded_error",
+}
+
+
+class ApiError(OCRError):
+    """A request that is refused.
+
+    Attributes:
+        status: of HTTP.
+        param: the field that is at fault, where it is one.
+        code: a word that programs may compare.
+        headers: of the answer.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        status: int = 400,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.param, self.code, self.headers = status, param, code, dict(headers or {})
+
+
+def busy(message: str, seconds: float) -> ApiError:
+    """The answer to who comes when nothing more can be queued."""
+    return ApiError(message, 429, None, "queue_full", {"Retry-After": str(max(1, round(seconds)))})
+
+
+def of_engine(error: PageError) -> ApiError:
+    """The engine's own refusals: of this request (400), or because its queue is full (429)."""
+    if isinstance(error, ApiError):
+        return error
+    seconds = getattr(error, "retry_after", None)
+    return busy(str(error), seconds) if seconds is not None else ApiError(str(error))
+
+
+def body(error: ApiError) -> dict[str, Any]:
+    """The error as JSON."""
+    kind = KINDS.get(error.status, "invalid_request_error")
+    return {"error": {"message": str(error), "type": kind, "param": error.param, "code": error.code}}
+
+
+def answer(error: ApiError) -> JSONResponse:
+    """The error as an answer."""
+    return JSONResponse(body(error), error.status, headers=error.headers)
