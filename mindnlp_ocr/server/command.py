@@ -11,10 +11,9 @@ from typing import Any
 
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.options import check
-from mindnlp_ocr.server.config import ServerConfig
+from mindnlp_ocr.server.config import MAX_HEADER_BYTES, ServerConfig
 from mindnlp_ocr.server.options import open_to_all, parser, server_config
 from mindnlp_ocr.settings import settings
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until a signal comes; returns the exit status."""
@@ -68,12 +67,13 @@ def _uvicorn(uvicorn: Any, server: Any, config: ServerConfig) -> Any:
 
     settings = uvicorn.Config(
         server.app,
+        http="h11",  # alone of uvicorn's two bounds headers
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=config.shutdown_seconds,
         timeout_keep_alive=75,
-        h11_max_incomplete_event_size=32 << 10,  # headers
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
     )
     return Runner(settings)
 

@@ -10,6 +10,7 @@ from mindnlp_ocr.errors import SetupError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SHORTEST_KEY = 16
+MAX_HEADER_BYTES = 32 << 10
 
 
 class ApiKeys:

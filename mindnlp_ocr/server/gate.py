@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mindnlp_ocr.server.config import ServerConfig
+from mindnlp_ocr.server.config import MAX_HEADER_BYTES, ServerConfig
 from mindnlp_ocr.server.errors import ApiError, answer
 from mindnlp_ocr.server.logs import REQUEST_ID, event
 
@@ -84,6 +84,8 @@ class Gate:
         ]
 
     def _check(self, scope: Scope, headers: dict[str, str]) -> None:
+        if (size := sum(len(name) + len(value) for name, value in scope["headers"])) > MAX_HEADER_BYTES:
+            raise ApiError(f"the headers of the request take {size} bytes: send at most {MAX_HEADER_BYTES}", 431)
         self._check_host(headers)
         path = scope["path"]
         if self._config.keys and path not in OPEN[:2] and not path.startswith(OPEN[2]):

@@ -140,6 +140,8 @@ class Running:
         except asyncio.TimeoutError:
             return False
         self._changed.clear()
+        if self.gone:  # they are cancelled, which is no fault of theirs
+            return True
         for choice in self.watched:
             choice.look()
         return True

@@ -80,7 +80,7 @@ class FakeHandle:
         self.token_ids.append(whole[number])
         self.logprobs.append(-0.25)
         self.top_logprobs.append([(whole[number], -0.25), (7, -2.0)][: self.sampling.top_logprobs])
-        text = self.model.tokenizer.decode(self.token_ids)
+        text = self.model.tokenizer.decode(self.token_ids, skip_special_tokens=self.sampling.skip_special_tokens)
         for stop in self.sampling.stop:
             if stop in text:
                 self.text = text[: text.index(stop)]

@@ -1,7 +1,8 @@
 """A server on loopback, started for a test."""
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -39,3 +40,11 @@ def started(model: Any, **settings: Any) -> Iterator[Started]:
         runner.should_exit = True
         thread.join(20)
         assert not thread.is_alive()
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait until something holds, which it does at once unless something is wrong."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
