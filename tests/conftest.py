@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from mindnlp_ocr.engine.generate import Generation
+from mindnlp_ocr.engine.scheduler import Handle
 from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
 
 ROOT = Path(__file__).parent.parent
@@ -46,10 +48,20 @@ def case(name: str) -> dict[str, Any]:
 
 def run(model: Qwen2VLModel, messages: Any, max_new_tokens: int | None = None) -> Generation:
     """What ``generate`` does, with every step and its logits kept."""
-    generation = model._generation(messages, max_new_tokens)
+    generation = model._requests.generation(messages, max_new_tokens)
     generation.steps = []
-    assert list(model._engine.run(generation)) == generation.token_ids
+    assert list(model.scheduler.run(generation)) == generation.token_ids
     return generation
+
+
+def run_together(model: Qwen2VLModel, generations: Sequence[Generation], at_once: int) -> None:
+    """Run requests in their order, so many of them at a time."""
+    handles: list[Handle] = []
+    for generation in generations:
+        model.scheduler.advance(lambda: sum(not handle.done for handle in handles) < at_once)
+        handles.append(model.scheduler.submit(generation))
+    model.scheduler.advance(lambda: all(handle.done for handle in handles))
+    assert [handle.error for handle in handles] == [None] * len(handles)
 
 
 def logit_bits(generation: Generation) -> list[bytes]:

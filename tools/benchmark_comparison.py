@@ -100,7 +100,7 @@ def child(asked: Asked) -> Row:
     tokens = asked.tokens["max_tokens"]
     model = endless(asked.model(max_length=tokens + 1024, max_pixels=100_352, cache_config=CacheConfig(slots=1)))
     early, made = 0.0, 0
-    for made, _ in enumerate(model._engine.run(model._generation(ask(asked.pages[-1]), tokens)), 1):
+    for made, _ in enumerate(model.scheduler.run(model._requests.generation(ask(asked.pages[-1]), tokens)), 1):
         early = memory_mb() if made == min(EARLY, tokens) else early
     growth = 100 * (memory_mb() / early - 1)
     return {"new_tokens": made, "ended": "whole", "peak_mb": peak_memory_mb(), "growth_percent": growth}

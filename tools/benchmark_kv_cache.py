@@ -80,7 +80,7 @@ def hits(asked: Asked) -> Iterator[Row]:
 
         def first(page: Any, texts: list[list[int]]) -> float:
             start = time.perf_counter()
-            pieces = model._engine.run(generation := model._generation(ask(page, "What is the total?"), 1))
+            pieces = model.scheduler.run(generation := model._requests.generation(ask(page, "What is the total?"), 1))
             next(pieces)
             taken = time.perf_counter() - start
             pieces.close()
@@ -148,11 +148,11 @@ def long(asked: Asked) -> Iterator[Row]:
     model = endless(asked.model(**settings))
     model.generate(ask(asked.pages[-1]), 64)  # compiles
     model.clear_cache()
-    generation = model._generation(ask(asked.pages[-1]), tokens)
+    generation = model._requests.generation(ask(asked.pages[-1]), tokens)
     prompt = len(generation.key)
     moments: list[float] = []
     windows: list[Row] = []
-    for number, _ in enumerate(model._engine.run(generation), 1):
+    for number, _ in enumerate(model.scheduler.run(generation), 1):
         moments.append(time.perf_counter())
         if number % WINDOW == 0:
             windows.append({"new_tokens": number, "context_tokens": prompt + number, "resident_mb": memory_mb()})

@@ -21,7 +21,8 @@ from mindnlp_ocr.documents.settings import DocumentSettings, LayoutChoice
 from mindnlp_ocr.documents.source import SourcePage
 from mindnlp_ocr.engine.generate import Reading
 from mindnlp_ocr.errors import PageError, SetupError
-from mindnlp_ocr.models.qwen2vl import Qwen2VLModel, Request
+from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
+from mindnlp_ocr.models.requests import Request
 
 AHEAD = 2  # pages that are opened and searched for lines while an NPU reads others; a CPU does one thing at a time
 ROTATION_LINES = 5  # that are read both ways where it is not clear which way is up

@@ -1,18 +1,19 @@
-"""Requests to tokens: each takes a slot, reuses what the cache knows of its prompt, and decodes beside the others."""
+"""What runs requests: a slot for each, the images, prompts and tokens of several in one call, and the slot given back."""
 
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 
 from mindnlp_ocr.cache.manager import CacheManager, worth_reusing
 from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.engine.generate import Generation
-from mindnlp_ocr.engine.graphs import MAX_PACKED_TOKENS, Graphs, PromptPart, Step
+from mindnlp_ocr.engine.graphs import MAX_PACKED_TOKENS, MIN_TOKENS, Graphs, PromptPart, Step
 from mindnlp_ocr.engine.overflow import OverflowedError
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.ops.select import Attentions
@@ -24,8 +25,16 @@ BURST_SECONDS = 0.05
 Outcome = PageError | None  # of a request: None where it went on
 
 
+class Piece(NamedTuple):
+    """Tokens ``start`` to ``end`` of a prompt, for one call of the prefill graph."""
+
+    generation: Generation
+    start: int
+    end: int
+
+
 class Engine:
-    """Runs generations over the slots. Its methods may be called from any thread: they take turns.
+    """Runs the steps of requests over the slots; the scheduler says of which. The caller holds ``lock``.
 
     Args:
         manager: who gives out the slots. None: nothing is cached, every token runs its whole prompt, in slot 0.
@@ -35,99 +44,9 @@ class Engine:
     def __init__(self, graphs: Graphs, kv: KVSlots, manager: CacheManager | None, base: str = "") -> None:
         self.graphs, self.kv, self.manager, self.base = graphs, kv, manager, base
         self.lock = threading.RLock()  # a step at a time: compiling is not thread-safe, and slots may be moved between steps
-        self._freed = threading.Condition(self.lock)
-        self._running: dict[Generation, int] = {}  # the thread that asked for each
+        self._running: set[Generation] = set()
         self._burst = 1  # tokens that the next step asks for
-
-    # One request, or many
-
-    def run(self, generation: Generation) -> Generator[int, None, None]:
-        """The tokens of one request as they come. Closing the iterator frees the slot.
-
-        Raises:
-            PageError: this request cannot be run.
-        """
-        try:
-            _raise(self._acquire_or_wait(generation))
-            _raise(self._start([generation])[0])
-            yielded = 0
-            while True:
-                yield from generation.token_ids[yielded:]
-                yielded = len(generation.token_ids)
-                if generation.finish_reason is not None:
-                    return
-                _raise(self.step([generation])[0])
-        except PageError as error:
-            self.end(generation, error)
-            raise
-        finally:
-            self.end(generation)
-
-    def run_batch(
-        self, generations: Iterator[tuple[int, Generation | PageError]], batch_size: int
-    ) -> Iterator[tuple[int, Generation | PageError]]:
-        """Requests as they end, up to ``batch_size`` at a time; one that ends makes room for the next.
-
-        Args:
-            generations: numbered; taken from the iterator only when there is room, so that few pages are in memory. An error
-                in place of a request is handed on.
-        """
-        live: dict[int, Generation] = {}
-        fresh: dict[int, Generation] = {}  # with a slot, but no token yet
-        pending: deque[tuple[int, Generation]] = deque()
-        try:
-            more = True
-            while more or pending or live:
-                while more and len(live) + len(pending) < batch_size:
-                    if (entry := next(generations, None)) is None:
-                        more = False
-                    elif isinstance(entry[1], PageError):
-                        yield entry[0], entry[1]
-                    else:
-                        pending.append((entry[0], entry[1]))
-                self._run_vision([generation for _, generation in pending if not generation.features])
-                while pending:
-                    number, generation = pending[0]
-                    if self._shares_more(generation, fresh.values()):
-                        yield from self._begin(fresh, live)  # so that it finds what they have computed
-                    ours_will_end = bool(live or fresh)
-                    outcome = self._acquire(generation) if ours_will_end else self._acquire_or_wait(generation)
-                    if isinstance(outcome, _NoSlot) and ours_will_end:
-                        break
-                    pending.popleft()
-                    if outcome is None:
-                        fresh[number] = generation
-                    else:
-                        yield number, self._failed(generation, outcome)
-                yield from self._begin(fresh, live)
-                running = {number: generation for number, generation in live.items() if not generation.finish_reason}
-                for number, outcome in zip(running, self.step(list(running.values())), strict=True):
-                    if outcome is not None:
-                        yield number, self._failed(live.pop(number), outcome)
-                for number in [number for number, generation in live.items() if generation.finish_reason]:
-                    generation = live.pop(number)
-                    self.end(generation)
-                    yield number, generation
-        finally:
-            for generation in (*live.values(), *fresh.values()):
-                self.end(generation)
-
-    def _begin(
-        self, fresh: dict[int, Generation], live: dict[int, Generation]
-    ) -> Iterator[tuple[int, Generation | PageError]]:
-        """Moves requests from ``fresh`` to ``live`` with their first token. Yields those that failed."""
-        started, outcomes = dict(fresh), self._start(list(fresh.values()))
-        fresh.clear()
-        for (number, generation), outcome in zip(started.items(), outcomes, strict=True):
-            if outcome is None:
-                live[number] = generation
-            else:
-                yield number, outcome
-
-    def _shares_more(self, generation: Generation, others: Iterable[Generation]) -> bool:
-        """Whether one of the others will hold more of a prompt than any slot does now, and enough to wait for it."""
-        shared = max((generation.key.common(other.key) for other in others), default=0)
-        return shared > 0 and worth_reusing(generation.key, shared) and shared > self._known(generation)
+        self._prefill_rate = 0.0  # tokens a second
 
     # The slots themselves
 
@@ -166,182 +85,223 @@ class Engine:
             self.graphs.attach(self.graphs.attentions, kv)
             self.kv = kv
 
-    # The parts of a request
+    # A request begins and ends
 
-    def step(self, generations: Sequence[Generation]) -> list[Outcome]:
-        """Tokens more for each, in one call."""
-        if not generations:
-            return []
-        with self.lock:
-            start = time.perf_counter()
-            try:
-                steps = self._steps(generations)
-            except PageError as error:
-                if len(generations) == 1:
-                    return [error]
-                return [self.step([generation])[0] for generation in generations]  # who is to blame shows alone
-            for generation, step in zip(generations, steps, strict=True):
-                generation.take(step)
-            _count(generations, "decode", start)
-            return [None] * len(generations)
+    def has_room(self) -> bool:
+        """Whether a request more may run."""
+        return len(self._running) < self.kv.shape[0]
+
+    def begin(self, generation: Generation) -> bool:
+        """Give a request a slot, with as much of its prompt as the cache knows. False: all slots are in use."""
+        generation.rebase(self.base)
+        if self.manager is None:
+            if not self.has_room():
+                return False
+        else:
+            lease = self.manager.acquire(generation.key)
+            if lease is None:
+                return False
+            generation.lease, generation.reused, generation.computed = lease, lease.reused, lease.reused
+            if lease.source is not None:
+                self.kv.copy(lease.source, lease.slot, lease.reused)
+                self.manager.copied(lease)
+        self._running.add(generation)
+        return True
 
     def end(self, generation: Generation, error: PageError | None = None) -> None:
         """Give the slot back; what it holds stays in the cache unless the request failed. May be called again."""
-        failed = error is not None
         with self.lock:
             if isinstance(error, OverflowedError):  # masked rows count as nothing only while they are finite
                 self.kv.clear(0 if generation.lease is None else generation.lease.slot)
             lease, generation.lease = generation.lease, None
             generation.features.clear()
-            self._running.pop(generation, None)
+            self._running.discard(generation)
             if lease is not None and self.manager is not None:
-                self.manager.release(lease, generation.held if generation.token_ids and not failed else None)
-            self._freed.notify_all()
+                self.manager.release(lease, generation.held if generation.token_ids and error is None else None)
 
-    def _acquire_or_wait(self, generation: Generation) -> Outcome:
-        with self._freed:
-            while True:
-                outcome = self._acquire(generation)
-                if not isinstance(outcome, _NoSlot):
-                    return outcome
-                if set(self._running.values()) <= {threading.get_ident()}:
-                    return outcome
-                self._freed.wait()
-
-    def _failed(self, generation: Generation, error: PageError) -> PageError:
-        self.end(generation, error)
-        return error
-
-    def _acquire(self, generation: Generation) -> Outcome:
-        """A slot, with as much of the prompt as the cache knows."""
-        with self.lock:
-            generation.rebase(self.base)
-            if self.manager is None:
-                self._running[generation] = threading.get_ident()
-            else:
-                lease = self.manager.acquire(generation.key)
-                if lease is None:
-                    return _NoSlot(
-                        f"all {self.kv.shape[0]} KV slots are in use by requests of this thread: end one of them, or give "
-                        "CacheConfig more slots"
-                    )
-                generation.lease, generation.reused = lease, lease.reused
-                self._running[generation] = threading.get_ident()
-                if lease.source is not None:
-                    self.kv.copy(lease.source, lease.slot, lease.reused)
-                    self.manager.copied(lease)
-            return None
-
-    def _start(self, generations: Sequence[Generation]) -> list[Outcome]:
-        """The first token of requests that have their slots, several prompts in one call."""
-        failed: dict[Generation, PageError] = {}
-        with self.lock:
-            for generation in generations:
-                try:
-                    self._run_vision([generation], generation.reused)
-                except PageError as error:
-                    failed[generation] = error
-            packs = deque(self._prompt_packs([generation for generation in generations if generation not in failed]))
-            while packs:
-                pack, start = packs.popleft(), time.perf_counter()
-                try:
-                    steps = self.graphs.prefill(*map(self._part, pack))
-                except PageError as error:
-                    if len(pack) == 1:
-                        failed[pack[0]] = error
-                    packs.extend([generation] for generation in pack if len(pack) > 1)  # who is to blame shows alone
-                    continue
-                for generation, step in zip(pack, steps, strict=True):
-                    generation.take(step)
-                    if generation.lease is not None and self.manager is not None:
-                        self.manager.progress(generation.lease, len(generation.key))
-                _count(pack, "prefill", start)
-            return [
-                self._failed(generation, failed[generation]) if generation in failed else None for generation in generations
-            ]
-
-    def _prompt_packs(self, generations: Sequence[Generation]) -> Iterator[list[Generation]]:
-        """Prompts for one call of the prefill graph, as many as fit; those that are alone too long for it by themselves."""
-        pack: list[Generation] = []
-        tokens = 0
-        for generation in generations:
-            new = len(generation.key) - generation.reused
-            if pack and (tokens + new > MAX_PACKED_TOKENS or len(pack) == self.graphs.prompts_at_once):
-                yield pack
-                pack, tokens = [], 0
-            pack.append(generation)
-            tokens += new
-        if pack:
-            yield pack
-
-    def _steps(self, generations: Sequence[Generation]) -> list[Step]:
-        if self.manager is None:
-            return [self.graphs.prefill(self._part(generation))[0] for generation in generations]
-        start, count = time.perf_counter(), self._burst
-        steps = self.graphs.decode([generation.newest(count) for generation in generations])
-        taken = max(len(step.token_ids) for step in steps)
-        self._burst = burst(taken / (time.perf_counter() - start), self.graphs.decode_steps)
-        return steps
-
-    def _part(self, generation: Generation) -> PromptPart:
-        """All tokens that the slot does not hold."""
-        token_ids, positions = generation.whole()
-        reused, images = generation.reused, generation.key.images
-        features = [generation.features[images[number].digest] for number in generation.missing(reused)]
-        slot = 0 if generation.lease is None else generation.lease.slot
-        return PromptPart(token_ids[reused:], features, positions[:, reused:], slot, reused)
+    def should_wait(self, generation: Generation, others: Iterable[Generation]) -> bool:
+        """Whether one of the others will hold more of a prompt than any slot does now, and enough to wait for it."""
+        shared = max((generation.key.common(other.key) for other in others), default=0)
+        return shared > 0 and worth_reusing(generation.key, shared) and shared > self._known(generation)
 
     # Images
 
-    def _run_vision(self, generations: Sequence[Generation], reused: int | None = None) -> None:
-        """Features of the images that are missing behind ``reused`` tokens, several in one call.
+    def run_vision(
+        self, generations: Sequence[Generation], ahead: Sequence[Generation] = (), packs: int | None = None
+    ) -> dict[Generation, PageError]:
+        """Features of the images that prompts still need, several images in one call.
 
-        Ahead of admission, when it is not known what a slot will hold (None), failures are left for then.
+        Args:
+            generations: that have their slots.
+            ahead: that wait: their images fill up the calls. Failures are left for when they have slots.
+            packs: calls to make at most.
 
-        Raises:
-            PageError: an image cannot be run; never ahead of admission.
+        Returns:
+            Those of ``generations`` that have an image that cannot be run.
         """
-        with self.lock:
-            start = time.perf_counter()
-            wanted = {}
-            for generation in generations:
-                for number in generation.missing(self._known(generation) if reused is None else reused):
-                    image = generation.prompt.images[number]
-                    if image.digest in generation.features or image.digest in wanted:
-                        continue
-                    features = self.manager.get_features(image.digest) if self.manager else None
-                    if features is None:
-                        wanted[image.digest] = image
-                    else:
-                        generation.features[image.digest] = features
-            for pack in self._packs(wanted):
-                try:
-                    found = self.graphs.vision([wanted[digest].patches() for digest in pack])
-                except PageError:
-                    if reused is not None:
-                        raise
-                    continue
-                for digest, features in zip(pack, found, strict=True):
-                    features = np.array(features)  # of its own: not a part of the whole pack
-                    if self.manager is not None:
-                        self.manager.put_features(digest, features)
-                    for generation in generations:
-                        if any(image.digest == digest for image in generation.prompt.images):
-                            generation.features[digest] = features
+        start = time.perf_counter()
+        wanted = self._wanted(generations, {})
+        needed = list(wanted)
+        if needed:
+            wanted |= self._wanted(ahead, wanted)
+        failed: dict[Generation, PageError] = {}
+        for pack in list(self._image_packs(wanted, needed))[:packs]:
+            try:
+                self._run_images([wanted[digest] for digest in pack], [*generations, *ahead])
+            except PageError as error:
+                blamed = {pack[0]: error} if len(pack) == 1 else {}
+                for digest in pack if len(pack) > 1 else []:  # who is to blame shows alone
+                    try:
+                        self._run_images([wanted[digest]], [*generations, *ahead])
+                    except PageError as own:
+                        blamed[digest] = own
+                for generation in generations:
+                    for image in generation.prompt.images:
+                        if image.digest in blamed:
+                            failed[generation] = blamed[image.digest]
+        if needed:
             _count(generations, "vision", start)
+        return failed
 
-    def _packs(self, images: dict[bytes, PromptImage]) -> Iterator[list[bytes]]:
-        """Images for one call of the vision graph, as many as fit; those that are alone too large for it by themselves."""
+    def _wanted(self, generations: Iterable[Generation], others: dict[bytes, PromptImage]) -> dict[bytes, PromptImage]:
+        """Images whose features are not known, by digest. Known ones are given to their requests."""
+        wanted: dict[bytes, PromptImage] = {}
+        for generation in generations:
+            known = generation.computed if generation in self._running else self._known(generation)
+            for number in generation.missing(known):
+                image = generation.prompt.images[number]
+                if image.digest in generation.features or image.digest in wanted or image.digest in others:
+                    continue
+                features = self.manager.get_features(image.digest) if self.manager else None
+                if features is None:
+                    wanted[image.digest] = image
+                else:
+                    generation.features[image.digest] = features
+        return wanted
+
+    def _run_images(self, images: Sequence[PromptImage], generations: Sequence[Generation]) -> None:
+        found = self.graphs.vision([image.patches() for image in images])
+        for image, features in zip(images, found, strict=True):
+            features = np.array(features)  # of its own: not a part of the whole pack
+            if self.manager is not None:
+                self.manager.put_features(image.digest, features)
+            for generation in generations:
+                if any(other.digest == image.digest for other in generation.prompt.images):
+                    generation.features[image.digest] = features
+
+    def _image_packs(self, images: dict[bytes, PromptImage], needed: Iterable[bytes]) -> Iterator[list[bytes]]:
+        """Images for one call of the vision graph, as many as fit; those that are alone too large for it by themselves. No
+        pack without one that is needed now."""
         pack: list[bytes] = []
         patches = 0
+        urgent = set(needed)
         for digest, image in images.items():
-            patches += math.prod(image.grid_thw)
-            if pack and (patches > MAX_PACKED_PATCHES or len(pack) == self.graphs.images_at_once):
+            size = math.prod(image.grid_thw)
+            if pack and (patches + size > MAX_PACKED_PATCHES or len(pack) == self.graphs.images_at_once):
                 yield pack
-                pack, patches = [], math.prod(image.grid_thw)
+                pack, patches = [], 0
+            if not pack and digest not in urgent:
+                return
             pack.append(digest)
+            patches += size
         if pack:
             yield pack
+
+    # Prompts
+
+    def prefill_budget(self, seconds: float) -> int | None:
+        """Prompt tokens that take so long; None: prompts are not cut on this attention, whose bits would change."""
+        if self.graphs.prompts_at_once == 1:
+            return None
+        return max(MIN_TOKENS, int(self._prefill_rate * seconds))
+
+    def prefill(self, generations: Sequence[Generation], budget: int | None = None) -> dict[Generation, PageError]:
+        """The first token of requests that have their slots and features, several prompts in one call.
+
+        Args:
+            budget: prompt tokens to run at most. A prompt that is cut goes on in the next call.
+
+        Returns:
+            Those that cannot be run.
+        """
+        failed: dict[Generation, PageError] = {}
+        packs = deque(self._prompt_packs(generations, budget))
+        while packs:
+            pack, start = packs.popleft(), time.perf_counter()
+            try:
+                steps = self.graphs.prefill(*map(self._part, pack))
+            except PageError as error:
+                if len(pack) == 1:
+                    failed[pack[0].generation] = error
+                packs.extend([piece] for piece in pack if len(pack) > 1)  # who is to blame shows alone
+                continue
+            seconds = time.perf_counter() - start
+            self._prefill_rate = sum(piece.end - piece.start for piece in pack) / seconds
+            for piece, step in zip(pack, steps, strict=True):
+                generation = piece.generation
+                generation.computed = piece.end
+                if generation.lease is not None and self.manager is not None:
+                    self.manager.progress(generation.lease, piece.end)
+                if piece.end == len(generation.key) and (fault := _take(generation, step)) is not None:
+                    failed[generation] = fault
+            _count([piece.generation for piece in pack], "prefill", start)
+        return failed
+
+    def _prompt_packs(self, generations: Sequence[Generation], budget: int | None) -> Iterator[list[Piece]]:
+        """What is left of prompts for one call of the prefill graph, as much as fits; what is alone too long for it by
+        itself."""
+        pack: list[Piece] = []
+        tokens, left = 0, math.inf if budget is None else budget
+        for generation in generations:
+            if left <= 0:
+                break
+            size = int(min(len(generation.key) - generation.computed, left))
+            if pack and (tokens + size > MAX_PACKED_TOKENS or len(pack) == self.graphs.prompts_at_once):
+                yield pack
+                pack, tokens = [], 0
+            pack.append(Piece(generation, generation.computed, generation.computed + size))
+            tokens, left = tokens + size, left - size
+        if pack:
+            yield pack
+
+    def _part(self, piece: Piece) -> PromptPart:
+        generation, start, end = piece
+        token_ids, positions = generation.whole()
+        slot = 0 if generation.lease is None else generation.lease.slot
+        return PromptPart(token_ids[start:end], generation.features_of(start, end), positions[:, start:end], slot, start)
+
+    # Tokens
+
+    def decode(self, generations: Sequence[Generation]) -> dict[Generation, PageError]:
+        """Tokens more for requests that have their first, in one call. Returns those that cannot be run."""
+        if not generations:
+            return {}
+        start = time.perf_counter()
+        try:
+            steps = self._steps(generations)
+        except PageError as error:
+            if len(generations) == 1:
+                return {generations[0]: error}
+            failed: dict[Generation, PageError] = {}
+            for generation in generations:  # who is to blame shows alone
+                failed |= self.decode([generation])
+            return failed
+        errors = {generation: _take(generation, step) for generation, step in zip(generations, steps, strict=True)}
+        _count(generations, "decode", start)
+        return {generation: error for generation, error in errors.items() if error is not None}
+
+    def _steps(self, generations: Sequence[Generation]) -> list[Step]:
+        if self.manager is None:
+            wholes = [Piece(generation, 0, len(generation.key) + len(generation.token_ids)) for generation in generations]
+            return [self.graphs.prefill(self._part(piece))[0] for piece in wholes]
+        start, count = time.perf_counter(), self._burst
+        if any(generation.sampler is not None for generation in generations):
+            count = 1  # the others do not keep it waiting
+        steps = self.graphs.decode([generation.newest(count) for generation in generations])
+        if count == self._burst:
+            taken = max(len(step.token_ids) for step in steps)
+            self._burst = burst(taken / (time.perf_counter() - start), self.graphs.decode_steps)
+        return steps
 
     def _known(self, generation: Generation) -> int:
         return self.manager.lookup(generation.key) if self.manager is not None else 0
@@ -352,13 +312,12 @@ def burst(tokens_per_second: float, most: int) -> int:
     return max(1, min(int(tokens_per_second * BURST_SECONDS), most))
 
 
-class _NoSlot(PageError):
-    """Nothing is wrong with the page: no slot is free."""
-
-
-def _raise(outcome: Outcome) -> None:
-    if outcome is not None:
-        raise outcome
+def _take(generation: Generation, step: Step) -> PageError | None:
+    try:
+        generation.take(step)
+    except PageError as error:
+        return error
+    return None
 
 
 def _count(generations: Sequence[Generation], what: str, start: float) -> None:

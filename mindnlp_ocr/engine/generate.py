@@ -13,9 +13,11 @@ from mindnlp_ocr.engine.graphs import NewToken, Step
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.modeling.rope import mrope_positions
 from mindnlp_ocr.models.config import Qwen2VLConfig
-from mindnlp_ocr.processing.chat import Prompt
+from mindnlp_ocr.processing.chat import Prompt, TextStream
+from mindnlp_ocr.sampling import Choice, RepetitionGuard, Sampler, SamplingParams, StopStrings
 
-FinishReason = Literal["stop", "length"]
+GREEDY = SamplingParams()
+FinishReason = Literal["stop", "length", "repetition"]
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,16 @@ class Reading:
         token_ids: the new tokens; the last is the end token when ``finish_reason`` is "stop".
         logprobs: the natural logarithm of each new token's probability. On our CPU operators its bits do not depend on how
             the request ran: alone, in a batch, or behind a cached prefix.
-        finish_reason: "stop": the model ended the text; "length": ``max_new_tokens``, or the slot or the positions ran out.
+        finish_reason: "stop": the model ended the text, or a stop string or stop token did; "length": ``max_new_tokens``, or
+            the slot or the positions ran out; "repetition": the model repeated itself without end, and the tokens are those
+            up to the end of the first time.
         prompt_tokens: tokens of the prompt, those of its images included.
         reused_tokens: of those, the ones whose keys and values were in the cache.
         timings_ms: preprocess, vision, prefill, decode and total, in milliseconds. Requests that share a call each count an
             equal part of it; total is the time from the request to its end.
+        top_logprobs: of each new token the most probable tokens of its position with their log-probabilities, as many as
+            ``SamplingParams.top_logprobs`` asked for; empty where it asked for none.
+        stop_reason: the stop string or the token of ``stop_token_ids`` that ended the text.
     """
 
     text: str
@@ -41,6 +48,8 @@ class Reading:
     prompt_tokens: int
     reused_tokens: int
     timings_ms: dict[str, float]
+    top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
+    stop_reason: str | int | None = None
 
     @property
     def new_tokens(self) -> int:
@@ -49,7 +58,12 @@ class Reading:
 
 @dataclass(eq=False)
 class Generation:
-    """A prompt on its way to its text. The engine moves it on; positions and the live length belong to it alone.
+    """State of one in-flight request. The engine moves it on; positions and the live length belong to it alone.
+
+    Args:
+        sampling: how its tokens are chosen, and what ends its text beside ``max_new_tokens``.
+        sampler: chooses the tokens from the logits; None where ``sampling.plain_greedy``.
+        stream: decodes the tokens as they come; only where there are stop strings or somebody wants to see the text grow.
 
     Raises:
         PageError: the prompt leaves no room in the slot for one new token, or reaches positions that the checkpoint does
@@ -61,10 +75,16 @@ class Generation:
     max_new_tokens: int
     max_length: int
     base: str = ""  # of the prompt's key, as long as it waits
+    sampling: SamplingParams = GREEDY
+    sampler: Sampler | None = None
+    stream: TextStream | None = None
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    stop_reason: str | int | None = None
     reused: int = 0
+    computed: int = 0  # leading tokens of the prompt whose keys and values the slot holds
     lease: Lease | None = None
     features: dict[bytes, NDArray[np.float32]] = field(default_factory=dict)  # by the digests of images
     started: float = field(default_factory=time.perf_counter)
@@ -86,6 +106,10 @@ class Generation:
                 f"the prompt reaches position {last}, the checkpoint knows {self.config.max_position_embeddings}: shorten it"
             )
         self.key = PrefixKey(self.base, self.prompt.token_ids, tuple(self._spans()))
+        self.sampling.check_vocabulary(self.config.vocab_size)
+        self.pieces: list[str] = []  # of the text, as they may be shown
+        self._stops = StopStrings(self.sampling.stop, self.sampling.include_stop_str_in_output)
+        self._guard = RepetitionGuard() if self.sampling.repetition_guard else None
 
     def _spans(self) -> list[ImageSpan]:
         spans, end = [], 0
@@ -117,15 +141,57 @@ class Generation:
         return [number for number, span in enumerate(self.key.images) if span.start >= reused]
 
     def take(self, step: Step) -> None:
-        """The next tokens; ends the text where it has to end."""
-        self.token_ids += step.token_ids
-        self.logprobs += step.logprobs
+        """The next tokens of a step, or the token that is sampled from its logits; ends the text where it has to end.
+
+        Raises:
+            PageError: the settings of the request leave no token.
+        """
         if self.steps is not None:
             self.steps.append(step)
-        if step.token_id in self.config.eos_token_ids:
+        if self.sampler is not None:
+            chosen = [self.sampler.choose(step.numpy(), self.token_ids)]
+        else:
+            chosen = [Choice(*pair, []) for pair in zip(step.token_ids, step.logprobs, strict=True)]
+        for choice in chosen:
+            self._append(choice)
+            if self.finish_reason is not None:
+                break  # what a burst of tokens brought beyond the end is dropped
+        if self.finish_reason is None and self._guard and (start := self._guard.check(self.token_ids)) is not None:
+            del self.token_ids[start:], self.logprobs[start:], self.top_logprobs[start:]
+            self.finish_reason = "repetition"
+        if self.finish_reason is not None and self.stream is not None and self._stops.stop is None:
+            self._show(self.stream.end())
+            self.pieces.append(self._stops.end())
+
+    def _append(self, choice: Choice) -> None:
+        self.token_ids.append(choice.token_id)
+        self.logprobs.append(choice.logprob)
+        if self.sampling.top_logprobs:
+            self.top_logprobs.append(choice.top_logprobs)
+        if choice.token_id in self.config.eos_token_ids and not self.sampling.ignore_eos:
             self.finish_reason = "stop"
+        elif choice.token_id in self.sampling.stop_token_ids:
+            self.finish_reason, self.stop_reason = "stop", choice.token_id
         elif self.room == 0:
             self.finish_reason = "length"
+        if self.stream is not None:
+            self._show(self.stream.feed(choice.token_id))
+
+    def _show(self, piece: str) -> None:
+        sent = self._stops.feed(piece, may_stop=len(self.token_ids) > self.sampling.min_new_tokens)
+        self.pieces.append(sent.text)
+        if sent.stop is not None:
+            self.finish_reason, self.stop_reason = "stop", sent.stop
+
+    @property
+    def text(self) -> str:
+        """What may be shown of the text so far, if there is a ``stream``: never a part of a stop string."""
+        return "".join(self.pieces)
+
+    @property
+    def cut_at(self) -> int | None:
+        """The characters that are kept of the whole text, where a stop string has ended it."""
+        return None if self._stops.stop is None else self._stops.length
 
     @property
     def room(self) -> int:
@@ -140,11 +206,20 @@ class Generation:
     def newest(self, count: int) -> NewToken:
         """What the next decode steps run: the newest token, behind all others, and up to ``count`` that follow."""
         assert self.lease is not None
-        if self.steps is not None:
-            count = 1  # whoever keeps steps wants the logits of each
+        if self.steps is not None or self.sampler is not None:
+            count = 1  # whoever keeps steps or samples wants the logits of each
         return NewToken(
             self.token_ids[-1], self.live + self.positions.delta, self.lease.slot, self.live, min(count, self.room)
         )
+
+    def features_of(self, start: int, end: int) -> list[NDArray[np.float32]]:
+        """The features of the image tokens among the prompt's tokens ``start`` to ``end``, in their order."""
+        parts = []
+        for span in self.key.images:
+            first, last = max(start, span.start), min(end, span.end)
+            if first < last:
+                parts.append(self.features[span.digest][first - span.start : last - span.start])
+        return parts
 
     def whole(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Prompt and new tokens, and their positions [3, tokens]."""

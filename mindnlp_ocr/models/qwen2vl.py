@@ -2,12 +2,10 @@
 
 import math
 import os
-import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mindnlp_ocr import __version__
 from mindnlp_ocr.cache.config import CacheConfig
@@ -15,29 +13,25 @@ from mindnlp_ocr.cache.stats import CacheStats
 from mindnlp_ocr.engine import persist
 from mindnlp_ocr.engine.engine import Engine
 from mindnlp_ocr.engine.forecast import Forecast, forecast
-from mindnlp_ocr.engine.generate import Generation, Reading
+from mindnlp_ocr.engine.generate import Reading
+from mindnlp_ocr.engine.scheduler import Scheduler
 from mindnlp_ocr.errors import BatchError, PageError, SetupError
 from mindnlp_ocr.export.manifest import FILE
 from mindnlp_ocr.models.limits import TEXT_TOKENS, Limits, settle
 from mindnlp_ocr.models.memory import Memory
 from mindnlp_ocr.models.network import AskedDtype, open_network
+from mindnlp_ocr.models.requests import Request, RequestHandle, Requests
 from mindnlp_ocr.ops import native, select
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.ops.ranks import Ranks
 from mindnlp_ocr.ops.select import Attention
 from mindnlp_ocr.processing.chat import ChatProcessor, Messages
+from mindnlp_ocr.sampling import SamplingParams
 from mindnlp_ocr.weights.checkpoint import Checkpoint
 from mindnlp_ocr.weights.lora import Adapter
 
 EMBEDDED = Path(__file__).parent.parent / "assets" / "qwen2vl-ocr-tiny"
 DEFAULT_BATCH_SIZE = 8
-
-
-class Request(NamedTuple):
-    """Chat messages with settings of their own, for :meth:`Qwen2VLModel.generate_batch`."""
-
-    messages: Messages
-    max_new_tokens: int | None = None
 
 
 class Qwen2VLModel:
@@ -106,6 +100,10 @@ class Qwen2VLModel:
         kv = self._memory.new_kv(self._attentions)
         graphs = self._network.graphs(self._device, dtype, self._memory, self._attentions, kv)
         self._engine = Engine(graphs, kv, manager, self._base)
+        self.scheduler = Scheduler(self._engine)
+        self._requests = Requests(
+            self.config, self._processor, self.scheduler, self._network.ranks, self._max_length, self._max_new_tokens
+        )
 
     @classmethod
     def from_exported(cls, folder: str | Path, **options: Any) -> "Qwen2VLModel":
@@ -135,45 +133,85 @@ class Qwen2VLModel:
 
     # Reading
 
-    def infer(self, messages: Messages, max_new_tokens: int | None = None) -> str:
+    def infer(self, messages: Messages, max_new_tokens: int | None = None, sampling: SamplingParams | None = None) -> str:
         """The answer to chat messages, as text. See :meth:`generate`."""
-        return self.generate(messages, max_new_tokens).text
+        return self.generate(messages, max_new_tokens, sampling=sampling).text
 
     def generate(
-        self, messages: Messages, max_new_tokens: int | None = None, on_text: Callable[[str], None] | None = None
+        self,
+        messages: Messages,
+        max_new_tokens: int | None = None,
+        on_text: Callable[[str], None] | None = None,
+        sampling: SamplingParams | None = None,
     ) -> Reading:
-        """Read, greedily: the same messages give the same tokens every time, whatever the cache holds.
+        """Read, by default greedily: the same messages give the same tokens every time, whatever the cache holds.
 
         Args:
             messages: [{"role": "user", "content": [{"type": "image", "image": ...}, {"type": "text", "text": ...}]}, ...];
                 an image is a path, bytes, a data URL, a Pillow image or a uint8 NumPy array.
             max_new_tokens: longest answer.
             on_text: called with each piece of text as it is decoded.
+            sampling: how tokens are chosen and where the text ends. With a seed, too, the text is the same every time.
 
         Raises:
             PageError: these messages or images cannot be read; others can.
         """
-        generation = self._generation(messages, max_new_tokens)
-        if on_text is None:
-            deque(self._engine.run(generation), maxlen=0)
-        else:
-            for piece in self._pieces(generation):
-                on_text(piece)
-        return self._reading(generation)
+        generation = self._requests.generation(messages, max_new_tokens, sampling, grows=on_text is not None)
+        return self._requests.read(generation, on_text)
 
-    def stream(self, messages: Messages, max_new_tokens: int | None = None) -> Iterator[str]:
+    def stream(
+        self, messages: Messages, max_new_tokens: int | None = None, sampling: SamplingParams | None = None
+    ) -> Iterator[str]:
         """The answer piece by piece. Closing the iterator ends the request and frees its slot. See :meth:`generate`."""
-        return self._pieces(self._generation(messages, max_new_tokens))
+        return self._requests.stream(self._requests.generation(messages, max_new_tokens, sampling, grows=True))
+
+    def submit(
+        self,
+        messages: Messages,
+        sampling: SamplingParams | None = None,
+        *,
+        priority: int = 0,
+        deadline_seconds: float | None = None,
+        on_change: Callable[[RequestHandle], None] | None = None,
+    ) -> RequestHandle:
+        """Queue a request, from any thread, and return at once. It runs while somebody waits for a request of this model,
+        or within :meth:`serving`; all that run share every step.
+
+        Args:
+            messages: as :meth:`generate`; their images are opened in the calling thread.
+            priority: requests of a lower number begin first, those of one number in the order of arrival.
+            deadline_seconds: from now; a request that is not done by then ends with an error.
+            on_change: called after a step in which the request gained tokens or ended, by the thread that ran it.
+
+        Raises:
+            PageError: these messages, images or settings cannot be read.
+            QueueFullError: too much waits already, see :class:`SchedulerConfig`; it is a PageError too.
+        """
+        return self._requests.submit(messages, sampling, priority, deadline_seconds, on_change)
+
+    def check_room(self) -> None:
+        """Whether :meth:`submit` would queue a request now. Raises QueueFullError where it would not."""
+        self.scheduler.check_room()
+
+    def serving(self) -> AbstractContextManager[None]:
+        """While the context is open, a thread of its own runs what is submitted."""
+        return self.scheduler.serving()
 
     def infer_batch(
-        self, list_of_messages: Iterable[Messages], max_new_tokens: int | None = None, batch_size: int | None = None
+        self,
+        list_of_messages: Iterable[Messages | Request],
+        max_new_tokens: int | None = None,
+        batch_size: int | None = None,
+        sampling: SamplingParams | None = None,
     ) -> list[str]:
         """The answers to many chat messages, in their order. See :meth:`generate_batch`.
 
         Raises:
             BatchError: some could not be read. It comes when all others have been, and holds them.
         """
-        results: dict[int, Reading | PageError] = dict(self.generate_batch(list_of_messages, max_new_tokens, batch_size))
+        results: dict[int, Reading | PageError] = dict(
+            self.generate_batch(list_of_messages, max_new_tokens, batch_size, sampling)
+        )
         ordered = [results[number] for number in sorted(results)]
         if any(isinstance(result, PageError) for result in ordered):
             raise BatchError(ordered)
@@ -184,11 +222,12 @@ class Qwen2VLModel:
         list_of_messages: Iterable[Messages | Request],
         max_new_tokens: int | None = None,
         batch_size: int | None = None,
+        sampling: SamplingParams | None = None,
     ) -> Iterator[tuple[int, Reading | PageError]]:
         """Read many, several at a time; a text that ends makes room for the next. The tokens are those of :meth:`generate`.
 
         Args:
-            list_of_messages: taken one by one, as there is room for them; a ``Request`` brings a limit of its own.
+            list_of_messages: taken one by one, as there is room for them; a ``Request`` brings settings of its own.
             batch_size: how many at a time; by default 8, or as many as there are slots.
 
         Yields:
@@ -210,11 +249,11 @@ class Qwen2VLModel:
             )
         if self._engine.manager is not None:
             self._engine.manager.configure(workers=batch_size)
-        return self._run_batch(list_of_messages, max_new_tokens, batch_size)
+        return self._requests.batch(list_of_messages, max_new_tokens, sampling, batch_size)
 
     def forecast(self, messages: Messages, max_new_tokens: int | None = None) -> Forecast:
         """The memory that messages will need, before they run. Errors as :meth:`generate`."""
-        return forecast(self._generation(messages, max_new_tokens), self._attentions, self._memory.item_bytes)
+        return forecast(self._requests.generation(messages, max_new_tokens), self._attentions, self._memory.item_bytes)
 
     def warm_up(self, batch_size: int = 1) -> None:
         """Compile every graph that prompts of one image can need, so that nothing compiles while pages are read.
@@ -357,62 +396,6 @@ class Qwen2VLModel:
             "compilations": engine.graphs.compilations,
             "compile_seconds": round(engine.graphs.compile_seconds, 3),
         }
-
-    # Requests
-
-    def _generation(self, messages: Messages, max_new_tokens: int | None) -> Generation:
-        limit = self._max_new_tokens if max_new_tokens is None else max_new_tokens
-        if limit < 1:
-            raise PageError(f"max_new_tokens is {limit}: give 1 or more")
-        start = time.perf_counter()
-        with self._network.ranks.agreement() as agreed:
-            prompt = self._processor.prompt(messages)
-            preprocess = (time.perf_counter() - start) * 1e3
-            generation = Generation(
-                self.config,
-                prompt,
-                limit,
-                self._max_length,
-                self._engine.base,
-                started=start,
-                timings_ms={"preprocess": preprocess, "vision": 0.0, "prefill": 0.0, "decode": 0.0},
-            )
-            agreed.append(generation.key)
-        return generation
-
-    def _pieces(self, generation: Generation) -> Iterator[str]:
-        pieces = self._processor.stream()
-        for token in self._engine.run(generation):
-            if piece := pieces.feed(token):
-                yield piece
-        if piece := pieces.end():
-            yield piece
-
-    def _run_batch(
-        self, list_of_messages: Iterable[Messages | Request], max_new_tokens: int | None, batch_size: int
-    ) -> Iterator[tuple[int, Reading | PageError]]:
-        def generations() -> Iterator[tuple[int, Generation | PageError]]:
-            for number, given in enumerate(list_of_messages):
-                messages, most = given if isinstance(given, Request) else (given, None)
-                try:
-                    yield number, self._generation(messages, most or max_new_tokens)
-                except PageError as error:
-                    yield number, error
-
-        for number, result in self._engine.run_batch(generations(), batch_size):
-            yield number, self._reading(result) if isinstance(result, Generation) else result
-
-    def _reading(self, generation: Generation) -> Reading:
-        timings = {**generation.timings_ms, "total": (time.perf_counter() - generation.started) * 1e3}
-        return Reading(
-            text=self._processor.decode(generation.token_ids),
-            token_ids=generation.token_ids,
-            logprobs=generation.logprobs,
-            finish_reason=generation.finish_reason or "length",
-            prompt_tokens=len(generation.key),
-            reused_tokens=generation.reused,
-            timings_ms={name: round(value, 3) for name, value in timings.items()},
-        )
 
     # What the settings come to
 

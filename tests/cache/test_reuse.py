@@ -12,7 +12,7 @@ from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
 from mindnlp_ocr.ops import native
-from tests.conftest import case, logit_bits, run
+from tests.conftest import case, logit_bits, run, run_together
 
 same_bits = pytest.mark.skipif(not native.available()[0], reason="the same bits are promised on our CPU operators only")
 
@@ -207,12 +207,11 @@ def test_whatever_is_reused_tokens_and_log_probabilities_are_the_same_bits() -> 
     while done < 260:
         numbers = chance.choices(range(len(requests)), k=chance.choice([1, 1, 2, 3, 5, 8]))
         batch_size = chance.randint(1, 5)
-        generations = [model._generation(requests[number], 6) for number in numbers]
+        generations = [model._requests.generation(requests[number], 6) for number in numbers]
         for generation in generations:
             generation.steps = []
-        ended = dict(model._engine.run_batch(iter(enumerate(generations)), batch_size))
+        run_together(model, generations, batch_size)
         for order, number in enumerate(numbers):
-            assert ended[order] is generations[order]
             assert logit_bits(generations[order]) == expected[number], (number, generations[order].reused)
         manager.check_integrity()
         done += len(numbers)

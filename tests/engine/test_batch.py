@@ -41,13 +41,13 @@ def test_a_request_that_ends_makes_room_for_the_next_while_others_go_on(model: Q
     events: list[str] = []
 
     def messages() -> Any:
-        for name in ("tall_126x644", "word_56x56", "line_392x28"):
+        for name in ("invoice", "word_56x56", "line_392x28"):
             events.append(f"taken {name}")
             yield case(name)["messages"]
 
     for number, _ in model.generate_batch(messages(), batch_size=2):
         events.append(f"ended {number}")
-    assert events == ["taken tall_126x644", "taken word_56x56", "ended 1", "taken line_392x28", "ended 2", "ended 0"]
+    assert events == ["taken invoice", "taken word_56x56", "ended 1", "taken line_392x28", "ended 2", "ended 0"]
 
 
 def test_failing_pages_harm_no_other_and_free_their_slots(model: Qwen2VLModel, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_closing_a_stream_frees_its_slot_at_once_and_keeps_what_was_read(model: 
 
 
 def test_abandoning_a_batch_frees_all_its_slots(model: Qwen2VLModel) -> None:
-    batch = model.generate_batch([case(name)["messages"] for name in ("word_56x56", "line_400x60", "receipt")], batch_size=3)
+    batch = model.generate_batch([case(name)["messages"] for name in ("word_56x56", "letter", "receipt")], batch_size=3)
     next(batch)
     assert model.get_cache_stats()["slots"]["live"] == 2
     batch.close()
@@ -132,14 +132,12 @@ def test_streams_interleaved_by_hand_do_not_disturb_one_another(model: Qwen2VLMo
     assert texts == [case(name)["text"] for name in names]
 
 
-def test_more_streams_than_slots_are_an_error_that_says_so_not_a_deadlock() -> None:
+def test_a_stream_that_nobody_reads_holds_up_no_other_request() -> None:
     model = Qwen2VLModel(cache_config=CacheConfig(slots=1))
     stream = model.stream(case("line_400x60")["messages"])
-    next(stream)
-    with pytest.raises(PageError, match="all 1 KV slots are in use by requests of this thread: end one of them"):
-        model.infer(case("word_56x56")["messages"])
-    stream.close()
+    begun = next(stream)
     assert model.infer(case("word_56x56")["messages"]) == case("word_56x56")["text"]
+    assert begun + "".join(stream) == case("line_400x60")["text"]
 
 
 def test_threads_wait_for_a_slot_and_all_get_their_tokens() -> None:
@@ -186,9 +184,9 @@ def test_slots_can_be_resized_under_a_running_request_which_keeps_its_bits() -> 
     model.clear_cache()
     for name in ("word_56x56", "line_392x28"):  # so that the request's slot is a high one
         model.infer(case(name)["messages"])
-    generation = model._generation(golden["messages"], None)
+    generation = model._requests.generation(golden["messages"], None)
     generation.steps = []
-    tokens = model._engine.run(generation)
+    tokens = model.scheduler.run(generation)
     for slots in (4, 1, 6, 2):
         next(tokens)
         model.update_cache_config(CacheConfig(slots=slots))

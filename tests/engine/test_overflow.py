@@ -106,8 +106,8 @@ def test_an_overflow_while_decoding_ends_the_page_and_its_slot_is_not_reused(att
     if attn == "flash" and not native.available()[0]:
         pytest.skip(native.available()[1])
     model, golden = Qwen2VLModel(attn=attn, dtype="fp32"), case("line_392x28")
-    generation = model._generation(golden["messages"], None)
-    tokens = model._engine.run(generation)
+    generation = model._requests.generation(golden["messages"], None)
+    tokens = model.scheduler.run(generation)
     assert next(tokens) == golden["token_ids"][0]
     assert generation.lease is not None
     keys, values = model._engine.kv.read(generation.lease.slot, generation.live)

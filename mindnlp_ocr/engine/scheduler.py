@@ -1,0 +1,371 @@
+"""Which requests run: they come at any time from any thread, share every step, and end or are cancelled at any point.
+
+Continuous batching as in Orca (Yu et al. 2022, OSDI), prompts cut into pieces beside running texts as in Sarathi-Serve
+(Agrawal et al. 2024, arXiv:2403.02310). There is no thread of its own unless somebody asks for one: whoever waits for a
+request drives the steps of all, and the next who waits takes over.
+"""
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from mindnlp_ocr.engine.engine import Engine
+from mindnlp_ocr.engine.generate import Generation
+from mindnlp_ocr.errors import PageError
+
+logger = logging.getLogger(__name__)
+
+Listener = Callable[["Handle"], None]
+
+
+class QueueFullError(PageError):
+    """No request more may wait. It was not begun: send it again later."""
+
+    retry_after = 1.0  # seconds, a guess: nobody knows how long the texts before it will be
+
+
+@dataclass(frozen=True)
+class SchedulerConfig:
+    """Bounds of what waits, and of how long the texts that grow may be held up.
+
+    Attributes:
+        max_waiting: requests that may wait for a slot. None: any number.
+        max_waiting_bytes: bytes that the images of waiting requests may take as the vision tower reads them. None: any. One
+            request may always wait.
+        stall_ms: while texts grow, the prompts that run in a step are cut to what takes so long. One image is never cut, and
+            prompts are cut only on operators whose bits do not depend on it (our own on a CPU).
+    """
+
+    max_waiting: int | None = None
+    max_waiting_bytes: int | None = None
+    stall_ms: float = 100.0
+
+
+class Handle:
+    """A request that was submitted.
+
+    Attributes:
+        number: in the order of arrival.
+        generation: its state; ``token_ids``, ``logprobs`` and ``text`` grow with every step.
+        error: why it cannot be read, or that it was cancelled.
+    """
+
+    def __init__(
+        self,
+        scheduler: "Scheduler",
+        generation: Generation,
+        number: int,
+        priority: int,
+        deadline_seconds: float | None,
+        on_change: Listener | None,
+    ) -> None:
+        self._scheduler, self.generation, self.number, self.priority = scheduler, generation, number, priority
+        self._seconds = deadline_seconds
+        self._expires = math.inf if deadline_seconds is None else scheduler._clock() + deadline_seconds
+        self._on_change = on_change
+        self._ended = threading.Event()
+        self._cancelled = False
+        self.error: PageError | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended: read, failed or cancelled."""
+        return self._ended.is_set()
+
+    def cancel(self) -> None:
+        """End it. Its slot is free at once, or at the end of the step that runs. What it read stays in the cache."""
+        self._scheduler.cancel(self)
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Until it has ended. From several threads, they take turns in driving all requests.
+
+        Raises:
+            TimeoutError: it has not ended in so many seconds; it goes on.
+        """
+        self._scheduler.advance(lambda: self.done, timeout)
+
+    @property
+    def bytes_waiting(self) -> int:
+        """Of its images, as the vision tower reads them."""
+        patches = sum(math.prod(image.grid_thw) for image in self.generation.prompt.images)
+        return 4 * patches * self.generation.config.vision.patch_dim
+
+    def _end(self, error: PageError | None) -> None:
+        self.error = error
+        self._ended.set()
+
+    def _fault(self, now: float) -> PageError | None:
+        """Why it is to end now, if nobody waits for it any more."""
+        if self._cancelled:
+            return PageError("the request was cancelled")
+        if now >= self._expires:
+            return PageError(
+                f"the request was not done after {self._seconds:g} s, its deadline: give it more time, or try when fewer run"
+            )
+        return None
+
+
+class Scheduler:
+    """All requests of one engine. Every method may be called from any thread.
+
+    Args:
+        clock: seconds that only grow, for deadlines.
+    """
+
+    def __init__(
+        self, engine: Engine, config: SchedulerConfig | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.engine, self.config, self._clock = engine, config or SchedulerConfig(), clock
+        self._changed = threading.Condition()  # guards what follows, but for _running
+        self._waiting: list[Handle] = []
+        self._driving = False  # whether a thread drives the steps
+        self._submitted = 0
+        self._running: list[Handle] = []  # in the hands of whoever holds the engine's lock
+
+    # What callers use
+
+    def check_room(self, bytes_waiting: int = 0) -> None:
+        """Whether a request more may wait.
+
+        Raises:
+            QueueFullError: it may not.
+        """
+        with self._changed:
+            waiting, most, most_bytes = len(self._waiting), self.config.max_waiting, self.config.max_waiting_bytes
+            if most is not None and waiting >= most:
+                raise QueueFullError(f"{waiting} requests wait, max_waiting is {most}: try again later, or raise it")
+            held = sum(handle.bytes_waiting for handle in self._waiting)
+            if most_bytes is not None and held and held + bytes_waiting > most_bytes:
+                raise QueueFullError(
+                    f"the images of waiting requests take {held + bytes_waiting} bytes with this one, max_waiting_bytes is "
+                    f"{most_bytes}: try again later, or raise it"
+                )
+
+    def submit(
+        self,
+        generation: Generation,
+        *,
+        priority: int = 0,
+        deadline_seconds: float | None = None,
+        on_change: Listener | None = None,
+    ) -> Handle:
+        """Queue a request.
+
+        Args:
+            priority: those of a lower number begin first, those of one number in the order of arrival.
+            deadline_seconds: from now; a request that is not done by then ends with an error.
+            on_change: called, without any lock, after a step in which the request gained tokens or ended.
+
+        Raises:
+            QueueFullError: too much waits already.
+        """
+        with self._changed:
+            handle = Handle(self, generation, self._submitted, priority, deadline_seconds, on_change)
+            self.check_room(handle.bytes_waiting)
+            self._submitted += 1
+            self._waiting.append(handle)
+            self._waiting.sort(key=lambda other: (other.priority, other.number))
+            self._changed.notify_all()
+        return handle
+
+    def cancel(self, handle: Handle) -> None:
+        """End a request, wherever it is. See :meth:`Handle.cancel`."""
+        with self._changed:
+            if handle.done:
+                return
+            handle._cancelled = True
+            self._changed.notify_all()
+        if self.engine.lock.acquire(blocking=False):  # else whoever runs a step sees to it at its end
+            try:
+                ended = self._end_unwanted()
+            finally:
+                self.engine.lock.release()
+            self._tell(ended)
+
+    def step(self) -> bool:
+        """Move all requests on: admit, run images, prompts and tokens, give back slots. Returns whether any is left."""
+        with self.engine.lock:
+            before = {handle: len(handle.generation.token_ids) for handle in self._running}
+            ended = self._end_unwanted()
+            self._admit()
+            ended += self._compute()
+            ended += self._end_unwanted()
+            grown = [handle for handle in self._running if len(handle.generation.token_ids) != before.get(handle, 0)]
+            left = bool(self._running)
+        self._tell([*grown, *ended])
+        with self._changed:
+            return left or bool(self._waiting)
+
+    def advance(self, until: Callable[[], bool], timeout: float | None = None) -> None:
+        """Drive the steps until a condition holds, or wait where another thread drives them.
+
+        Raises:
+            TimeoutError: it does not hold after so many seconds.
+        """
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while not until():
+            with self._changed:
+                if until():
+                    return
+                if (left := end - time.monotonic()) <= 0:
+                    raise TimeoutError(f"the request has not ended after {timeout} s: it goes on")
+                if self._driving:
+                    self._changed.wait(None if math.isinf(left) else left)
+                    continue
+                self._driving = True
+            try:
+                while not until() and time.monotonic() < end:
+                    self.step()
+            finally:
+                with self._changed:
+                    self._driving = False
+                    self._changed.notify_all()
+
+    def wait_for_more(self, handle: Handle, grows: Sized, seen: int) -> None:
+        """Drive the steps until what grows with a request is longer than ``seen``, or the request has ended."""
+        self.advance(lambda: handle.done or len(grows) > seen)
+
+    def run(self, generation: Generation) -> Generator[int, None, None]:
+        """Submit a request, and :meth:`tokens` of it."""
+        return self.tokens(self.submit(generation))
+
+    def tokens(self, handle: Handle) -> Generator[int, None, None]:
+        """The tokens of a request as they come. Closing the iterator cancels it.
+
+        Raises:
+            PageError: the request cannot be run.
+        """
+        seen: list[int] = []
+        try:
+            while True:
+                self.wait_for_more(handle, handle.generation.token_ids, len(seen))
+                ended = handle.done
+                for token in handle.generation.token_ids[len(seen) :]:
+                    seen.append(token)
+                    yield token
+                if ended:
+                    break
+            if handle.error is not None:
+                raise handle.error
+        finally:
+            self.cancel(handle)
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """A thread of its own drives the steps for as long as the context is open."""
+        stopped = threading.Event()
+
+        def drive() -> None:
+            while not stopped.is_set():
+                try:
+                    self.advance(lambda: stopped.is_set() or not self._busy())
+                except Exception as error:  # whatever it is, nobody may wait for ever
+                    logger.exception("a step of the engine failed")
+                    self._fail_all(PageError(f"a step of the engine failed ({type(error).__name__}: {error}): see the log"))
+                with self._changed:
+                    self._changed.wait_for(lambda: stopped.is_set() or self._busy(), timeout=1.0)
+
+        thread = threading.Thread(target=drive, name="scheduler", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stopped.set()
+            with self._changed:
+                self._changed.notify_all()
+            thread.join()
+
+    def stats(self) -> dict[str, int]:
+        """How many requests run and wait, and the bytes of the images of those that wait."""
+        with self._changed:
+            waiting = list(self._waiting)
+        return {
+            "running": len(self._running),
+            "waiting": len(waiting),
+            "waiting_bytes": sum(handle.bytes_waiting for handle in waiting),
+        }
+
+    # The parts of a step; the caller holds the engine's lock
+
+    def _busy(self) -> bool:
+        return bool(self._waiting or self._running)
+
+    def _admit(self) -> None:
+        """Slots for those that wait, as many as there are."""
+        with self._changed:
+            waiting = list(self._waiting)
+        for handle in waiting:
+            if not self.engine.has_room():
+                return
+            prompts = [other.generation for other in self._running if not other.generation.token_ids]
+            if self.engine.should_wait(handle.generation, prompts):
+                continue  # it finds what they have computed in a later step
+            if not self.engine.begin(handle.generation):
+                return
+            self._running.append(handle)
+            with self._changed:
+                self._waiting.remove(handle)
+
+    def _compute(self) -> list[Handle]:
+        """Images, prompts and tokens of all that run. Returns those that have ended."""
+        growing = [handle.generation for handle in self._running if handle.generation.token_ids]
+        prompts = [handle.generation for handle in self._running if not handle.generation.token_ids]
+        with self._changed:
+            ahead = [handle.generation for handle in self._waiting]
+        failed = self.engine.run_vision(prompts, ahead, packs=1 if growing else None)
+        ready = [
+            generation
+            for generation in prompts
+            if generation not in failed
+            and all(generation.key.images[i].digest in generation.features for i in generation.missing(generation.computed))
+        ]
+        budget = self.engine.prefill_budget(self.config.stall_ms / 1e3) if growing else None
+        failed |= self.engine.prefill(ready, budget)
+        failed |= self.engine.decode(growing)  # a first token is told of before the text goes on
+        ended = [
+            handle for handle in self._running if handle.generation in failed or handle.generation.finish_reason is not None
+        ]
+        for handle in ended:
+            error = failed.get(handle.generation)
+            self.engine.end(handle.generation, error)
+            self._running.remove(handle)
+            handle._end(error)
+        return ended
+
+    def _end_unwanted(self) -> list[Handle]:
+        """End those that were cancelled or are late. Returns them."""
+        now = self._clock()
+        with self._changed:
+            faults = {handle: fault for handle in self._waiting if (fault := handle._fault(now))}
+            self._waiting = [handle for handle in self._waiting if handle not in faults]
+        for handle, fault in faults.items():
+            handle._end(fault)
+        late = {handle: fault for handle in self._running if (fault := handle._fault(now))}
+        for handle, fault in late.items():
+            self.engine.end(handle.generation)  # nothing is wrong with what it holds
+            self._running.remove(handle)
+            handle._end(fault)
+        return [*faults, *late]
+
+    def _fail_all(self, error: PageError) -> None:
+        """End everything: a step failed in a way that no single request is to blame for."""
+        with self.engine.lock:
+            with self._changed:
+                waiting, self._waiting = self._waiting, []
+            running, self._running = self._running, []
+            for handle in running:
+                self.engine.end(handle.generation, error)
+        for handle in (*waiting, *running):
+            handle._end(error)
+        self._tell([*waiting, *running])
+
+    def _tell(self, changed: list[Handle]) -> None:
+        with self._changed:
+            self._changed.notify_all()
+        for handle in changed:
+            if handle._on_change is not None:
+                handle._on_change(handle)

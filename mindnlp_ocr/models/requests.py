@@ -1,0 +1,268 @@
+"""Chat messages to requests of the engine, and what was read back to text."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import cached_property
+from typing import NamedTuple
+
+from mindnlp_ocr.engine.generate import GREEDY, Generation, Reading
+from mindnlp_ocr.engine.scheduler import Handle, Scheduler
+from mindnlp_ocr.errors import PageError
+from mindnlp_ocr.models.config import Qwen2VLConfig
+from mindnlp_ocr.ops.ranks import Ranks
+from mindnlp_ocr.processing.chat import ChatProcessor, Messages
+from mindnlp_ocr.sampling import GrammarCompiler, Sampler, SamplingParams
+
+
+class Request(NamedTuple):
+    """Chat messages with settings of their own, for :meth:`Qwen2VLModel.generate_batch`.
+
+    Attributes:
+        messages: see :meth:`Qwen2VLModel.generate`.
+        max_new_tokens: longest answer, in place of the call's.
+        sampling: in place of the call's.
+    """
+
+    messages: Messages
+    max_new_tokens: int | None = None
+    sampling: SamplingParams | None = None
+
+
+class RequestHandle:
+    """A request under way, from :meth:`Qwen2VLModel.submit`. It may be used from any thread."""
+
+    def __init__(self, requests: "Requests", generation: Generation) -> None:
+        self._requests, self._generation = requests, generation
+        self._handle: Handle | None = None  # until it is queued
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The new tokens so far."""
+        return self._generation.token_ids
+
+    @property
+    def logprobs(self) -> list[float]:
+        """The logarithms of their probabilities."""
+        return self._generation.logprobs
+
+    @property
+    def top_logprobs(self) -> list[list[tuple[int, float]]]:
+        """See :class:`Reading`."""
+        return self._generation.top_logprobs
+
+    @property
+    def text(self) -> str:
+        """What may be shown of the text so far."""
+        return self._generation.text
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended: read, failed or cancelled."""
+        return self._handle is not None and self._handle.done
+
+    @property
+    def error(self) -> PageError | None:
+        """Why it cannot be read, or that it was cancelled."""
+        return None if self._handle is None else self._handle.error
+
+    def cancel(self) -> None:
+        """End it. Its slot is free at once, or at the end of the step that runs."""
+        assert self._handle is not None
+        self._handle.cancel()
+
+    def result(self, timeout: float | None = None) -> Reading:
+        """What was read, when it has ended.
+
+        Raises:
+            PageError: it cannot be read, or was cancelled.
+            TimeoutError: it has not ended in so many seconds; it goes on.
+        """
+        assert self._handle is not None
+        self._handle.wait(timeout)
+        if self._handle.error is not None:
+            raise self._handle.error
+        return self._requests.reading(self._generation)
+
+    def pieces(self) -> Iterator[str]:
+        """The text piece by piece. Closing the iterator cancels the request.
+
+        Raises:
+            PageError: it cannot be read.
+        """
+        assert self._handle is not None
+        return self._requests.pieces(self._handle)
+
+
+class Requests:
+    """Makes requests for one engine.
+
+    Args:
+        max_length: tokens of a slot.
+        max_new_tokens: longest answer where a request names none.
+    """
+
+    def __init__(
+        self,
+        config: Qwen2VLConfig,
+        processor: ChatProcessor,
+        scheduler: Scheduler,
+        ranks: Ranks,
+        max_length: int,
+        max_new_tokens: int,
+    ) -> None:
+        self._config, self._processor, self._scheduler, self._ranks = config, processor, scheduler, ranks
+        self._max_length, self._max_new_tokens = max_length, max_new_tokens
+
+    def generation(
+        self,
+        messages: Messages,
+        max_new_tokens: int | None = None,
+        sampling: SamplingParams | None = None,
+        grows: bool = False,
+    ) -> Generation:
+        """A request that is not queued yet.
+
+        Args:
+            max_new_tokens: before that of ``sampling``.
+            grows: whether somebody wants to see its text grow.
+
+        Raises:
+            PageError: these messages, images or settings cannot be read.
+        """
+        sampling = sampling or GREEDY
+        if max_new_tokens is not None:
+            if max_new_tokens < 1:
+                raise PageError(f"max_new_tokens is {max_new_tokens}: give 1 or more")
+            sampling = replace(sampling, max_new_tokens=max_new_tokens)
+        if self._ranks.count > 1 and not sampling.greedy and sampling.seed is None:
+            raise PageError("sampling over several ranks needs a seed, or each draws another token: give seed")
+        start = time.perf_counter()
+        with self._ranks.agreement() as agreed:
+            prompt = self._processor.prompt(messages)
+            preprocess = (time.perf_counter() - start) * 1e3
+            generation = Generation(
+                self._config,
+                prompt,
+                sampling.max_new_tokens or self._max_new_tokens,
+                self._max_length,
+                self._scheduler.engine.base,
+                sampling=sampling,
+                sampler=None if sampling.plain_greedy else self._sampler(sampling),
+                stream=self._processor.stream(sampling.skip_special_tokens) if grows or sampling.stop else None,
+                started=start,
+                timings_ms={"preprocess": preprocess, "vision": 0.0, "prefill": 0.0, "decode": 0.0},
+            )
+            agreed.append(generation.key)
+        return generation
+
+    def _sampler(self, sampling: SamplingParams) -> Sampler:
+        return Sampler(
+            sampling,
+            self._config.vocab_size,
+            self._config.eos_token_ids,
+            tokenizer=self._processor.tokenizer,
+            grammar=self._grammars.grammar(sampling) if sampling.constrained else None,
+        )
+
+    @cached_property
+    def _grammars(self) -> GrammarCompiler:
+        return GrammarCompiler(self._processor.tokenizer, self._config.vocab_size, self._config.eos_token_ids)
+
+    def submit(
+        self,
+        messages: Messages,
+        sampling: SamplingParams | None,
+        priority: int,
+        deadline_seconds: float | None,
+        on_change: Callable[[RequestHandle], None] | None,
+    ) -> RequestHandle:
+        """See :meth:`Qwen2VLModel.submit`."""
+        if deadline_seconds is not None and self._ranks.count > 1:
+            raise PageError("a deadline over several ranks passes on each at another step: leave deadline_seconds out")
+        self._scheduler.check_room()
+        request = RequestHandle(self, self.generation(messages, None, sampling, grows=True))
+        request._handle = self._scheduler.submit(
+            request._generation,
+            priority=priority,
+            deadline_seconds=deadline_seconds,
+            on_change=None if on_change is None else lambda _: on_change(request),
+        )
+        return request
+
+    def read(self, generation: Generation, on_text: Callable[[str], None] | None = None) -> Reading:
+        """Run one request to its end."""
+        if on_text is None:
+            deque(self._scheduler.run(generation), maxlen=0)
+        else:
+            for piece in self.pieces(self._scheduler.submit(generation)):
+                on_text(piece)
+        return self.reading(generation)
+
+    def stream(self, generation: Generation) -> Iterator[str]:
+        """The text of a request piece by piece; it is queued with the first."""
+        yield from self.pieces(self._scheduler.submit(generation))
+
+    def pieces(self, handle: Handle) -> Iterator[str]:
+        """The text of a request piece by piece."""
+        pieces, sent = handle.generation.pieces, 0
+        try:
+            while not (handle.done and sent == len(pieces)):
+                self._scheduler.wait_for_more(handle, pieces, sent)
+                for piece in pieces[sent:]:
+                    sent += 1
+                    if piece:
+                        yield piece
+            if handle.error is not None:
+                raise handle.error
+        finally:
+            handle.cancel()
+
+    def batch(
+        self,
+        list_of_messages: Iterable[Messages | Request],
+        max_new_tokens: int | None,
+        sampling: SamplingParams | None,
+        batch_size: int,
+    ) -> Iterator[tuple[int, Reading | PageError]]:
+        """See :meth:`Qwen2VLModel.generate_batch`."""
+        requests = enumerate(list_of_messages)
+        running: dict[int, Handle] = {}
+        more = True
+        try:
+            while more or running:
+                while more and len(running) < batch_size:
+                    if (entry := next(requests, None)) is None:
+                        more = False
+                        break
+                    number, given = entry
+                    messages, most, own = given if isinstance(given, Request) else (given, None, None)
+                    try:
+                        generation = self.generation(messages, most or max_new_tokens, own or sampling)
+                        running[number] = self._scheduler.submit(generation)
+                    except PageError as error:
+                        yield number, error
+                self._scheduler.advance(lambda: not running or any(handle.done for handle in running.values()))
+                for number in [number for number, handle in running.items() if handle.done]:
+                    handle = running.pop(number)
+                    yield number, handle.error or self.reading(handle.generation)
+        finally:
+            for handle in running.values():
+                handle.cancel()
+
+    def reading(self, generation: Generation) -> Reading:
+        """What an ended request has read."""
+        timings = {**generation.timings_ms, "total": (time.perf_counter() - generation.started) * 1e3}
+        text = self._processor.decode(generation.token_ids, generation.sampling.skip_special_tokens)
+        return Reading(
+            text=text[: generation.cut_at],
+            token_ids=generation.token_ids,
+            logprobs=generation.logprobs,
+            top_logprobs=generation.top_logprobs,
+            finish_reason=generation.finish_reason or "length",
+            stop_reason=generation.stop_reason,
+            prompt_tokens=len(generation.key),
+            reused_tokens=generation.reused,
+            timings_ms={name: round(value, 3) for name, value in timings.items()},
+        )
