@@ -15,6 +15,7 @@ from mindnlp_ocr.server.config import MAX_HEADER_BYTES, ServerConfig
 from mindnlp_ocr.server.options import open_to_all, parser, server_config
 from mindnlp_ocr.settings import settings
 
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until a signal comes; returns the exit status."""
     options, argv = parser(), sys.argv[1:] if argv is None else argv

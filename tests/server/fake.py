@@ -67,8 +67,9 @@ class FakeHandle:
         return self.reading
 
     def cancel(self) -> None:
-        self._end(PageError("the request was cancelled"))
-        self.model.cancelled.append(self)
+        if not self.done:
+            self._end(PageError("the request was cancelled"))
+            self.model.cancelled.append(self)
 
     def step(self) -> None:
         """One token more."""
