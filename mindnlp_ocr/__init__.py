@@ -11,6 +11,9 @@ __version__ = "0.1.0"
 _HOME = {
     "Qwen2VLModel": "mindnlp_ocr.models.qwen2vl",
     "Reading": "mindnlp_ocr.engine.generate",
+    "Request": "mindnlp_ocr.models.requests",
+    "SamplingParams": "mindnlp_ocr.sampling",
+    "SchedulerConfig": "mindnlp_ocr.engine.scheduler",
     "CacheConfig": "mindnlp_ocr.cache.config",
     "get_optimal_cache_config": "mindnlp_ocr.cache.config",
     "OCRError": "mindnlp_ocr.errors",

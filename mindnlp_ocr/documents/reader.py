@@ -333,6 +333,8 @@ class DocumentReader:
         """What was read, without what the model repeated, and why it ends early."""
         if reading.finish_reason == "stop":
             return reading.text, None
+        if reading.finish_reason == "repetition":  # the engine has cut it
+            return reading.text, "repetition"
         keep = repetition_start(reading.token_ids)
         if keep is None:
             return reading.text, "length"
