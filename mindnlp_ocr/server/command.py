@@ -49,7 +49,9 @@ def _run(arguments: argparse.Namespace, config: ServerConfig) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = _warn
         model = load_model(arguments)
-        model.scheduler.config = replace(model.scheduler.config, max_waiting=config.max_waiting)
+        # The server bounds what is asked of it itself; lines of documents wait beside that.
+        waiting = config.max_waiting + model.slots * (config.documents_at_once + 1)
+        model.scheduler.config = replace(model.scheduler.config, max_waiting=waiting)
         if not arguments.no_warm_up:
             model.warm_up(model.slots)
         server = Server(model, config)

@@ -5,6 +5,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
+from mindnlp_ocr.engine.scheduler import DeadlineError, EngineError, QueueFullError
 from mindnlp_ocr.errors import OCRError, PageError
 
 KINDS = {
@@ -49,11 +50,11 @@ def busy(message: str, seconds: float) -> ApiError:
 
 
 def of_engine(error: PageError) -> ApiError:
-    """The engine's own refusals: of this request (400), or because its queue is full (429)."""
-    if isinstance(error, ApiError):
-        return error
-    seconds = getattr(error, "retry_after", None)
-    return busy(str(error), seconds) if seconds is not None else ApiError(str(error))
+    """The engine's own errors: of this request (400), a full queue (429), a deadline (504), a step that failed (500)."""
+    if isinstance(error, QueueFullError):
+        return busy(str(error), error.retry_after)
+    status = 504 if isinstance(error, DeadlineError) else 500 if isinstance(error, EngineError) else 400
+    return ApiError(str(error), status)
 
 
 def body(error: ApiError) -> dict[str, Any]:

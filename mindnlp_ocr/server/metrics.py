@@ -108,8 +108,7 @@ class Metrics:
         self._prompt_size.observe(reading.prompt_tokens)
         self._answer_size.observe(reading.new_tokens)
         times = {name: value / 1e3 for name, value in reading.timings_ms.items()}
-        if "queue" in times:
-            self._stages["queue"].observe(times["queue"])
+        self._stages["queue"].observe(handle.queue_seconds or 0.0)
         self._stages["prefill"].observe(times.get("vision", 0.0) + times.get("prefill", 0.0))
         self._stages["decode"].observe(times.get("decode", 0.0))
 

@@ -13,15 +13,12 @@ from typing import Any
 from PIL import Image
 from tokenizers import Tokenizer
 
+from mindnlp_ocr.engine.scheduler import QueueFullError
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.models.qwen2vl import EMBEDDED
 from mindnlp_ocr.sampling.params import SamplingParams
 
 TEXT = "Invoice 4711, total 12.50 €\n合计"
-
-
-class FullError(PageError):
-    retry_after = 3.0
 
 
 @dataclass
@@ -35,7 +32,7 @@ class FakeReading:
     prompt_tokens: int = 20
     reused_tokens: int = 5
     timings_ms: dict[str, float] = field(
-        default_factory=lambda: {"queue": 1.0, "preprocess": 2.0, "vision": 3.0, "prefill": 4.0, "decode": 5.0}
+        default_factory=lambda: {"preprocess": 2.0, "vision": 3.0, "prefill": 4.0, "decode": 5.0}
     )
 
     @property
@@ -51,6 +48,7 @@ class FakeHandle:
         self.top_logprobs: list[list[tuple[int, float]]] = []
         self.text = ""
         self.error: PageError | None = None
+        self.queue_seconds = 0.001
         self.reading: FakeReading | None = None
         self._ended = threading.Event()
 
@@ -160,7 +158,7 @@ class FakeModel:
 
     def check_room(self) -> None:
         if len(self._waiting) >= self.scheduler.config.max_waiting:
-            raise FullError(f"{len(self._waiting)} requests wait, max_waiting is {len(self._waiting)}: try again later")
+            raise QueueFullError(f"{len(self._waiting)} requests wait, max_waiting is {len(self._waiting)}: try again later")
 
     @contextmanager
     def serving(self) -> Iterator[None]:

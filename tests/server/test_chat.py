@@ -357,7 +357,7 @@ def test_the_engines_own_bound_is_told_before_an_image_is_decoded(server: Starte
     fake.scheduler.config.max_waiting = 0
     answer = httpx.post(server.url + PATH, json={"messages": page(content=b"not looked at")})
     assert answer.status_code == 429
-    assert answer.headers["Retry-After"] == "3"
+    assert answer.headers["Retry-After"] == "1"
 
 
 def test_a_client_that_hangs_up_frees_its_slot(server: Started, fake: FakeModel) -> None:
