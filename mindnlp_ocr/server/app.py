@@ -1,5 +1,6 @@
 """The application: what is served under which path."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
@@ -20,8 +22,10 @@ from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.server import protocol
 from mindnlp_ocr.server.chat import IGNORED_HEADER, Chat, parsed
 from mindnlp_ocr.server.config import ServerConfig
+from mindnlp_ocr.server.documents import DocumentRequest, Documents, DocumentState
 from mindnlp_ocr.server.errors import ApiError, answer, of_engine
 from mindnlp_ocr.server.gate import Gate
+from mindnlp_ocr.server.jobs import Jobs
 from mindnlp_ocr.server.logs import event
 from mindnlp_ocr.server.metrics import Metrics
 from mindnlp_ocr.server.running import Admission
@@ -49,7 +53,9 @@ class Server:
         with model.files() as folder:
             self._tokens = Tokens(folder)
             self._created = int(folder.stat().st_mtime)
-        self.metrics = Metrics(self.name, self._now, dict)
+        self._jobs = Jobs(model, config, lambda: self.metrics)
+        self.metrics = Metrics(self.name, self._now, self._jobs.states)
+        self._documents = Documents(self._jobs, config, self._pool)
         self.admission = Admission(model.slots + config.max_waiting)
         self._chat = Chat(model, config, self._pool, self._tokens, self.metrics, self.admission, self.name, self.longest)
         self.app = self._application()
@@ -75,6 +81,7 @@ class Server:
         app.add_exception_handler(ApiError, _api_error)
         app.add_exception_handler(PageError, _page_error)
         app.add_exception_handler(HTTPException, _http_error)
+        app.add_exception_handler(RequestValidationError, _validation_error)
         self._routes(app)
         app.openapi = lambda: _described(app)  # type: ignore[method-assign]
         return app
@@ -104,14 +111,35 @@ class Server:
             openapi_extra=_body(protocol.DetokenizeRequest),
         )(self.detokenize)
 
+        self._document_routes(app)
+
+    def _document_routes(self, app: FastAPI) -> None:
+        documents, path = self._documents, "/v1/documents/{document_id}"
+        app.post(
+            "/v1/documents",
+            summary="Read a PDF or an image",
+            response_model=DocumentState,
+            status_code=202,
+            openapi_extra=_body(DocumentRequest),
+        )(documents.create)
+        app.get(path, summary="How far it is, or the whole in a format", response_model=DocumentState)(documents.get)
+        app.delete(path, summary="Stop reading, delete all of it", status_code=204)(documents.delete)
+        app.post(f"{path}/cancel", summary="Stop reading", response_model=DocumentState)(documents.cancel)
+        app.get(f"{path}/events", summary="Its pages as they are read", response_class=Response)(documents.events)
+        app.get(f"{path}/pages/{{number}}", summary="A page that was read")(documents.page)
+        app.get(f"{path}/pages/{{number}}/image", summary="Its picture", response_class=Response)(documents.image)
+
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         with self._model.serving():
             event("ready", model=self.name, slots=self._model.slots, max_length=self.longest)
+            expiry = asyncio.create_task(self._jobs.expire())
             try:
                 yield
             finally:
                 self.draining = True
+                expiry.cancel()
+                await asyncio.to_thread(self._jobs.close, self._config.shutdown_seconds)
                 self._pool.shutdown(wait=False, cancel_futures=True)
         event("stopped")
 
@@ -170,7 +198,7 @@ def create_app(model: Any, config: ServerConfig | None = None) -> FastAPI:
     return Server(model, config or ServerConfig()).app
 
 
-BODIES = (protocol.ChatRequest, protocol.TokenizeRequest, protocol.DetokenizeRequest)
+BODIES = (protocol.ChatRequest, protocol.TokenizeRequest, protocol.DetokenizeRequest, DocumentRequest)
 
 
 def _body(kind: type[BaseModel]) -> dict[str, Any]:
@@ -199,6 +227,13 @@ async def _api_error(request: Request, error: Exception) -> Response:
 async def _page_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, PageError)
     return answer(of_engine(error))
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = str(first["loc"][-1])
+    return answer(ApiError(f"{where} cannot be used ({first['msg']}): give what the API's description says", param=where))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -64,10 +64,10 @@ class Chat:
             self._admission.check()  # before the body is read and an image decoded
             self._model.check_room()
         except PageError as error:
-            await _drain(http)
+            await drain(http)
             raise of_engine(error) from error
         except ApiError:
-            await _drain(http)
+            await drain(http)
             raise
         asked = await parsed(http, ChatRequest, self._pool)
         self.check_model(asked.model)
@@ -302,7 +302,7 @@ async def parsed(http: Request, kind: type[Kind], pool: ThreadPoolExecutor) -> K
     """
     form = http.headers.get("content-type", "").partition(";")[0].strip().lower()
     if form != "application/json":
-        await _drain(http)
+        await drain(http)
         raise ApiError(f"the Content-Type is {form[:60]!r}: send application/json", 415)
     content = await http.body()
     try:
@@ -320,7 +320,7 @@ async def parsed(http: Request, kind: type[Kind], pool: ThreadPoolExecutor) -> K
         ) from error
 
 
-async def _drain(http: Request) -> None:
+async def drain(http: Request) -> None:
     """Take what the client sends and forget it, so that it gets to read the answer."""
     async for _ in http.stream():
         pass

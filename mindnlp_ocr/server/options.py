@@ -51,6 +51,15 @@ def parser() -> Parser:
     _number(parser, "--max-choices", 16, "answers to one request (n)")
     _number(parser, "--image-threads", 2, "threads that decode images and render pages")
     _number(parser, "--shutdown-seconds", 30, "how long running requests may go on when it is stopped")
+    parser.add_argument(
+        "--documents-dir", metavar="DIR", help="where uploaded documents lie (default: a temporary folder, gone at the end)"
+    )
+    _number(parser, "--documents-quota-mb", 1024, "what that folder may hold, in MiB")
+    _number(parser, "--document-keep-seconds", 3600, "how long a document stays when it was read")
+    _number(parser, "--document-seconds", 3600, "how long one document may be read")
+    _number(parser, "--document-pages", 2000, "pages of one document")
+    _number(parser, "--documents-at-once", 1, "documents that are read at a time")
+    _number(parser, "--documents-waiting", 32, "documents that wait; more are refused")
     parser.add_argument("--no-warm-up", action="store_true", help="compile graphs when they are needed, not at the start")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(default: info)")
     parser.add_argument("--log-format", choices=("text", "json"), default="text", help="of log lines (default: text)")
@@ -72,7 +81,8 @@ def server_config(arguments: argparse.Namespace) -> ServerConfig:
     least = {"max_waiting": 0, "shutdown_seconds": 0}
     for name in (
         "max_waiting", "request_seconds", "max_body_mb", "max_images", "max_image_mpixels", "max_choices", "image_threads",
-        "shutdown_seconds",
+        "shutdown_seconds", "documents_quota_mb", "document_keep_seconds", "document_seconds", "document_pages",
+        "documents_at_once", "documents_waiting",
     ):  # fmt: skip
         if (value := getattr(arguments, name)) < least.get(name, 1):
             raise SetupError(f"--{name.replace('_', '-')} is {value}: give {least.get(name, 1)} or more")
@@ -90,6 +100,13 @@ def server_config(arguments: argparse.Namespace) -> ServerConfig:
         workers=arguments.image_threads,
         cors_origins=tuple(arguments.cors_origin),
         allowed_hosts=tuple(arguments.allowed_host),
+        documents=Path(arguments.documents_dir) if arguments.documents_dir else None,
+        document_quota_bytes=arguments.documents_quota_mb << 20,
+        document_keep_seconds=arguments.document_keep_seconds,
+        document_seconds=arguments.document_seconds,
+        document_pages=arguments.document_pages,
+        documents_at_once=arguments.documents_at_once,
+        documents_waiting=arguments.documents_waiting,
         shutdown_seconds=arguments.shutdown_seconds,
         log_level=arguments.log_level,
         log_format=arguments.log_format,
