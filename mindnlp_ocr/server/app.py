@@ -15,7 +15,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 
 from mindnlp_ocr import __version__
 from mindnlp_ocr.errors import PageError
@@ -30,6 +30,17 @@ from mindnlp_ocr.server.logs import event
 from mindnlp_ocr.server.metrics import Metrics
 from mindnlp_ocr.server.running import Admission
 from mindnlp_ocr.server.tokens import Tokens
+
+WEB = Path(__file__).parent / "web"
+ASSETS = {
+    "index.html": "text/html; charset=utf-8",
+    "app.js": "text/javascript; charset=utf-8",
+    "style.css": "text/css; charset=utf-8",
+}
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 class Server:
@@ -113,6 +124,9 @@ class Server:
 
         self._document_routes(app)
 
+        app.get("/", include_in_schema=False)(self.page)
+        app.get("/web/{name}", include_in_schema=False)(self.asset)
+
     def _document_routes(self, app: FastAPI) -> None:
         documents, path = self._documents, "/v1/documents/{document_id}"
         app.post(
@@ -169,6 +183,18 @@ class Server:
 
     async def prometheus(self) -> Response:
         return Response(generate_latest(self.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def page(self) -> Response:
+        return self._asset("index.html")
+
+    async def asset(self, name: str) -> Response:
+        return self._asset(name)
+
+    def _asset(self, name: str) -> Response:
+        if name not in ASSETS:
+            raise HTTPException(404)
+        headers = {"Content-Security-Policy": PAGE_POLICY, "Cache-Control": "no-cache"}
+        return FileResponse(WEB / name, media_type=ASSETS[name], headers=headers)
 
     async def models(self) -> protocol.ModelList:
         return protocol.ModelList(data=[self._card()])
