@@ -24,6 +24,7 @@ from mindnlp_ocr.server.chat import IGNORED_HEADER, Chat, parsed
 from mindnlp_ocr.server.config import ServerConfig
 from mindnlp_ocr.server.documents import DocumentRequest, Documents, DocumentState
 from mindnlp_ocr.server.errors import ApiError, answer, of_engine
+from mindnlp_ocr.server.fetch import Fetcher
 from mindnlp_ocr.server.gate import Gate
 from mindnlp_ocr.server.jobs import Jobs
 from mindnlp_ocr.server.logs import event
@@ -68,7 +69,10 @@ class Server:
         self.metrics = Metrics(self.name, self._now, self._jobs.states)
         self._documents = Documents(self._jobs, config, self._pool)
         self.admission = Admission(model.slots + config.max_waiting)
-        self._chat = Chat(model, config, self._pool, self._tokens, self.metrics, self.admission, self.name, self.longest)
+        fetch = Fetcher(config.url_hosts, config.max_body_bytes) if config.url_hosts else None
+        self._chat = Chat(
+            model, config, self._pool, self._tokens, self.metrics, self.admission, self.name, self.longest, fetch
+        )
         self.app = self._application()
 
     def _application(self) -> FastAPI:

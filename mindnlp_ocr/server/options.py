@@ -42,6 +42,13 @@ def parser() -> Parser:
         metavar="URL",
         help="a web page's origin that may call, such as https://example.org; may be repeated (default: none)",
     )
+    parser.add_argument(
+        "--allow-url",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="a host from which images may be fetched, as HOST or HOST:PORT; may be repeated (default: none)",
+    )
     parser.add_argument("--served-model-name", metavar="NAME", help="the model's name in the API (default: its folder's)")
     _number(parser, "--max-waiting", 128, "requests that wait for a slot; more are refused")
     _number(parser, "--request-seconds", 600, "the longest that a request may wait and run")
@@ -98,6 +105,7 @@ def server_config(arguments: argparse.Namespace) -> ServerConfig:
         max_waiting=arguments.max_waiting,
         request_seconds=arguments.request_seconds,
         workers=arguments.image_threads,
+        url_hosts=tuple(arguments.allow_url),
         cors_origins=tuple(arguments.cors_origin),
         allowed_hosts=tuple(arguments.allowed_host),
         documents=Path(arguments.documents_dir) if arguments.documents_dir else None,
