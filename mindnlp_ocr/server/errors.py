@@ -44,15 +44,21 @@ class ApiError(OCRError):
         self.status, self.param, self.code, self.headers = status, param, code, dict(headers or {})
 
 
-def busy(message: str, seconds: float) -> ApiError:
-    """The answer to who comes when nothing more can be queued."""
-    return ApiError(message, 429, None, "queue_full", {"Retry-After": str(max(1, round(seconds)))})
+class BusyError(ApiError):
+    """The answer to who comes when nothing more can be queued.
+
+    Args:
+        seconds: after which to try again.
+    """
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(message, 429, None, "queue_full", {"Retry-After": str(max(1, round(seconds)))})
 
 
 def of_engine(error: PageError) -> ApiError:
     """The engine's own errors: of this request (400), a full queue (429), a deadline (504), a step that failed (500)."""
     if isinstance(error, QueueFullError):
-        return busy(str(error), error.retry_after)
+        return BusyError(str(error), error.retry_after)
     status = 504 if isinstance(error, DeadlineError) else 500 if isinstance(error, EngineError) else 400
     return ApiError(str(error), status)
 

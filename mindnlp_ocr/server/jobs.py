@@ -23,7 +23,7 @@ from mindnlp_ocr.documents.stream import Begun, DocumentStream, Ended, PageRead,
 from mindnlp_ocr.documents.writers import FORMATS, PagePicture
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.server.config import ServerConfig
-from mindnlp_ocr.server.errors import ApiError, busy
+from mindnlp_ocr.server.errors import ApiError, BusyError
 from mindnlp_ocr.server.logs import event
 from mindnlp_ocr.server.metrics import Metrics
 
@@ -145,7 +145,7 @@ class Jobs:
         """
         waiting = self.states()["waiting"]
         if waiting >= self._config.documents_waiting:
-            raise busy(
+            raise BusyError(
                 f"{waiting} documents wait, this server takes {self._config.documents_waiting}: try again later",
                 RETRY_SECONDS,
             )
@@ -180,7 +180,7 @@ class Jobs:
         ended.sort(key=lambda job: job.ended or 0.0)
         while sum(job.size for job in list(self._jobs.values())) + size > quota:
             if not ended:
-                raise busy(
+                raise BusyError(
                     f"documents that are being read take the {quota} bytes that this server keeps: try again later, or "
                     "start it with a higher --documents-quota-mb",
                     RETRY_SECONDS,

@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.types import Receive
 
-from mindnlp_ocr.server.errors import busy
+from mindnlp_ocr.server.errors import BusyError
 from mindnlp_ocr.server.metrics import Metrics
 
 RETRY_SECONDS = 2.0
@@ -33,7 +33,7 @@ class Admission:
             ApiError: 429, with the time after which to try again.
         """
         if self.count + choices > self.most:
-            raise busy(
+            raise BusyError(
                 f"{self.count} requests run or wait, this server takes {self.most}: try again later, or start it with a "
                 "higher --max-waiting",
                 RETRY_SECONDS,
