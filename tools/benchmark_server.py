@@ -218,8 +218,9 @@ def main() -> int:
         from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
 
         model = Qwen2VLModel(cache_config=_as_the_server())
-        by_http, by_python = [], []
-        for turn in range(3):  # other work each time, so that nothing is cached
+        model.warm_up(model.slots)
+        by_http, by_python = list[float](), list[float]()
+        for turn in range(5):  # other work each time, so that nothing is cached
             maker = Work(1000 + turn)
             work = [maker.next() for _ in range(arguments.requests)]
             by_http.append(asyncio.run(closed_loop(url, work, arguments.clients)))

@@ -84,7 +84,9 @@ def _uvicorn(uvicorn: Any, server: Any, config: ServerConfig) -> Any:
 def _bound(config: ServerConfig) -> socket.socket:
     """The socket, taken before the model is loaded: that takes seconds. It listens when the model can read."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    listening = socket.socket(family)
+    listening = socket.socket(
+        family, socket.SOCK_STREAM, socket.IPPROTO_TCP
+    )  # named, or asyncio leaves Nagle's algorithm on
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((config.host, config.port))
