@@ -37,6 +37,14 @@ class _Formatter(logging.Formatter):
         return f"{stamp} {line['level']:7} {line['event']} {rest}".rstrip() + trace
 
 
+class _StandardError(logging.StreamHandler[Any]):
+    """Writes to what is standard error now."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def _quoted(value: Any) -> str:
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if not text or any(c in text for c in ' "=\n\r\t') else text
@@ -44,7 +52,7 @@ def _quoted(value: Any) -> str:
 
 def set_up(level: str, form: str) -> None:
     """Send our events, and those of uvicorn that matter, to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StandardError()
     handler.setFormatter(_Formatter(form == "json"))
     for name in ("mindnlp_ocr.server", "uvicorn", "uvicorn.error"):
         logger = logging.getLogger(name)
