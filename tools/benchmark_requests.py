@@ -45,7 +45,6 @@ LINE = ROOT / "tests" / "pages" / "line_392x28.png"
 PAGE = ROOT / "examples" / "receipt.png"
 SECTIONS = ("lines", "prompts", "arrivals", "sampling")
 SLOTS = (1, 8, 32, 64)
-ARRIVALS = (1, 8, 32)
 STAGES = ("preprocess", "vision", "prefill", "decode")
 SETTINGS: dict[str, dict[str, Any]] = {
     "greedy, fused": {},
@@ -165,7 +164,7 @@ def arrived(model: Qwen2VLModel, requests: int, rate: float) -> tuple[list[float
 def arrivals(arguments: argparse.Namespace) -> Iterator[Row]:
     model = model_of(32, arguments.dtype)
     arrived(model, 4, 50.0)  # compiles
-    for requests in ARRIVALS:
+    for requests in arguments.requests:
         first, between, rate = list[float](), list[float](), list[float]()
         theirs: list[dict[str, Any]] = []
         for _ in range(arguments.runs):
@@ -232,7 +231,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto", help="what weights are held in (default: auto)")
     parser.add_argument("--runs", type=positive, default=3, help="after one to warm up (default: 3)")
     parser.add_argument("--lines", type=positive, default=256, help="of a run (default: 256)")
-    parser.add_argument("--rate", type=float, default=8.0, help="requests that arrive in a second, on average (default: 8)")
+    parser.add_argument("--rate", type=float, default=2.0, help="requests that arrive in a second, on average (default: 2)")
+    parser.add_argument("--requests", type=positive, nargs="+", default=[1, 8, 32], help="that arrive (default: 1 8 32)")
     parser.add_argument("--openvino-python", help="Python of an environment with OpenVINO GenAI")
     parser.add_argument("--openvino-model", help="export of the checkpoint, see tools/benchmark_peers.py")
     parser.add_argument("--output", help="write the figures there, as JSON")

@@ -1,6 +1,7 @@
 """Batches of one shape each, drawn without end by the loader's processes: lines, small pages, windows of pages, layouts."""
 
 import io
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -16,10 +17,12 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from training.fonts import Mask, Store
+from training.layouts import draw_layout
 from training.lines import draw_line
 from training.pages import Columns, draw_page
-from training.real import Page, RealPages, crops, layout, resized, rows_of, window
+from training.real import Page, RealPages, blocks, crops, resized, rows_of, window
 
+log = logging.getLogger("training")
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
 TEXT_PROMPT, LAYOUT_PROMPT = "\nText Recognition:", "\nLayout Detection:"
 PROMPTS = (
@@ -40,16 +43,19 @@ WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 21, 24, 28, 32, 37, 42,
 SMALL_PAGES = ((2, 14), (2, 28), (3, 20), (4, 14), (7, 8), (8, 12), (6, 16), (12, 8))  # rows and columns of image tokens
 PAGES = (*SMALL_PAGES, (12, 16), (16, 12), (8, 24), (24, 16), (16, 24), (20, 19), (3, 40), (4, 34))
 WINDOWS = 4  # of one rendering of a page
-LAYOUT_GRID, LAYOUT_ROOM = (22, 22), 620
+LAYOUT_ROOM = {22: 620, 37: 1000}  # tokens after a square page of so many image tokens a side
+LAYOUT_EDGES = tuple(28 * side for side in LAYOUT_ROOM)
+BLOCKS = 48  # paragraphs of PDFs that are kept for layouts
+LARGE_SHARE = 0.75  # of the layouts: the larger square
 READ_HEIGHT = 40  # the reader scales a crop to this height, and the image processor rounds it down to 28
 STRETCHED = 0.86  # the share of lines that are read so
 SHARES = {
-    "drawn_lines": 0.45,
-    "pdf_lines": 0.17,
-    "scan_lines": 0.055,
-    "drawn_pages": 0.13,
-    "windows": 0.11,
-    "layouts": 0.085,
+    "drawn_lines": 0.43,
+    "pdf_lines": 0.12,
+    "scan_lines": 0.06,
+    "drawn_pages": 0.09,
+    "windows": 0.06,
+    "layouts": 0.24,
 }
 RESAMPLING = (
     Image.Resampling.BILINEAR,
@@ -67,8 +73,8 @@ def prompt_tail(prompt: str) -> str:
 
 def text_room(rows: int, columns: int) -> int:
     """Tokens after the picture, prompt and answer together."""
-    if (rows, columns) == LAYOUT_GRID:
-        return LAYOUT_ROOM
+    if rows == columns and rows in LAYOUT_ROOM:
+        return LAYOUT_ROOM[rows]
     return int(18 + 3 * columns) if rows == 1 else min(420, int(24 + 1.45 * rows * columns))
 
 
@@ -104,7 +110,7 @@ class Batch:
     @property
     def kind(self) -> str:
         height, width = self.pictures.shape[1:]
-        shape = "line" if height == 28 else "layout" if height == width == 28 * LAYOUT_GRID[0] else "page"
+        shape = "line" if height == 28 else "layout" if height == width and height in LAYOUT_EDGES else "page"
         return f"{'drawn' if self.drawn else 'real'} {shape}"
 
 
@@ -124,7 +130,7 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
         self._seed, self._tokens = seed, tokens
         self._shares = dict(SHARES if shares is None else shares)
         if real is None or not real.typeset:
-            for name in ("pdf_lines", "windows", "layouts"):
+            for name in ("pdf_lines", "windows"):
                 self._shares.pop(name, None)
         if real is None or not (real.receipts or real.books):
             self._shares.pop("scan_lines", None)
@@ -138,6 +144,7 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
         self._tails = [self._encode(prompt_tail(prompt)) for prompt in PROMPTS]
         self._text_tail = self._encode(prompt_tail(TEXT_PROMPT))
         self._layout_tail = self._encode(prompt_tail(LAYOUT_PROMPT))
+        self._blocks: list[Mask] = []
         self._pools: dict[tuple[bool, int], list[Row]] = defaultdict(list)
         makers = {name: getattr(self, f"_{name}") for name in self._shares}
         while True:
@@ -277,12 +284,26 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
         return self._fill(False, grid, make)
 
     def _layouts(self) -> Batch:
-        def make() -> Row | None:
-            assert self._real is not None
-            found = layout(self._r, self._real.pdf(self._r), LAYOUT_GRID[0] * 28)
-            return self._row(found[0], self._layout_tail, found[1], LAYOUT_ROOM) if found else None
+        small, large = LAYOUT_ROOM
+        side = large if self._r.random() < LARGE_SHARE else small
 
-        return self._fill(False, LAYOUT_GRID, make)
+        def make() -> Row | None:
+            try:
+                picture, text = draw_layout(self._store, self._r, 28 * side, self._real_block)
+            except (ValueError, IndexError, ZeroDivisionError):  # one page in ten thousand must not end a long run
+                log.exception("a page could not be drawn")
+                return None
+            return self._row(picture, self._layout_tail, text, LAYOUT_ROOM[side]) if text else None
+
+        return self._fill(True, (side, side), make)
+
+    def _real_block(self) -> Mask | None:
+        """A paragraph of a PDF, from the last few pages that were rendered for it."""
+        if self._real is None or not self._real.typeset:
+            return None
+        if len(self._blocks) < BLOCKS or self._r.random() < 0.1:
+            self._blocks = [*self._blocks, *blocks(self._real.pdf(self._r))][-BLOCKS:]
+        return self._r.choice(self._blocks) if self._blocks else None
 
 
 def as_jpeg(r: Random, picture: Mask) -> Mask:

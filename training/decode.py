@@ -11,7 +11,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from training.batches import READ_HEIGHT, SYSTEM, TEXT_PROMPT, prompt_tail
+from training.batches import LAYOUT_ROOM, READ_HEIGHT, SYSTEM, TEXT_PROMPT, prompt_tail
 from training.degrade import normalise
 from training.model import Qwen2VL
 
@@ -29,13 +29,14 @@ def as_read(crop: Image.Image) -> Image.Image:
 
 
 class Reader:
-    """Reads with a checkpoint's weights in float32."""
+    """Reads with a checkpoint's weights in float32, where the model is."""
 
     def __init__(self, model: Qwen2VL, tokenizer: Path, batch: int = 48) -> None:
-        self._model, self._batch = model.eval(), batch
+        self.model, self._batch = model.eval(), batch
         self._tokenizer = Tokenizer.from_file(str(tokenizer))
         self._end = self._tokenizer.token_to_id("<|im_end|>")
-        self._before = torch.tensor(self._tokenizer.encode(SYSTEM).ids)
+        self._device = next(model.parameters()).device
+        self._before = torch.tensor(self._tokenizer.encode(SYSTEM).ids, device=self._device)
 
     def read(self, pictures: Sequence[Image.Image], prompt: str = TEXT_PROMPT, special: bool = False) -> list[Reading]:
         """The readings in the order of the pictures, whose edges are multiples of 28."""
@@ -44,7 +45,7 @@ class Reader:
             by_size[picture.size].append(number)
         readings: dict[int, Reading] = {}
         for (width, height), numbers in by_size.items():
-            room = min(620, 20 + 3 * (width * height // 784))
+            room = LAYOUT_ROOM.get(width // 28, 620) if width == height else min(620, 20 + 3 * (width * height // 784))
             for start in range(0, len(numbers), self._batch):
                 part = numbers[start : start + self._batch]
                 stacked = np.stack([np.asarray(pictures[number].convert("RGB")) for number in part])
@@ -54,17 +55,17 @@ class Reader:
 
     @torch.inference_mode()
     def _read(self, pictures: Tensor, prompt: str, room: int, special: bool) -> list[Reading]:
-        model, config = self._model, self._model.config
-        seen = model.encode(normalise(pictures.float() / 255))
-        tail = torch.tensor(self._tokenizer.encode(prompt_tail(prompt)).ids)
+        model, config = self.model, self.model.config
+        seen = model.encode(normalise(pictures.to(self._device).float() / 255))
+        tail = torch.tensor(self._tokenizer.encode(prompt_tail(prompt)).ids, device=self._device)
         count = len(pictures)
         texts = [model.embed(ids, seen.dtype).expand(count, -1, -1) for ids in (self._before, tail)]
         x = torch.cat((texts[0], seen, texts[1]), 1)
         rows, columns = (edge // config.token for edge in pictures.shape[2:])
-        positions = model.positions(len(self._before), rows, columns, len(tail) + room, pictures.device)
+        positions = model.positions(len(self._before), rows, columns, len(tail) + room, self._device)
         cos, sin = model.rope(positions)
         past: list[list[Tensor]] = [[] for _ in model.model.layers]
-        alive, at = torch.arange(count), 0
+        alive, at = torch.arange(count, device=self._device), 0
         tokens: list[list[int]] = [[] for _ in range(count)]
         scores: list[list[float]] = [[] for _ in range(count)]
         for _ in range(room):

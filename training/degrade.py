@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+LAYOUT_EDGES = (616, 1036)
 STRETCH = 1.43  # a line is read 40 pixels wide for every 28 of its height
 
 
@@ -30,7 +31,7 @@ class Degrader:
         if not drawn:
             ink = 1 - ink
         height, width = ink.shape[2:]
-        line, whole_page = height == 28, height == width == 616
+        line, whole_page = height == 28, height == width and height in LAYOUT_EDGES
         if not whole_page and self._happens(0.4):
             ink = self._warp(ink, drawn, line)
         if self._happens(0.22 if drawn else 0.12):
@@ -41,13 +42,16 @@ class Degrader:
             ink = self._break_strokes(ink)
         if self._happens(0.45):
             ink = self._blur(ink)
-        if not whole_page and self._happens(0.36):
+        grainy = line and self._happens(0.3 if drawn else 0.1)
+        if grainy:
+            ink = self._grain(ink)
+        elif not whole_page and self._happens(0.36):
             ink = self._coarse(ink, line)
         if self._happens(0.13):  # a fax: two levels with a ragged edge
             edge = self._uniform(ink, 0.25, 0.6)
             ink = torch.sigmoid((ink + self._normal(ink) * self._uniform(ink, 0, 0.12) - edge) * self._uniform(ink, 8, 40))
         if drawn:
-            ink = (ink * self._uniform(ink, 0.75, 1.5)).clamp(0, 1)
+            ink = (ink * self._uniform(ink, 0.75, 1.5)).clamp(-0.5 if grainy else 0.0, 1)
         else:
             ink = (ink * self._uniform(ink, 0.75, 1.25) - self._uniform(ink, 0, 0.06)).clamp(0, 1)
         return normalise(self._colour(ink, drawn).clamp(0, 1))
@@ -147,6 +151,19 @@ class Degrader:
             small = (small.clamp(0, 1) * 255 / 24).round() * 24 / 255
         mode = "bilinear" if self._happens(0.5) else "bicubic"
         return F.interpolate(small, size=(height, width), mode=mode).clamp(0, 1)
+
+    def _grain(self, ink: Tensor) -> Tensor:
+        """A line from a poor sensor: noise of the source's own resolution, whose grains are as large as a comma."""
+        batch, _, height, width = ink.shape
+        scale = self._one() * 0.62 + 0.4
+        stretch = STRETCH if self._happens(0.85) else 1.0
+        size = (max(10, int(height * scale)), max(8, int(width * scale / stretch)))
+        small = F.interpolate(ink, size=size, mode="bilinear", antialias=True)
+        small = small + self._normal(small) * self._uniform(ink, 0.02, 0.27) * self._some(ink, 0.9)
+        if self._happens(0.45):  # salt and pepper
+            where, share = self._random(batch, 1, *size), self._uniform(ink, 0, 0.028) * self._some(ink, 0.7)
+            small = torch.where(where < share, (where < share / 2).float(), small)
+        return F.interpolate(small, size=(height, width), mode="bilinear" if self._happens(0.4) else "bicubic")
 
     def _colour(self, ink: Tensor, drawn: bool) -> Tensor:
         """Paper and ink of any colour, now and then light on dark; shades, specks, noise, the blocks of a coarse JPEG."""

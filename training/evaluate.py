@@ -22,16 +22,20 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
+from training.batches import LAYOUT_PROMPT
 from training.check_sources import line_hash, pages_of
 from training.checkpoint import load
 from training.decode import Reader, Reading, as_read
 from training.fonts import Font, Store, load_face
+from training.layouts import Region, draw_layout
 from training.lines import draw_empty
 from training.pages import Columns, draw_page
 from training.texts import is_chinese
 
 log = logging.getLogger("training")
 MARGIN = 0.11  # of a true box's height, on every side
+LAYOUT_EDGE = 1036
+REGION = re.compile(r"<\|box_start\|>(\d+) (\d+) (\d+) (\d+)<\|box_end\|><\|ref_start\|>(\w+)<\|ref_end\|>")
 Figures = dict[str, float]
 
 
@@ -208,8 +212,74 @@ def empty_crops(reader: Reader, store: Store, count: int) -> Figures:
     return {"crops without text: nothing read, %": round(100 * silent / count, 1)}
 
 
+def regions_of(text: str) -> list[Region]:
+    return [Region(kind, *map(float, box)) for *box, kind in REGION.findall(text)]
+
+
+def overlap(a: Region, b: Region) -> float:
+    """The area that both cover, by the area that either covers."""
+    shared = common(a, b)
+    return shared / max(1e-9, area(a) + area(b) - shared)
+
+
+def common(a: Region, b: Region) -> float:
+    return max(0.0, min(a.right, b.right) - max(a.left, b.left)) * max(0.0, min(a.bottom, b.bottom) - max(a.top, b.top))
+
+
+def area(a: Region) -> float:
+    return (a.right - a.left) * (a.bottom - a.top)
+
+
+def matched(found: list[Region], wanted: list[Region], least: float = 0.7) -> list[tuple[Region, Region]]:
+    """Pairs of a found and a wanted region, the likest first, none in two pairs."""
+    likeness = sorted(((overlap(a, b), i, j) for i, a in enumerate(found) for j, b in enumerate(wanted)), reverse=True)
+    pairs: list[tuple[int, int]] = []
+    for like, i, j in likeness:
+        if like >= least and all(i != k and j != n for k, n in pairs):
+            pairs.append((i, j))
+    return [(found[i], wanted[j]) for i, j in pairs]
+
+
+def drawn_layouts(reader: Reader, held_out: Store, count: int) -> Figures:
+    """Pages that were never drawn before, in unseen fonts, as squares of 1036 pixels."""
+    r = Random(2026)
+    drawn = [draw_layout(held_out, r, LAYOUT_EDGE) for _ in range(count)]
+    pages = [Image.fromarray(255 - (mask * r.uniform(0.75, 1)).astype(np.uint8)) for mask, _ in drawn]
+    found = [regions_of(reading.text) for reading in reader.read(pages, LAYOUT_PROMPT, special=True)]
+    wanted = [regions_of(text) for _, text in drawn]
+    pairs = [pair for a, b in zip(found, wanted, strict=True) for pair in matched(a, b)]
+    every = sum(map(len, wanted))
+    figures = {
+        "drawn layouts: regions found at IoU 0.7, %": round(100 * len(pairs) / max(1, every), 1),
+        "drawn layouts: regions right at IoU 0.7, %": round(100 * len(pairs) / max(1, sum(map(len, found))), 1),
+        "drawn layouts: kinds right, %": round(100 * sum(a.kind == b.kind for a, b in pairs) / max(1, len(pairs)), 1),
+    }
+    for kind, number in Counter(region.kind for regions in wanted for region in regions).items():
+        hits = sum(b.kind == kind for _, b in pairs)
+        figures[f"drawn layouts, {kind} ({number}): found, %"] = round(100 * hits / number, 1)
+    return figures
+
+
+def typeset_layouts(reader: Reader, pages: Path, limit: int) -> Figures:
+    """The share of a detector's lines that lie in a region: there is no truth for the regions of these pages."""
+    boxes = json.loads((pages / "boxes.json").read_text("utf8"))
+    files = sorted(json.loads((pages / "typeset.json").read_text("utf8")))[:limit]
+    images = [Image.open(pages / file).convert("RGB") for file in files]
+    squares = [image.resize((LAYOUT_EDGE, LAYOUT_EDGE), Image.Resampling.BICUBIC) for image in images]
+    covered = lines = 0
+    for reading, image, file in zip(reader.read(squares, LAYOUT_PROMPT, special=True), images, files, strict=True):
+        regions = regions_of(reading.text)
+        for corners in boxes[file]:
+            places = np.array(corners) * 1000 / image.size
+            line = Region("line", *places.min(0), *places.max(0))
+            lines += 1
+            covered += any(common(line, region) > 0.8 * area(line) for region in regions)
+    return {"typeset pages: lines in a region, %": round(100 * covered / max(1, lines), 1)}
+
+
 def measure(options: argparse.Namespace) -> Figures:
-    reader = Reader(load(options.checkpoint), options.checkpoint / "tokenizer.json")
+    reader = Reader(load(options.checkpoint).to(options.device), options.checkpoint / "tokenizer.json")
+    few = Reader(reader.model, options.checkpoint / "tokenizer.json", batch=8)  # whole pages take much memory
     figures: Figures = {}
     tasks: list[Callable[[], Figures]] = []
     pages: Path | None = options.pages
@@ -217,11 +287,15 @@ def measure(options: argparse.Namespace) -> Figures:
         tasks.append(lambda: receipts(reader, pages, options.limit, options.training))
     if pages and (pages / "boxes.json").exists():
         tasks.append(lambda: typeset(reader, pages, options.limit))
+        if options.layouts:
+            tasks.append(lambda: typeset_layouts(few, pages, options.limit))
     if options.data:
         held_out = Store(options.data, held_out=True)
         tasks.append(lambda: unseen_fonts(reader, held_out, options.lines))
         tasks.append(lambda: small_pages(reader, held_out, options.drawn_pages))
         tasks.append(lambda: empty_crops(reader, Store(options.data), 80))
+        if options.layouts:
+            tasks.append(lambda: drawn_layouts(few, held_out, options.layouts))
     for task in tasks:
         start = time.time()
         found = task()
@@ -240,6 +314,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--training", type=Path, help="training pages, whose lines are told apart")
     parser.add_argument("--drawn-pages", type=int, default=16, help="small pages of each kind")
     parser.add_argument("--lines", type=int, default=60, help="lines drawn in each unseen font")
+    parser.add_argument("--layouts", type=int, default=0, help="pages whose regions are looked for: 5 to 20 s each on a CPU")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cpu")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args(arguments)
     figures: dict[str, Any] = measure(options)

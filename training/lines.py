@@ -16,7 +16,7 @@ SIZES = (9, 10, 11, 12, 13, 14, 16, 18, 20, 22, 24, 26, 28, 32, 36)
 CHINESE_SIZES = SIZES[2:]
 DOTTED_SIZES = (24, 28, 32, 36)
 EMPTY_SHARE = 0.02
-CHINESE_SHARE = 0.46
+CHINESE_SHARE = 0.54
 
 
 @dataclass
@@ -87,7 +87,7 @@ def choose_text(store: Store, r: Random, style: Style, room: float) -> str:
     fits = max(1, int(room / (style.size * (1.0 if style.chinese else 0.5))))
     length = fits if r.random() < 0.5 else max(1, int(fits * r.uniform(0.55, 1.0)))
     text = store.texts.receipt(r) if style.receipt else store.texts.line(r, style.chinese, length)
-    if style.chinese and style.font.traditional and (not style.font.simplified or r.random() < 0.22):
+    if style.chinese and style.font.traditional and (not style.font.simplified or r.random() < 0.3):
         text = store.into_traditional(text)
     return style.font.keep(text)
 

@@ -17,7 +17,7 @@ from training.texts import is_chinese
 RESOLUTIONS = (80, 96, 100, 120, 144, 150, 170, 200, 200, 240)
 CHINESE_SHARE = 0.3
 BOOK_SHARE = 0.22
-RESAMPLING = (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR, Image.Resampling.LANCZOS)
+BLOCK_LINES = 14
 
 
 @dataclass
@@ -110,6 +110,19 @@ def crops(r: Random, page: Page) -> Iterator[tuple[Mask, str]]:
             yield page.image[top:bottom, left:right], line.text
 
 
+def blocks(page: Page) -> Iterator[Mask]:
+    """Paragraphs of two lines and more, cut out close to their lines, as ink."""
+    for first, last in page.blocks:
+        lines = page.lines[first : last + 1]
+        if not 2 <= len(lines) <= BLOCK_LINES:
+            continue
+        left, top = (max(0, int(min(edges)) - 1) for edges in ([k.left for k in lines], [k.top for k in lines]))
+        right, bottom = (int(max(edges)) + 2 for edges in ([k.right for k in lines], [k.bottom for k in lines]))
+        cut: Mask = np.subtract(255, page.image[top:bottom, left:right], dtype=np.uint8)
+        if cut.size and right - left > 8 * lines[0].height and np.median(cut) < 40:
+            yield cut
+
+
 def window(r: Random, page: Page, height: int, width: int, paper: int = 255) -> tuple[Mask, list[Line]] | None:
     """A part of the page from one of its lines on; what the edge cuts is painted over. None where no line is whole."""
     image = page.image
@@ -151,43 +164,3 @@ def rows_of(lines: list[Line]) -> str:
                 continue
         rows.append([line])
     return "\n".join(" ".join(line.text for line in sorted(row, key=lambda line: line.left)) for row in rows)
-
-
-def layout(r: Random, page: Page, edge: int) -> tuple[Mask, str] | None:
-    """The page squashed to a square and moved, some paragraphs painted over; the others as boxes from 0 to 999.
-
-    The third generation was trained without moving and painting over, and learnt its pages by heart.
-    """
-    height, width = page.image.shape
-    image, boxes = page.image.copy(), []
-    for first, last in page.blocks:
-        lines = page.lines[first : last + 1]
-        if not lines:
-            continue
-        box = (
-            min(line.left for line in lines),
-            min(line.top for line in lines),
-            max(line.right for line in lines),
-            max(line.bottom for line in lines),
-        )
-        if r.random() < 0.15:
-            image[max(0, int(box[1])) : int(box[3]) + 2, max(0, int(box[0]) - 1) : int(box[2]) + 2] = 255
-        else:
-            boxes.append(box)
-    scale_x, scale_y = r.uniform(0.6, 1.0), r.uniform(0.6, 1.0)
-    wide, high = max(1, int(edge * scale_x)), max(1, int(edge * scale_y))
-    x, y = r.randint(0, edge - wide), r.randint(0, edge - high)
-    canvas = np.full((edge, edge), 255, np.uint8)
-    canvas[y : y + high, x : x + wide] = np.asarray(Image.fromarray(image).resize((wide, high), r.choice(RESAMPLING)))
-    out = []
-    for left, top, right, bottom in boxes:
-        across, down = (
-            ((x + v * wide / width) * 1000 / edge for v in (left, right)),
-            ((y + v * high / height) * 1000 / edge for v in (top, bottom)),
-        )
-        (x0, x1), (y0, y1) = ([min(999, max(0, round(v))) for v in pair] for pair in (across, down))
-        if x1 > x0 and y1 > y0:
-            out.append(
-                f"<|box_start|>{x0:03d} {y0:03d} {x1:03d} {y1:03d}<|box_end|><|ref_start|>text<|ref_end|><|rotate_up|>"
-            )
-    return (canvas, "\n".join(out)) if out else None

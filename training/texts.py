@@ -195,9 +195,9 @@ class Texts:
         if any(c in BULLETS for c in text) and r.random() < 0.8:  # else a noisy comma is read as a bullet
             text = "".join(c for c in text if c not in BULLETS).strip()
         k = r.random()
-        if k < 0.34:
+        if k < 0.4:
             text = self.dense_marks(r, text)
-        if self.look_alikes and r.random() < 0.16:
+        if self.look_alikes and r.random() < 0.2:
             text = self.look_alike(r, text)
         if k > 0.97:
             text = text.translate(str.maketrans("，。：；", ",.:;"))

@@ -59,8 +59,12 @@ class Feed:
         threading.Thread(target=self._fetch, daemon=True).start()
 
     def _fetch(self) -> None:
-        for batch in self.loader:
-            self._ready.put(batch)
+        try:
+            for batch in self.loader:
+                self._ready.put(batch)
+        except Exception:
+            log.exception("the loader failed")
+            os._exit(1)  # else the call would wait for batches to its end
 
     def take(self) -> Batch:
         fresh = None
@@ -172,12 +176,13 @@ def run(trainer: Trainer, feed: Feed) -> None:
                 dist.broadcast(clock, 0)
             state.seconds = before + clock.item()
             done = state.seconds / options.seconds
-            if done >= 1 or (options.steps and state.step >= options.steps):
+            if done >= 1 or (options.steps and state.step >= options.steps) or 0 < options.call <= clock.item():
                 break
         batch = feed.take()
         loss, taken = trainer.step(batch, done)
         if not taken:
             feed.forget(batch)
+            log.info("left out at step %d: %s %s, loss %s", state.step, batch.kind, tuple(batch.pictures.shape), loss)
         elif options.rank == 0:
             losses[batch.kind] = 0.85 * losses.get(batch.kind, loss) + 0.15 * loss
         if options.rank == 0 and time.time() - told > options.tell:
@@ -199,6 +204,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--resume", type=Path, required=True, help="the checkpoint to start from; its tokenizer is used")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=1400.0, help="of training, all calls together")
+    parser.add_argument("--call", type=float, default=0.0, help="seconds after which this call stores its state and ends")
     parser.add_argument("--steps", type=int, default=0, help="stop after so many steps, rounded up to 20")
     parser.add_argument("--lr", type=float, default=8e-4)
     parser.add_argument("--tokens", type=int, default=96000, help="of image and text in a batch, on each GPU")
@@ -237,6 +243,7 @@ def main() -> None:
     if options.device == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cuda.enable_cudnn_sdp(False)  # flash attention instead
     if options.world > 1:
         dist.init_process_group("nccl" if options.device == "cuda" else "gloo")
     tokenizer = Tokenizer.from_file(str(options.resume / "tokenizer.json"))

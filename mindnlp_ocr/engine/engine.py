@@ -18,6 +18,7 @@ from mindnlp_ocr.engine.overflow import OverflowedError
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.ops.select import Attentions
 from mindnlp_ocr.processing.images import PromptImage
+from mindnlp_ocr.sampling import Choice
 
 MAX_PACKED_PATCHES = 2048  # of several images in one call: more would fall out of the processor's caches
 BURST_SECONDS = 0.05
@@ -46,7 +47,7 @@ class Engine:
         self.lock = threading.RLock()  # a step at a time: compiling is not thread-safe, and slots may be moved between steps
         self._running: set[Generation] = set()
         self._burst = 1  # tokens that the next step asks for
-        self._prefill_rate = 0.0  # tokens a second
+        self._prefill_rate = self._vision_rate = 0.0  # tokens and patches a second
 
     # The slots themselves
 
@@ -127,14 +128,14 @@ class Engine:
     # Images
 
     def run_vision(
-        self, generations: Sequence[Generation], ahead: Sequence[Generation] = (), packs: int | None = None
+        self, generations: Sequence[Generation], ahead: Sequence[Generation] = (), seconds: float | None = None
     ) -> dict[Generation, PageError]:
         """Features of the images that prompts still need, several images in one call.
 
         Args:
             generations: that have their slots.
             ahead: that wait: their images fill up the calls. Failures are left for when they have slots.
-            packs: calls to make at most.
+            seconds: run one call alone, of as many images as take so long, or of one. None: run all that is needed.
 
         Returns:
             Those of ``generations`` that have an image that cannot be run.
@@ -145,7 +146,8 @@ class Engine:
         if needed:
             wanted |= self._wanted(ahead, wanted)
         failed: dict[Generation, PageError] = {}
-        for pack in list(self._image_packs(wanted, needed))[:packs]:
+        most = MAX_PACKED_PATCHES if seconds is None else min(MAX_PACKED_PATCHES, int(self._vision_rate * seconds))
+        for pack in list(self._image_packs(wanted, needed, most))[: None if seconds is None else 1]:
             try:
                 self._run_images([wanted[digest] for digest in pack], [*generations, *ahead])
             except PageError as error:
@@ -180,7 +182,9 @@ class Engine:
         return wanted
 
     def _run_images(self, images: Sequence[PromptImage], generations: Sequence[Generation]) -> None:
-        found = self.graphs.vision([image.patches() for image in images])
+        patches, start = [image.patches() for image in images], time.perf_counter()
+        found = self.graphs.vision(patches)
+        self._vision_rate = sum(len(image.pixels) for image in patches) / (time.perf_counter() - start)
         for image, features in zip(images, found, strict=True):
             features = np.array(features)  # of its own: not a part of the whole pack
             if self.manager is not None:
@@ -189,15 +193,15 @@ class Engine:
                 if any(other.digest == image.digest for other in generation.prompt.images):
                     generation.features[image.digest] = features
 
-    def _image_packs(self, images: dict[bytes, PromptImage], needed: Iterable[bytes]) -> Iterator[list[bytes]]:
-        """Images for one call of the vision graph, as many as fit; those that are alone too large for it by themselves. No
-        pack without one that is needed now."""
+    def _image_packs(self, images: dict[bytes, PromptImage], needed: Iterable[bytes], most: int) -> Iterator[list[bytes]]:
+        """Images for one call of the vision graph, up to ``most`` patches; those that have more by themselves. No pack
+        without one that is needed now."""
         pack: list[bytes] = []
         patches = 0
         urgent = set(needed)
         for digest, image in images.items():
             size = math.prod(image.grid_thw)
-            if pack and (patches + size > MAX_PACKED_PATCHES or len(pack) == self.graphs.images_at_once):
+            if pack and (patches + size > most or len(pack) == self.graphs.images_at_once):
                 yield pack
                 pack, patches = [], 0
             if not pack and digest not in urgent:
@@ -237,13 +241,14 @@ class Engine:
                 continue
             seconds = time.perf_counter() - start
             self._prefill_rate = sum(piece.end - piece.start for piece in pack) / seconds
-            for piece, step in zip(pack, steps, strict=True):
-                generation = piece.generation
-                generation.computed = piece.end
+            begun = []
+            for (generation, _, end), step in zip(pack, steps, strict=True):
+                generation.computed = end
                 if generation.lease is not None and self.manager is not None:
-                    self.manager.progress(generation.lease, piece.end)
-                if piece.end == len(generation.key) and (fault := _take(generation, step)) is not None:
-                    failed[generation] = fault
+                    self.manager.progress(generation.lease, end)
+                if end == len(generation.key):
+                    begun.append((generation, step))
+            failed |= self._take(begun)
             _count([piece.generation for piece in pack], "prefill", start)
         return failed
 
@@ -282,13 +287,13 @@ class Engine:
         except PageError as error:
             if len(generations) == 1:
                 return {generations[0]: error}
-            failed: dict[Generation, PageError] = {}
+            alone: dict[Generation, PageError] = {}
             for generation in generations:  # who is to blame shows alone
-                failed |= self.decode([generation])
-            return failed
-        errors = {generation: _take(generation, step) for generation, step in zip(generations, steps, strict=True)}
+                alone |= self.decode([generation])
+            return alone
+        failed = self._take(list(zip(generations, steps, strict=True)))
         _count(generations, "decode", start)
-        return {generation: error for generation, error in errors.items() if error is not None}
+        return failed
 
     def _steps(self, generations: Sequence[Generation]) -> list[Step]:
         if self.manager is None:
@@ -303,6 +308,31 @@ class Engine:
             self._burst = burst(taken / (time.perf_counter() - start), self.graphs.decode_steps)
         return steps
 
+    def _take(self, steps: Sequence[tuple[Generation, Step]]) -> dict[Generation, PageError]:
+        """Give requests what a call has brought. Returns those whose settings leave no token."""
+        chosen = self._sampled(steps) if self.graphs.attentions.text.samples_in_graph else {}
+        failed: dict[Generation, PageError] = {}
+        for generation, step in steps:
+            try:
+                generation.take(step, chosen.get(generation))
+            except PageError as error:
+                failed[generation] = error
+        return failed
+
+    def _sampled(self, steps: Sequence[tuple[Generation, Step]]) -> dict[Generation, Choice]:
+        """The tokens that the sample graph can choose, of requests whose logits lie in one tensor."""
+        rows = {}
+        for generation, step in steps:
+            if generation.sampler is not None and (row := generation.sampler.row(generation.token_ids)) is not None:
+                rows[step.row] = generation, row
+        if not rows:
+            return {}
+        try:
+            tokens = self.graphs.sample(steps[0][1].logits, {at: row for at, (_, row) in rows.items()})
+        except PageError:  # the host can do it too
+            return {}
+        return {rows[at][0]: Choice(token, logprob, []) for at, (token, logprob) in tokens.items()}
+
     def _known(self, generation: Generation) -> int:
         return self.manager.lookup(generation.key) if self.manager is not None else 0
 
@@ -310,14 +340,6 @@ class Engine:
 def burst(tokens_per_second: float, most: int) -> int:
     """Tokens to decode in one call: as many as take BURST_SECONDS, so that a text is seen to grow."""
     return max(1, min(int(tokens_per_second * BURST_SECONDS), most))
-
-
-def _take(generation: Generation, step: Step) -> PageError | None:
-    try:
-        generation.take(step)
-    except PageError as error:
-        return error
-    return None
 
 
 def _count(generations: Sequence[Generation], what: str, start: float) -> None:

@@ -140,8 +140,11 @@ class Generation:
         """The images, by number, that a prefill behind so many tokens needs."""
         return [number for number, span in enumerate(self.key.images) if span.start >= reused]
 
-    def take(self, step: Step) -> None:
+    def take(self, step: Step, sampled: Choice | None = None) -> None:
         """The next tokens of a step, or the token that is sampled from its logits; ends the text where it has to end.
+
+        Args:
+            sampled: the token, where a graph has chosen it already.
 
         Raises:
             PageError: the settings of the request leave no token.
@@ -149,7 +152,7 @@ class Generation:
         if self.steps is not None:
             self.steps.append(step)
         if self.sampler is not None:
-            chosen = [self.sampler.choose(step.numpy(), self.token_ids)]
+            chosen = [sampled or self.sampler.choose(step.numpy(), self.token_ids)]
         else:
             chosen = [Choice(*pair, []) for pair in zip(step.token_ids, step.logprobs, strict=True)]
         for choice in chosen:

@@ -30,11 +30,24 @@ from mindnlp_ocr.ops.operators import Operators
 from mindnlp_ocr.ops.ranks import Ranks, split_operators
 from mindnlp_ocr.ops.select import Attentions
 from mindnlp_ocr.processing.images import Patches
+from mindnlp_ocr.sampling.graph import SampleFromHistory
+from mindnlp_ocr.sampling.sampler import BANS, HISTORY, Row
 
 MIN_PATCHES = 64
 MAX_PATCHES = 1 << 18
 MIN_TOKENS = 64
 MAX_PACKED_TOKENS = 1024  # of several prompts in one call: more would fall out of the processor's caches
+
+
+# Settings of a row that does not sample, in the order in which the sample graph takes them; top_k follows the first.
+SETTINGS = {
+    "temperature": 0.0,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "repetition_penalty": 1.0,
+}
 
 
 class Step(NamedTuple):
@@ -182,13 +195,18 @@ class Graphs:
         self._first_calls: list[float] = []  # seconds
 
     def cells(self, kv: KVSlots) -> dict[str, nn.Cell]:
-        """The three graphs over these slots, by their names, not compiled."""
+        """The graphs over these slots, by their names, not compiled."""
         vision, text = self.attentions
         if text.greedy_decode is None:
             decode = Decode(self._language, text, kv)
         else:
             decode = DecodeSteps(self._language, text, kv, self._config.eos_token_ids)
-        return {"vision": Vision(self._tower, vision), "prefill": Prefill(self._language, text, kv), "decode": decode}
+        return {
+            "vision": Vision(self._tower, vision),
+            "prefill": Prefill(self._language, text, kv),
+            "decode": decode,
+            "sample": SampleFromHistory(),
+        }
 
     def attach(self, attention: Attentions, kv: KVSlots) -> None:
         """Run on this attention and these slots from now on; the graphs over others are dropped."""
@@ -196,9 +214,11 @@ class Graphs:
             self.attentions = attention
             self._vision = self._jit(self.cells(kv)["vision"])
             self._forget("vision")
-        self._forget("prefill", "decode")
+        self._forget("prefill", "decode", "sample")
         self._slots, self._kv = kv.shape[0], kv
-        self._prefill, self._decode = (self._jit(self.cells(kv)[name]) for name in ("prefill", "decode"))
+        self._prefill, self._decode, self._sample = (
+            self._jit(self.cells(kv)[name]) for name in ("prefill", "decode", "sample")
+        )
 
     def _forget(self, *graphs: str) -> None:
         for key in [key for key in self._compiled if key[0] in graphs]:
@@ -355,6 +375,26 @@ class Graphs:
         return [
             Step(chosen[: counts[row], row].tolist(), probable[: counts[row], row].tolist(), logits, row) for row in rows
         ]
+
+    def sample(self, logits: Tensor, rows: dict[int, Row]) -> dict[int, tuple[int, float]]:
+        """Tokens of some rows of logits [segments, vocab] on the device, and the logarithms of their probabilities."""
+        count = logits.shape[0]
+        numbers = {name: np.full(count, value, np.float32) for name, value in SETTINGS.items()}
+        top_k = np.zeros(count, np.int32)
+        history, bans = np.full((count, HISTORY), -1, np.int32), np.full((count, BANS), -1, np.int32)
+        uniform = np.zeros(count, np.float32)
+        for at, row in rows.items():
+            for name, values in numbers.items():
+                values[at] = getattr(row.params, name)
+            top_k[at], uniform[at] = row.params.top_k, row.uniform
+            history[at, : len(row.history)], bans[at, : len(row.bans)] = row.history, row.bans
+        first, *others = (Tensor(values) for values in numbers.values())
+        with self._running("sample", count):
+            tokens, log_probabilities = self._sample(
+                logits, first, Tensor(top_k), *others, Tensor(history), Tensor(bans), Tensor(uniform)
+            )
+            chosen, probable = tokens.asnumpy(), log_probabilities.asnumpy()
+        return {at: (int(chosen[at]), float(probable[at])) for at in rows}
 
     def decode_bucket(self, segments: int) -> int:
         """Powers of two; all slots where the attention wants them so."""

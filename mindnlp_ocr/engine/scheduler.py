@@ -44,8 +44,8 @@ class SchedulerConfig:
         max_waiting: requests that may wait for a slot. None: any number.
         max_waiting_bytes: bytes that the images of waiting requests may take as the vision tower reads them. None: any. One
             request may always wait.
-        stall_ms: while texts grow, the prompts that run in a step are cut to what takes so long. One image is never cut, and
-            prompts are cut only on operators whose bits do not depend on it (our own on a CPU).
+        stall_ms: while texts grow, the images of a step and its prompts are each cut to what takes so long. One image is
+            never cut, and prompts are cut only on operators whose bits do not depend on it (our own on a CPU).
     """
 
     max_waiting: int | None = None
@@ -330,14 +330,15 @@ class Scheduler:
         prompts = [handle.generation for handle in self._running if not handle.generation.token_ids]
         with self._changed:
             ahead = [handle.generation for handle in self._waiting]
-        failed = self.engine.run_vision(prompts, ahead, packs=1 if growing else None)
+        seconds = self.config.stall_ms / 1e3 if growing else None
+        failed = self.engine.run_vision(prompts, ahead, seconds)
         ready = [
             generation
             for generation in prompts
             if generation not in failed
             and all(generation.key.images[i].digest in generation.features for i in generation.missing(generation.computed))
         ]
-        budget = self.engine.prefill_budget(self.config.stall_ms / 1e3) if growing else None
+        budget = None if seconds is None else self.engine.prefill_budget(seconds)
         failed |= self.engine.prefill(ready, budget)
         failed |= self.engine.decode(growing)  # a first token is told of before the text goes on
         ended = [

@@ -43,11 +43,12 @@ class ExportedGraphs(Graphs):
     def attach(self, attention: Attentions, kv: KVSlots) -> None:
         """Run on these slots from now on. They must be of the form that the graphs were made for."""
         self.attentions = attention
-        self._forget("vision", "prefill", "decode")
+        self._forget("vision", "prefill", "decode", "sample")
         self._slots = kv.shape[0]
         self._held = {**self._weights, **{held.name: held for held in (*kv.keys, *kv.values)}}
         self._cells: dict[tuple[Graph, int], nn.Cell] = {}
-        self._vision, self._prefill, self._decode = (self._runs(graph) for graph in ("vision", "prefill", "decode"))
+        self._vision, self._prefill = self._runs("vision"), self._runs("prefill")
+        self._decode, self._sample = self._runs("decode"), self._runs("sample")
 
     def update(self, weights: Mapping[str, Any], changed: Collection[str]) -> None:
         raise SetupError("an exported model holds no adapter that could be changed: export one with --lora")

@@ -16,6 +16,7 @@ from mindnlp_ocr.engine.graphs import Graphs
 from mindnlp_ocr.export import mindir
 from mindnlp_ocr.export.manifest import Array, ExportedGraph, Graph
 from mindnlp_ocr.models.config import Qwen2VLConfig
+from mindnlp_ocr.sampling.sampler import BANS, HISTORY
 from mindnlp_ocr.weights.digest import sha256
 
 FILE_BYTES = 2 << 30  # of parameters in one file
@@ -78,6 +79,17 @@ def example_inputs(graph: Graph, bucket: int, config: Qwen2VLConfig) -> dict[str
         rows, is_image = _zeros(bucket, config.hidden_size), _zeros(bucket, 1)
         inputs = {"token_ids": _integers(bucket), "image_rows": rows, "is_image": is_image}
         return {**inputs, "position_ids": _integers(3, bucket), **dict.fromkeys(names, one)}
+    if graph == "sample":
+        names = ("presence", "frequency", "repetition")
+        return {
+            "logits": _zeros(bucket, config.vocab_size),
+            "temperature": _zeros(bucket),
+            "top_k": _integers(bucket),
+            **dict.fromkeys(("top_p", "min_p", *names), _zeros(bucket)),
+            "history": _integers(bucket, HISTORY),
+            "bans": _integers(bucket, BANS),
+            "uniform": _zeros(bucket),
+        }
     texts = ("token_ids", "position_ids", "slots", "live", "count")
     return {**dict.fromkeys(texts, _integers(bucket)), "rows": _integers(1)}
 

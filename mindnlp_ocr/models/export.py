@@ -122,4 +122,5 @@ def _shapes(graphs: Graphs, vision_patches: Sequence[int], patches: int, slots: 
         *(Shape("vision", bucket) for bucket in vision),
         *(Shape("prefill", bucket) for bucket in graphs.buckets("prefill")),
         *(Shape("decode", bucket) for bucket in decode),
+        *(Shape("sample", rows) for rows in sorted({1, *decode}) if graphs.attentions.text.samples_in_graph),
     ]

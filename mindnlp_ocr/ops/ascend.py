@@ -38,6 +38,7 @@ class AscendAttention(EagerAttention):
 
     packed_images = 1  # an empty one would be a sequence without keys
     rows_are_slots = True
+    samples_in_graph = True
 
     def __init__(self, heads: int, kv_heads: int, head_dim: int, dtype: Any = ms.float16) -> None:
         """``dtype``: float16 or bfloat16, of the operators and of the KV slots.

@@ -37,6 +37,7 @@ class EagerAttention(nn.Cell):
     decode_steps = 1  # that one call may take
     packed_prompts = 1  # that one call may take, rows behind rows without padding between them
     packed_images = 8  # that one vision graph takes
+    samples_in_graph = False  # whether logits stay on the device when tokens are sampled from them
     rows_are_slots = False  # whether a decode step needs one segment a slot, in the order of the slots
 
     def __init__(self, heads: int, kv_heads: int, head_dim: int) -> None:

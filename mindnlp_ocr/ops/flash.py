@@ -18,6 +18,7 @@ class FlashAttention(EagerAttention):
     """
 
     decode_steps = 32
+    packed_images = 32
 
     def __init__(self, heads: int, kv_heads: int, head_dim: int, fused: bool = True) -> None:
         """``fused``: whole decoder layers and steps are one operator, which a sum over ranks would have to cut."""

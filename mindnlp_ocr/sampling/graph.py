@@ -87,3 +87,56 @@ class SampleTokens(nn.Cell):
         mark = column(ops.minimum(uniform, BELOW_ONE)) * sums[:, vocab - 1 :]
         drawn = (sums <= mark).astype(ms.int32).sum(-1).astype(ms.int32)
         return ops.select(greedy, best, drawn)
+
+
+class SampleFromHistory(nn.Cell):
+    """``SampleTokens`` for an engine: from the tokens themselves in place of their counts, and with log-probabilities."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sample = SampleTokens()
+
+    def construct(
+        self,
+        logits: Tensor,
+        temperature: Tensor,
+        top_k: Tensor,
+        top_p: Tensor,
+        min_p: Tensor,
+        presence: Tensor,
+        frequency: Tensor,
+        repetition: Tensor,
+        history: Tensor,
+        bans: Tensor,
+        uniform: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The tokens, and the logarithms of their probabilities in the raw logits.
+
+        Args:
+            logits: float32 [rows, vocab], finite; the settings as in ``SampleTokens``.
+            history: the tokens that each row has generated, int32 [rows, HISTORY], then -1.
+            bans: the tokens that may not follow, int32 [rows, BANS], then -1.
+            uniform: float32 [rows].
+
+        Returns:
+            int32 [rows], float32 [rows].
+        """
+        counts = _counts(history, logits)
+        banned = _counts(bans, logits) > 0
+        tokens = self._sample(
+            logits, temperature, top_k, top_p, min_p, presence, frequency, repetition, counts, banned, uniform
+        )
+        rows = logits.shape[0]
+        probabilities = ops.log_softmax(logits, -1)
+        return tokens, ops.gather_elements(probabilities, 1, tokens.reshape(rows, 1)).reshape(rows)
+
+
+def _counts(ids: Tensor, logits: Tensor) -> Tensor:
+    """How often each token stands in its row, int32 [rows, vocab]; -1 is no token."""
+    rows, vocab = logits.shape
+    count = ids.shape[1]
+    column = ops.select(ids < 0, ops.full_like(ids, vocab), ids).reshape(rows * count, 1)
+    row = ops.broadcast_to(ops.cumsum(ops.ones((rows, 1), ms.int32), 0) - 1, (rows, count)).reshape(rows * count, 1)
+    places = ops.concat((row, column), 1)
+    zeros = ops.zeros((rows, vocab + 1), ms.int32)
+    return ops.tensor_scatter_add(zeros, places, ops.ones((rows * count,), ms.int32))[:, :vocab]

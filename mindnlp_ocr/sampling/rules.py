@@ -111,14 +111,25 @@ class CountPenalties:
         logits[ids] = logits[ids] - self._frequency * history.counts.astype(np.float32) - self._presence
 
 
-class NoRepeatNGram:
-    """transformers' ``NoRepeatNGramLogitsProcessor``; the size is the history's."""
+class Ban:
+    """A rule that bans tokens, and says which."""
+
+    def banned(self, history: History) -> Sequence[int]:
+        """The tokens that may not follow."""
+        raise NotImplementedError
 
     def __call__(self, logits: Logits, history: History) -> None:
-        logits[history.banned_by_ngrams()] = LOWEST
+        logits[list(self.banned(history))] = LOWEST
 
 
-class BadWords:
+class NoRepeatNGram(Ban):
+    """transformers' ``NoRepeatNGramLogitsProcessor``; the size is the history's."""
+
+    def banned(self, history: History) -> Sequence[int]:
+        return history.banned_by_ngrams()
+
+
+class BadWords(Ban):
     """transformers' ``NoBadWordsLogitsProcessor``: the last token of a word is banned where its other tokens stand. A word
     that is one end-of-text token is not banned. As in vLLM, the text may begin with a word.
 
@@ -132,22 +143,19 @@ class BadWords:
         self._single = [word[0] for word in sequences if len(word) == 1 and word[0] not in eos_token_ids]
         self._longer = [word for word in sequences if len(word) > 1]
 
-    def __call__(self, logits: Logits, history: History) -> None:
-        logits[self._single] = LOWEST
-        for word in self._longer:
-            if history.token_ids[1 - len(word) :] == word[:-1]:
-                logits[word[-1]] = LOWEST
+    def banned(self, history: History) -> Sequence[int]:
+        ends = [word[-1] for word in self._longer if history.token_ids[1 - len(word) :] == word[:-1]]
+        return [*self._single, *ends]
 
 
-class MinNewTokens:
+class MinNewTokens(Ban):
     """transformers' ``MinNewTokensLengthLogitsProcessor``: no end before so many tokens."""
 
     def __init__(self, count: int, end_token_ids: Iterable[int]) -> None:
         self._count, self._ends = count, list(end_token_ids)
 
-    def __call__(self, logits: Logits, history: History) -> None:
-        if len(history.token_ids) < self._count:
-            logits[self._ends] = LOWEST
+    def banned(self, history: History) -> Sequence[int]:
+        return self._ends if len(history.token_ids) < self._count else []
 
 
 def at_least(values: Logits, k: int) -> Indices:

@@ -13,6 +13,7 @@ from mindnlp_ocr.sampling.params import SamplingParams
 from mindnlp_ocr.sampling.rules import (
     LOWEST,
     BadWords,
+    Ban,
     CountPenalties,
     Filter,
     History,
@@ -39,6 +40,19 @@ class Choice(NamedTuple):
     token_id: int
     logprob: float
     top_logprobs: list[tuple[int, float]]  # (token id, log-probability) of the most probable, falling, equals by their id
+
+
+HISTORY = 1024  # generated tokens that a row of the graph takes
+BANS = 64  # tokens that a row of the graph may ban
+
+
+class Row(NamedTuple):
+    """What a row of the graph takes."""
+
+    params: SamplingParams
+    history: list[int]
+    bans: list[int]
+    uniform: float
 
 
 class Sampler:
@@ -104,6 +118,17 @@ class Sampler:
         if not self.params.greedy:
             token = self._draw(changed, len(token_ids))
         return self._choice(logits, token)
+
+    def row(self, token_ids: Sequence[int]) -> "Row | None":
+        """What a row of the graph takes (``graph.SampleFromHistory``) to choose the token that follows; None where only
+        ``choose`` can: under a grammar, with ``top_logprobs``, for long texts and many bans."""
+        if self._grammar is not None or self.params.top_logprobs or len(token_ids) > HISTORY:
+            return None
+        self._history.follow(token_ids)
+        bans = {token for rule in self._rules if isinstance(rule, Ban) for token in rule.banned(self._history)}
+        if len(bans) > BANS:
+            return None
+        return Row(self.params, list(token_ids), sorted(bans), self.random(len(token_ids)))
 
     def _after_rules(self, logits: Logits, token_ids: Sequence[int]) -> Logits:
         if not self._rules and self._grammar is None:

@@ -5,7 +5,9 @@ Run by tests/ops/test_ascend.py in a process of its own, as checks.py is.
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from mindspore import Tensor
 
 from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.cache.slots import KVSlots
@@ -16,6 +18,7 @@ from mindnlp_ocr.models.export import export_model
 from mindnlp_ocr.models.limits import Limits
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.ops.select import attentions_for
+from mindnlp_ocr.sampling import Sampler, SamplingParams
 from tests.ascend_plugin.pages import FOLDER, MAX_LENGTH, PAGES, SLOTS, Page, read
 
 
@@ -44,11 +47,29 @@ def graphs(folder: Path, config: Qwen2VLConfig) -> ExportedGraphs:
 def test_the_manifest_says_what_the_graphs_are_for(folder: Path) -> None:
     manifest = Manifest.read(folder)
     assert (manifest.device, manifest.attention, manifest.dtype, manifest.kv_dtype) == ("Ascend", "flash", "fp16", "fp16")
-    assert {graph: list(manifest.of(graph)) for graph in ("vision", "prefill", "decode")} == {
+    assert {graph: list(manifest.of(graph)) for graph in ("vision", "prefill", "decode", "sample")} == {
         "vision": [64, 448],
         "prefill": [64, 96, 128, 192, 256],
         "decode": [SLOTS],
+        "sample": [1, SLOTS],
     }
+
+
+def test_the_exported_sample_graph_gives_the_tokens_of_the_host(graphs: ExportedGraphs, config: Qwen2VLConfig) -> None:
+    params = [
+        SamplingParams(temperature=1.3, seed=1, top_p=0.9),
+        SamplingParams(repetition_penalty=1.5, frequency_penalty=0.5, no_repeat_ngram_size=2),
+    ]
+    random = np.random.default_rng(0)
+    logits = 4 * random.standard_normal((SLOTS, config.vocab_size)).astype(np.float32)
+    texts = [random.integers(0, config.vocab_size, 20).tolist() for _ in params]
+    samplers = [Sampler(each, config.vocab_size, config.eos_token_ids) for each in params]
+    rows = {number: samplers[number].row(texts[number]) for number in range(len(params))}
+    chosen = graphs.sample(Tensor(logits), {number: row for number, row in rows.items() if row is not None})
+    assert len(chosen) == len(params)
+    for number, (token, logprob) in chosen.items():
+        expected = samplers[number].choose(logits[number], texts[number])
+        assert (token, logprob) == (expected.token_id, pytest.approx(expected.logprob, abs=1e-4))
 
 
 @pytest.mark.parametrize("graph", ["vision", "prefill", "decode"])

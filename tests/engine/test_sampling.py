@@ -236,3 +236,29 @@ def test_requests_that_are_submitted_are_read_together_and_can_be_cancelled(mode
         handle = model.submit(LINE["messages"], SamplingParams(max_new_tokens=5))
         assert handle.result(60).token_ids == LINE["token_ids"][:5]
     assert model.get_cache_stats()["slots"]["live"] == 0
+
+
+def test_tokens_that_a_graph_samples_are_those_of_the_host() -> None:
+    """The way of an NPU, whose logits stay on the device, over MindSpore's own operators on the CPU."""
+    host, device = Qwen2VLModel(attn="eager"), Qwen2VLModel(attn="eager")
+    device._attentions.text.samples_in_graph = True
+    asked: list[int] = []
+    sample = device._engine.graphs.sample
+    device._engine.graphs.sample = lambda logits, rows: asked.append(len(rows)) or sample(logits, rows)  # type: ignore[method-assign, func-returns-value]
+    settings: list[dict[str, Any]] = [
+        {"temperature": 1.5, "seed": 3, "top_p": 0.9},
+        {"repetition_penalty": 1.7, "presence_penalty": 1.0, "no_repeat_ngram_size": 2},
+        {"temperature": 2.0, "seed": 4, "top_k": 20, "min_p": 0.01, "min_new_tokens": 5},
+    ]
+    requests = [
+        Request(case(name)["messages"], 14, SamplingParams(**each))
+        for name, each in zip(("line_400x60", "receipt", "word_56x56"), settings, strict=True)
+    ]
+    expected, found = (dict(model.generate_batch([*requests, LINE["messages"]], 14)) for model in (host, device))
+    for number in range(4):
+        ours, theirs = found[number], expected[number]
+        assert isinstance(ours, Reading)
+        assert isinstance(theirs, Reading)
+        assert ours.token_ids == theirs.token_ids
+        np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-4)
+    assert len(asked) > 10

@@ -81,7 +81,7 @@ class FakeEngine:
     def should_wait(self, generation: Any, others: Sequence[Any]) -> bool:
         return generation.shares is not None and any(other.shares == generation.shares for other in others)
 
-    def run_vision(self, generations: Any, ahead: Any, packs: int | None) -> dict[Any, PageError]:
+    def run_vision(self, generations: Any, ahead: Any, seconds: float | None) -> dict[Any, PageError]:
         assert all(generation not in self.owners.values() for generation in ahead)
         return {}
 

@@ -8,7 +8,8 @@ import pytest
 from mindspore import Tensor
 
 from mindnlp_ocr.sampling import Sampler, SamplingParams
-from mindnlp_ocr.sampling.graph import SampleTokens
+from mindnlp_ocr.sampling.graph import SampleFromHistory, SampleTokens
+from mindnlp_ocr.sampling.sampler import BANS, HISTORY
 from tests.sampling.conftest import random_logits
 
 VOCAB = 997
@@ -65,3 +66,37 @@ def test_random_numbers_at_the_ends_give_tokens_that_are_kept() -> None:
         logits, Tensor(rows), Tensor(np.zeros(2, np.int32)), ones, none, none, none, ones, counts, Tensor(banned), uniform
     )
     assert tokens.asnumpy().tolist() == [1, 6]
+
+
+def test_an_engine_gives_the_tokens_themselves_and_gets_log_probabilities() -> None:
+    sample = ms.jit(SampleFromHistory())
+    params = [SamplingParams(seed=row, **settings) for row, settings in enumerate(SETTINGS)]
+    params[3] = SamplingParams(temperature=1.0, seed=3, min_new_tokens=50)
+    samplers = [Sampler(each, VOCAB, [0]) for each in params]
+    texts = [np.random.default_rng(row).integers(0, 200, 10 + row).tolist() for row in range(len(params))]
+    rows = [sampler.row(text) for sampler, text in zip(samplers, texts, strict=True)]
+    history, bans = np.full((len(rows), HISTORY), -1, np.int32), np.full((len(rows), BANS), -1, np.int32)
+    for number, row in enumerate(rows):
+        assert row is not None
+        history[number, : len(row.history)], bans[number, : len(row.bans)] = row.history, row.bans
+    settings = [
+        Tensor(np.array([getattr(each, name) for each in params], np.int32 if name == "top_k" else np.float32))
+        for name in NAMES
+    ]
+    logits = np.stack([random_logits(row, VOCAB) for row in range(len(params))])
+    logits[3, 0] = 50.0  # the end of the text, which comes too early
+    uniform = np.array([s.random(len(text)) for s, text in zip(samplers, texts, strict=True)], np.float32)
+    tokens, logprobs = sample(Tensor(logits), *settings, Tensor(history), Tensor(bans), Tensor(uniform))
+    for number in range(len(rows)):
+        expected = samplers[number].choose(logits[number], texts[number])
+        assert int(tokens.asnumpy()[number]) == expected.token_id
+        assert float(logprobs.asnumpy()[number]) == pytest.approx(expected.logprob, abs=1e-4)
+    assert int(tokens.asnumpy()[3]) != 0
+
+
+def test_what_a_row_of_the_graph_cannot_take_is_left_to_the_host() -> None:
+    assert Sampler(SamplingParams(logprobs=True, top_logprobs=2), VOCAB, [0]).row([1]) is None
+    assert Sampler(SamplingParams(temperature=1.0), VOCAB, [0]).row([1] * (HISTORY + 1)) is None
+    many = Sampler(SamplingParams(no_repeat_ngram_size=1), VOCAB, [0])
+    assert many.row(list(range(BANS))) is not None
+    assert many.row(list(range(BANS + 1))) is None

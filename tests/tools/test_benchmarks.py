@@ -59,6 +59,8 @@ def test_attention_beside_eager(tool: Tool, tmp_path: Path) -> None:
         ("benchmark_export", [WORD, "--runs", 1, "--max-length", 128, "--vision-patches", 64], {"export": 1, "exported": 1}),
         ("benchmark_load", [EMBEDDED, "--runs", 1], {"load": 1}),
         ("benchmark_start", ["--image", WORD, "--runs", 1], {"start": 1}),
+        ("benchmark_requests", ["lines", "prompts", "--lines", 3, "--runs", 1], {"lines": 4, "prompts": 2}),
+        ("benchmark_requests", ["arrivals", "--runs", 1, "--rate", 50, "--requests", 2], {"arrivals": 1}),
         ("benchmark_shapes", ["--layers", 1, "--side", 4, "--tokens", 2, "--runs", 1], {"speed": 3, "memory": 1}),
     ],
 )
@@ -69,6 +71,11 @@ def test_the_others_write_their_figures(
     sections = Results.load(tmp_path / "a.json").sections
     assert {section: len(figures.rows) for section, figures in sections.items()} == rows
     assert all(value is not None for section in sections.values() for row in section.rows for value in row.values())
+
+
+def test_a_library_of_operators_is_timed_on_teams_of_several_sizes(tool: Tool, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool("benchmark_threads", "--runs", 1, "--calls", 3) == 0
+    assert capsys.readouterr().out.count("8 threads") == 4
 
 
 def test_lookup_counts_over_the_goldens(tool: Tool, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,15 +15,16 @@ from PIL import Image  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 
 from mindnlp_ocr.weights.checkpoint import open_checkpoint  # noqa: E402
-from training import evaluate  # noqa: E402
-from training.batches import LAYOUT_GRID, SHARES, Batch, Batches, text_room  # noqa: E402
+from training import evaluate, finetune  # noqa: E402
+from training.batches import LAYOUT_EDGES, SHARES, Batch, Batches, text_room  # noqa: E402
 from training.checkpoint import average, export, load  # noqa: E402
 from training.decode import Reader, as_read  # noqa: E402
 from training.degrade import Degrader, generator, normalise  # noqa: E402
-from training.evaluate import calibration_error, character_error, distance  # noqa: E402
+from training.evaluate import calibration_error, character_error, distance, matched, overlap, regions_of  # noqa: E402
 from training.fonts import Store  # noqa: E402
+from training.layouts import Region, draw_layout, layout_text  # noqa: E402
 from training.lines import draw_empty, draw_line  # noqa: E402
-from training.real import RealPages, layout  # noqa: E402
+from training.real import RealPages, blocks  # noqa: E402
 from training.train import Trainer, parse  # noqa: E402
 
 CHECKPOINT = Path("mindnlp_ocr/assets/qwen2vl-ocr-tiny").resolve()
@@ -46,7 +47,7 @@ def test_a_batch_of_each_kind(kind: str, store: Store, real: Path) -> None:
     batch = batch_of(kind, store, real)
     count, height, width = batch.pictures.shape
     assert count >= 8 and height % 28 == 0 and width % 28 == 0
-    assert batch.kind == f"{'drawn' if 'drawn' in kind else 'real'} {batch.kind.split()[1]}"
+    assert batch.kind == f"{'drawn' if 'drawn' in kind or kind == 'layouts' else 'real'} {batch.kind.split()[1]}"
     assert batch.after.shape == batch.learnt.shape and batch.after.shape[1] <= text_room(height // 28, width // 28)
     tokenizer = Tokenizer.from_file(str(TOKENIZER))
     end = tokenizer.token_to_id("<|im_end|>")
@@ -79,14 +80,47 @@ def test_marks_stand_where_they_were_set(store: Store) -> None:
     assert set(texts.look_alike(r, "已钢" * 50)) <= set("已己巳钢铜")
 
 
-def test_a_layout_names_the_paragraphs(real: Path) -> None:
-    page = RealPages(real).pdf(Random(0))
-    picture, text = next(found for seed in range(9) if (found := layout(Random(seed), page, LAYOUT_GRID[0] * 28)))
-    boxes = [[int(v) for v in line[13:28].split()] for line in text.splitlines()]
-    assert picture.shape == (616, 616) and 1 <= len(boxes) <= 2
-    for x0, y0, x1, y1 in boxes:
-        inside = picture[round(y0 * 0.616) : round(y1 * 0.616), round(x0 * 0.616) : round(x1 * 0.616)]
-        assert inside.min() < 100  # there is ink in it
+def test_a_drawn_layout_boxes_the_ink_of_its_regions(store: Store) -> None:
+    kinds = set()
+    for seed in range(40):
+        picture, text = draw_layout(store, Random(seed), LAYOUT_EDGES[1])
+        regions = regions_of(text)
+        assert picture.shape == (1036, 1036) and len(regions) == len(text.splitlines()) >= 1
+        bare = picture.copy()
+        for kind, left, top, right, bottom in regions:
+            kinds.add(kind)
+            assert 0 <= left < right <= 999 and 0 <= top < bottom <= 999
+            x0, y0, x1, y1 = (round(v * 1.036) for v in (left, top, right, bottom))
+            assert picture[y0 : y1 + 1, x0 : x1 + 1].max() > 60  # there is ink in it
+            bare[max(0, y0 - 3) : y1 + 4, max(0, x0 - 3) : x1 + 4] = 0
+        assert (bare > 60).mean() < 0.01  # and little beside: rules, bullets that stand out
+    assert {"text", "title", "table", "image", "header", "footer", "page_number", "list"} <= kinds
+    assert draw_layout(store, Random(5), 616)[1] == draw_layout(store, Random(5), 616)[1]
+
+
+def test_paragraphs_of_other_pages_stand_in_a_layout(store: Store, real: Path) -> None:
+    found = [cut for seed in range(9) for cut in blocks(RealPages(real).pdf(Random(seed)))]
+    assert found and all(cut.ndim == 2 and cut.max() > 60 and np.median(cut) < 40 for cut in found)
+    pages = [draw_layout(store, Random(seed), 616, lambda: found[0])[0] for seed in range(20)]
+    plain = [draw_layout(store, Random(seed), 616)[0] for seed in range(20)]
+    assert any(not np.array_equal(a, b) for a, b in zip(pages, plain, strict=True))
+
+
+def test_regions_are_matched_by_what_they_share() -> None:
+    a, b, far = (Region("text", x, 0, x + 100, 100) for x in (0, 10, 500))
+    assert overlap(a, a) == 1 and overlap(a, far) == 0 and abs(overlap(a, b) - 90 / 110) < 1e-9
+    assert matched([far, b, a], [a]) == [(a, a)] and matched([far], [a]) == []
+    text = layout_text([a, Region("title", 0, 50, 1000, 51)], 1000, 1000)
+    assert text.startswith("<|box_start|>000 000 100 100<|box_end|><|ref_start|>text<|ref_end|><|rotate_up|>\n")
+    assert [region.kind for region in regions_of(text)] == ["text", "title"]
+
+
+def test_grain_leaves_a_line_finite_and_readable() -> None:
+    pictures = torch.zeros(4, 28, 280, dtype=torch.uint8)
+    pictures[:, 8:20, 100:180] = 255
+    grain = Degrader(generator("cpu", 3))._grain(pictures[:, None].float() / 255)
+    assert grain.shape == (4, 1, 28, 280) and torch.isfinite(grain).all()
+    assert grain[..., 10:18, 110:170].mean() > grain[..., :, :80].mean() + 0.3
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +211,48 @@ def test_figures() -> None:
     assert character_error([("12.50", "12.60"), ("", "ab")]) == round(100 * 3 / 7, 2)
     readings = [Reading("", p) for p in (0.9, 0.9, 0.5, 0.5)]
     assert calibration_error(readings, [True, True, True, False], bins=2) == 0.05
+
+
+# Fine-tuning
+
+
+@pytest.fixture(scope="module")
+def own_lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("own")
+    line = Image.open("tests/pages/line_392x28.png")
+    for number in range(5):
+        line.save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text("Please keep this ticket until the exit.\n", encoding="utf8")
+    (folder / "without_text.txt").write_text("no picture", encoding="utf8")
+    return folder
+
+
+def test_an_adapter_is_learnt_and_read_by_the_package(own_lines: Path, tmp_path: Path) -> None:
+    from mindnlp_ocr.weights.lora import AdaptedCheckpoint, Adapter
+
+    options = ["--train", str(own_lines), "--output", str(tmp_path), "--epochs", "2", "--device", "cpu", "--rank", "4"]
+    figures = finetune.main([str(CHECKPOINT), *options])
+    assert figures["learnt"] == 4 and figures["held out, before"]["right, %"] == 100
+    adapter = Adapter(tmp_path)
+    base = open_checkpoint(CHECKPOINT)
+    adapted = AdaptedCheckpoint(base, adapter)
+    config = adapted.config(CHECKPOINT)
+    assert len(adapter.changed) == 76  # four layers in each of 8 blocks, 2 of the merger, seven in each of 6
+    with base.weights(config) as before, adapted.weights(config) as after:
+        for name in ("visual.blocks.0.attn.qkv.weight", "model.layers.5.mlp.down_proj.weight"):
+            a, b = (np.asarray(weights[name]).astype(np.float32) for weights in (before, after))
+            assert not np.array_equal(a, b) and np.abs(a - b).max() < 0.1
+
+
+def test_whole_weights_are_stored_as_a_checkpoint(own_lines: Path, tmp_path: Path) -> None:
+    options = ["--train", str(own_lines), "--test", str(own_lines), "--keep", str(own_lines), "--output", str(tmp_path)]
+    figures = finetune.main([str(CHECKPOINT), *options, "--epochs", "1", "--device", "cpu", "--rank", "0", "--lr", "1e-5"])
+    assert figures["kept, after"]["right, %"] == 100
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in CHECKPOINT.iterdir()}
+    assert open_checkpoint(tmp_path).config(tmp_path) == open_checkpoint(CHECKPOINT).config(CHECKPOINT)
+
+
+def test_pages_are_sized_as_the_image_processor_does() -> None:
+    assert finetune.page_size(280, 415, 401408) == (280, 420)
+    wide, high = finetune.page_size(2000, 1000, 401408)
+    assert wide % 28 == high % 28 == 0 and wide * high <= 401408 and abs(wide / high - 2) < 0.1

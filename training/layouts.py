@@ -1,0 +1,644 @@
+"""Whole pages with the exact boxes of their regions, drawn without end: no two are alike, so none can be learnt by heart.
+
+Headers, footers, page numbers, titles, one to three columns of headings, paragraphs, lists, tables, pictures with captions,
+equations, listings and footnotes. A region's box is that of its ink. The names of the kinds are those of MinerU2.5.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from random import Random
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from training.figures import number, titled
+from training.fonts import Face, Font, Mask, Store, load_face
+
+RATIOS = (0.707, 0.707, 0.707, 0.707, 0.773, 0.773, 0.65, 0.85, 1.0, 1.333, 1.414, 1.778)  # width by height
+INK = 60  # from which a pixel counts as ink of a box
+LETTERS, SIGNS = "xyzabcnkmijfgpqRSTEF", "==+-<>/*"  # of equations
+RESAMPLING = (
+    Image.Resampling.BICUBIC,
+    Image.Resampling.BICUBIC,
+    Image.Resampling.BILINEAR,
+    Image.Resampling.BOX,
+    Image.Resampling.LANCZOS,
+)
+
+
+class Region(NamedTuple):
+    kind: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def region_line(region: Region, width: float, height: float) -> str:
+    """The region as the model writes it, its edges from 0 to 999 parts of the page; empty where nothing is left of it."""
+    (x0, x1), (y0, y1) = (
+        [min(999, max(0, round(edge * 1000 / whole))) for edge in pair]
+        for pair, whole in (((region.left, region.right), width), ((region.top, region.bottom), height))
+    )
+    if x1 <= x0 or y1 <= y0:
+        return ""
+    box = f"{x0:03d} {y0:03d} {x1:03d} {y1:03d}"
+    return f"<|box_start|>{box}<|box_end|><|ref_start|>{region.kind}<|ref_end|><|rotate_up|>"
+
+
+def layout_text(regions: Iterable[Region], width: float, height: float) -> str:
+    return "\n".join(line for region in regions if (line := region_line(region, width, height)))
+
+
+def draw_layout(store: Store, r: Random, edge: int, cut: Callable[[], Mask | None] | None = None) -> tuple[Mask, str]:
+    """A page squashed to a square of so many pixels, and its regions as the model answers them.
+
+    Args:
+        cut: gives paragraphs of other pages, which stand among those that are drawn.
+    """
+    page, regions = Designer(store, r, cut).draw()
+    height, width = page.shape
+    if r.random() < 0.12:  # not the whole of the picture
+        scale_x, scale_y = r.uniform(0.72, 1.0), r.uniform(0.72, 1.0)
+        x, y = (int(whole * r.uniform(0, 1 / scale - 1)) for whole, scale in ((width, scale_x), (height, scale_y)))
+        canvas = np.zeros((int(height / scale_y) + 1, int(width / scale_x) + 1), np.uint8)
+        canvas[y : y + height, x : x + width] = page
+        page, regions = canvas, [Region(k, a + x, b + y, c + x, d + y) for k, a, b, c, d in regions]
+        height, width = page.shape
+    picture = np.asarray(Image.fromarray(page).resize((edge, edge), r.choice(RESAMPLING)))
+    return picture, layout_text(regions, width, height)
+
+
+class Designer:
+    """One page: its style is chosen first, then it is filled from the top to the bottom."""
+
+    def __init__(self, store: Store, r: Random, cut: Callable[[], Mask | None] | None = None) -> None:
+        self.store, self.r = store, r
+        self.cut = cut if r.random() < 0.35 else None
+        ratio = r.choice(RATIOS) * r.uniform(0.96, 1.04)
+        area = r.uniform(0.75, 1.9) * 1e6
+        self.height, self.width = int(math.sqrt(area / ratio)), int(math.sqrt(area * ratio))
+        self.page = np.zeros((self.height, self.width), np.uint8)
+        self.regions: list[Region] = []
+        self.chinese = bool(store.chinese) and r.random() < 0.42
+        self.font = r.choice(store.chinese_body if self.chinese else store.latin_body)
+        heads = store.chinese_body if self.chinese else store.latin_body
+        self.head_font = r.choice(heads) if r.random() < 0.4 else self.font if self.chinese else store.relative(r, self.font)
+        shorter = min(self.height, self.width * 1.414)
+        self.size = max(8, round(shorter * r.choice((7, 8, 9, 9, 10, 10, 11, 11, 12, 14)) / 842 * r.uniform(0.95, 1.1)))
+        self.leading = r.uniform(1.25, 1.95) if self.chinese else r.uniform(1.08, 1.65)
+        self.justified, self.indent = r.random() < 0.6, r.random() < 0.5
+        self.gap = self.size * (r.uniform(0.45, 1.6) if not self.indent or r.random() < 0.5 else 0.0)
+        self.margins = [int(side * r.uniform(0.035, 0.14)) for side in (self.width, self.width, self.height, self.height)]
+        self.columns = 1 if self.width < 42 * self.size else r.choice((1, 1, 1, 1, 2, 2, 2, 2, 3))
+        self.gutter = int(self.size * r.uniform(1.1, 3.2))
+        self.head_scale, self.numbered = r.uniform(1.0, 1.7), r.random() < 0.5
+        self.head_middle = r.random() < 0.2
+        self.forms = r.random() < 0.12
+        self.figures = self.tables = 0
+        self.places = r.choice(("prose", "prose", "prose", "report", "report", "mixed"))
+
+    # The page
+
+    def draw(self) -> tuple[Mask, list[Region]]:
+        r = self.r
+        left, right = self.margins[0], self.width - self.margins[1]
+        top, bottom = self.margins[2], self.height - self.margins[3]
+        foot: list[Region] = []
+        if r.random() < 0.5:
+            top = self._edge_line(left, right, top, True)
+        if r.random() < 0.62:
+            kept, self.regions = self.regions, []
+            bottom = self._edge_line(left, right, bottom, False)
+            foot, self.regions = self.regions, kept
+        y = top
+        if r.random() < 0.3:
+            y = self._title_block(left, right, y, bottom)
+        stop = bottom if r.random() < 0.82 else int(y + (bottom - y) * r.uniform(0.15, 0.9))
+        while stop - y > 5 * self.size:
+            y = self._band(left, right, y, stop)
+            if r.random() < 0.02:
+                break
+        if not self.regions and not foot:
+            self._paragraph(left, right, top, bottom)
+        return self.page, self.regions + foot
+
+    def _add(self, kind: str, left: float, top: float, right: float, bottom: float) -> bool:
+        """The ink in this part of the page as a region."""
+        x0, y0 = max(0, int(left)), max(0, int(top))
+        part = self.page[y0 : max(y0, math.ceil(bottom)), x0 : max(x0, math.ceil(right))] > INK
+        rows, columns = part.any(1).nonzero()[0], part.any(0).nonzero()[0]
+        if not len(rows):
+            return False
+        self.regions.append(
+            Region(kind, x0 + int(columns[0]), y0 + int(rows[0]), x0 + int(columns[-1]) + 1, y0 + int(rows[-1]) + 1)
+        )
+        return True
+
+    def _face(self, font: Font, size: float) -> Face:
+        face = load_face(font.path, max(7, round(size)))
+        face.spacing = 0.0
+        return face
+
+    def _edge_line(self, left: int, right: int, y: int, above: bool) -> int:
+        """Header or footer with the page number; where the text of the page begins, or ends."""
+        r = self.r
+        face = self._face(self.font, self.size * r.uniform(0.72, 1.0))
+        height = face.height
+        at = r.randint(max(1, y // 4), max(2, y - height)) if above else 0
+        if not above:
+            low, high = y, max(y + 1, self.height - height - 2)
+            at = r.randint(low, max(low, min(high, low + (self.height - y) * 2 // 3)))
+        at = max(0, min(at, self.height - height - 1))
+        page_number = r.choice(("%d", "%d", "- %d -", "Page %d", "%d / 48", "[%d]")) % r.randint(1, 640)
+        if self.chinese and r.random() < 0.3:
+            page_number = f"第 {r.randint(1, 300)} 页"
+        pieces: list[tuple[str, str, str]] = []  # kind, place, text
+        kind = "header" if above else "footer"
+        places = r.choice((["left"], ["middle"], ["right"], ["left", "right"], ["left", "middle", "right"]))
+        with_number = r.random() < (0.35 if above else 0.8)
+        numbered = r.choice(places) if with_number else ""
+        for place in places:
+            if place == numbered:
+                pieces.append(("page_number", place, self.font.keep(page_number) or str(r.randint(1, 99))))
+            elif len(places) > 1 or not with_number:
+                pieces.append((kind, place, self._words(r.randint(4, 34))))
+        drawn = False
+        room = (right - left) / len(places) - self.size
+        for kind, place, text in pieces:
+            text = face.fit(text, room)
+            used = face.width(text)
+            if not text:
+                continue
+            x = {"left": left, "middle": (left + right - used) / 2, "right": right - used}[place]
+            face.draw(self.page, x, at, text)
+            drawn |= self._add(kind, x - 1, at, x + used + 2, at + height)
+        if drawn and r.random() < 0.3:
+            line = at + height + r.randint(1, 4) if above else at - r.randint(2, 5)
+            if 0 <= line < self.height:
+                self.page[line : line + r.randint(1, 2), left:right] = r.randint(100, 255)
+        free = self.size * r.uniform(0.8, 2)
+        return int(max(y, at + height + free)) if above else int(min(y, at - free))
+
+    def _title_block(self, left: int, right: int, y: int, bottom: int) -> int:
+        r = self.r
+        face = self._face(self.head_font, self.size * r.uniform(1.4, 2.6))
+        middle = r.random() < 0.6
+        y = self._lines("title", face, self._words(r.randint(8, 90), heading=True), (left, right, y, bottom), middle, 1.15)
+        y += int(self.size * r.uniform(0.4, 1.5))
+        for _ in range(r.choice((0, 0, 1, 1, 2))):
+            small = self._face(self.font, self.size * r.uniform(0.85, 1.1))
+            text = self._words(r.randint(8, 70), heading=r.random() < 0.5)
+            y = self._lines("text", small, text, (left, right, y, bottom), middle, 1.2)
+            y += int(self.size * r.uniform(0.5, 1.3))
+        return y + int(self.size * r.uniform(0, 2))
+
+    def _band(self, left: int, right: int, y: int, stop: int) -> int:
+        """A part of the page over its whole width: something alone, or columns."""
+        r = self.r
+        if self.columns > 1 and r.random() < 0.3:
+            return self._block(left, right, y, stop, wide=True)
+        high = stop if r.random() < 0.7 else int(y + (stop - y) * r.uniform(0.35, 0.8))
+        width = (right - left - self.gutter * (self.columns - 1)) / self.columns
+        lowest = y
+        for column in range(self.columns):
+            x = left + column * (width + self.gutter)
+            at = y
+            end = high if column + 1 < self.columns or r.random() < 0.6 else int(y + (high - y) * r.uniform(0.2, 1))
+            note = self._footnote(int(x), int(x + width), end) if r.random() < 0.1 else None
+            if note:
+                end = note[0]
+            while end - at > 2.2 * self.size:
+                before = at
+                at = self._block(int(x), int(x + width), at, end)
+                if at <= before:
+                    break
+            if note:
+                self.regions.append(note[1])
+                at = high
+            lowest = max(lowest, at)
+        if self.columns > 1 and r.random() < 0.05:
+            self.page[y:lowest, int(left + width + self.gutter / 2)] = r.randint(100, 255)
+        return max(lowest, y + 2 * self.size) + int(self.size * r.uniform(0.3, 1.6))
+
+    def _block(self, left: int, right: int, y: int, stop: int, wide: bool = False) -> int:
+        """One thing of the text; where the next may begin."""
+        r = self.r
+        more = {"prose": 0.0, "report": 0.5, "mixed": 1.0}[self.places]
+        makers: list[Callable[[int, int, int, int], int]] = [
+            self._form if self.forms else self._paragraph,
+            self._heading,
+            self._list,
+            self._table,
+            self._picture,
+            self._equation,
+            self._listing,
+        ]
+        weights = [10.0, 2.2, 0.8 + more, 0.7 + 1.6 * more, 0.9 + 1.6 * more, 0.6, 0.5]
+        if wide:
+            weights = [1.0, 1.0, 0.1, 2.0, 2.5, 0.1, 0.1]
+        found = r.choices(makers, weights)[0](left, right, y, stop)
+        if found <= y:
+            found = self._paragraph(left, right, y, stop)
+        gap = self.gap if r.random() < 0.9 else self.size * r.uniform(0.5, 3)
+        return int(found + gap) if found > y else y
+
+    # Text
+
+    def _words(self, length: int, heading: bool = False) -> str:
+        r, texts = self.r, self.store.texts
+        if self.chinese:
+            length = max(2, length // 2)
+            language = "zh" if r.random() < 0.9 else "mixed"
+        else:
+            language = "en"
+        parts: list[str] = []
+        while sum(map(len, parts)) < length:
+            rest = length - sum(map(len, parts))
+            parts.append(self.font.keep(texts.snippet(r, language, rest)) or str(r.randint(1, 99)))
+        text = ("" if self.chinese else " ").join(parts)
+        return titled(r, text) if heading and not self.chinese and r.random() < 0.6 else text
+
+    def _wrapped(self, face: Face, text: str, first: float, room: float) -> list[str]:
+        """The text in lines; the first has less room where it is indented."""
+        lines: list[str] = []
+        space, line, used, limit = face.width(" "), "", 0.0, room - first
+        units = list(text) if self.chinese else text.split(" ")
+        for unit in units:
+            wide = face.width(unit)
+            between = 0.0 if self.chinese or not line else space
+            if line and used + between + wide > limit:
+                lines.append(line)
+                line, used, between, limit = "", 0.0, 0.0, room
+            if wide <= limit:
+                line += unit if self.chinese or not line else " " + unit
+                used += between + wide
+        return [*lines, line] if line else lines
+
+    def _lines(
+        self,
+        kind: str,
+        face: Face,
+        text: str,
+        place: tuple[int, int, int, int],
+        middle: bool,
+        leading: float,
+        first: float = 0.0,
+        justified: bool = False,
+        other: Face | None = None,
+    ) -> int:
+        """Lines of text as one region, as many as fit; the end of the last."""
+        left, right, y, stop = place
+        pitch = face.height * leading * (0.92 if leading < 1.3 else 0.86)
+        lines = self._wrapped(face, text, first, right - left)
+        fits = int((stop - y - face.height) / pitch) + 1 if stop - y >= face.height else 0
+        whole, lines = len(lines) <= fits, lines[: max(0, fits)]
+        at = float(y)
+        for n, line in enumerate(lines):
+            indent = first if n == 0 else 0.0
+            free = right - left - indent - face.width(line)
+            x = left + indent + (free / 2 if middle else 0.0)
+            stretched = justified and (n + 1 < len(lines) or not whole) and 0 < free < 0.3 * (right - left)
+            self._words_at(face, x, int(at), line, free if stretched else 0.0, other)
+            at += pitch
+        end = int(at - pitch + face.height) + 1 if lines else y
+        if lines:
+            self._add(kind, left - 2, y, right + 3, end)
+        return end
+
+    def _words_at(self, face: Face, x: float, y: int, line: str, free: float, other: Face | None) -> None:
+        if not free and other is None:
+            face.draw(self.page, x, y, line)
+            return
+        if self.chinese:
+            face.spacing = free / max(1, len(line) - 1)
+            face.draw(self.page, x, y, line)
+            face.spacing = 0.0
+            return
+        words = line.split(" ")
+        gap = face.width(" ") + free / max(1, len(words) - 1)
+        for word in words:
+            used = other if other and self.r.random() < 0.12 and other.width(word) <= face.width(word) * 1.15 else face
+            used.draw(self.page, x, y + face.ascent - used.ascent, word)
+            x += face.width(word) + gap
+
+    def _paragraph(self, left: int, right: int, y: int, stop: int) -> int:
+        r, face = self.r, self._face(self.font, self.size)
+        if self.cut and r.random() < 0.6 and (end := self._pasted(left, right, y, stop)) > y:
+            return end
+        count = math.exp(r.uniform(0, math.log(14)))
+        text = self._words(max(6, int(count * (right - left) / (self.size * 0.5))))
+        indent = self.size * 2.0 if self.indent else 0.0
+        other = None
+        if not self.chinese and r.random() < 0.15:
+            other = self._face(self.store.relative(r, self.font), self.size)
+        return self._lines("text", face, text, (left, right, y, stop), False, self.leading, indent, self.justified, other)
+
+    def _pasted(self, left: int, right: int, y: int, stop: int) -> int:
+        """A paragraph cut out of another page."""
+        ink = self.cut() if self.cut else None
+        if ink is None:
+            return y
+        scale = (right - left) / ink.shape[1]
+        if not 0.45 < scale < 1.5:
+            scale = self.r.uniform(0.5, 1.0)
+        height, width = int(ink.shape[0] * scale), int(ink.shape[1] * scale)
+        if height < 8 or width > right - left + 1 or y + height > stop:
+            return y
+        scaled = np.asarray(Image.fromarray(ink).resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0))
+        part = self.page[y : y + height, left : left + width]
+        np.maximum(part, scaled[: part.shape[0], : part.shape[1]], out=part)
+        return y + height if self._add("text", left - 1, y, left + width + 1, y + height) else y
+
+    def _heading(self, left: int, right: int, y: int, stop: int) -> int:
+        r = self.r
+        face = self._face(self.head_font, self.size * self.head_scale * r.choice((1.0, 1.0, 0.85, 1.2)))
+        room = stop - y
+        if room < face.height + 3 * self.size:
+            return y
+        text = self._words(r.randint(5, 60), heading=True)
+        if self.numbered:
+            number_ = ".".join(str(r.randint(1, 9)) for _ in range(r.randint(1, 3)))
+            text = f"{number_}{r.choice((' ', '  ', '. '))}{text}"
+            if self.chinese and r.random() < 0.4:
+                text = f"第{r.choice('一二三四五六七八九')}{r.choice('章节条')} {text}"
+        before = int(self.size * r.uniform(0, 0.8))
+        return self._lines("title", face, text, (left, right, y + before, stop), self.head_middle, 1.15) + r.randint(0, 3)
+
+    def _list(self, left: int, right: int, y: int, stop: int) -> int:
+        """Items with bullets or numbers: one region."""
+        r, face = self.r, self._face(self.font, self.size)
+        hang, style = self.size * r.uniform(1.2, 2.2), r.choice(("bullet", "dash", "1.", "(1)", "a)"))
+        inner = int(left + hang + self.size * r.choice((0, 0, 1, 2)))
+        at, start, kept = y, len(self.regions), r.uniform(0, 0.6) * self.size
+        for n in range(1, r.randint(2, 8) + 1):
+            text = self._words(r.randint(8, 110))
+            begin = at
+            at = self._lines("list", face, text, (inner, right, at, stop), False, self.leading)
+            if at == begin:
+                break
+            marks = {"bullet": "•", "dash": "-", "1.": f"{n}.", "(1)": f"({n})", "a)": f"{chr(96 + n)})"}
+            mark = self.font.keep(marks[style]) or "-"
+            face.draw(self.page, inner - hang, begin, mark)
+            at = int(at + kept)
+        if len(self.regions) == start:
+            return y
+        del self.regions[start:]
+        self._add("list", inner - hang - 1, y, right + 3, at)
+        return at
+
+    def _form(self, left: int, right: int, y: int, stop: int) -> int:
+        """Labels and values line by line: one region of text."""
+        r, face = self.r, self._face(self.font, self.size)
+        pitch = int(face.height * r.uniform(1.0, 1.5))
+        apart, at = r.uniform(0.25, 0.6), y
+        for _ in range(r.randint(1, 7)):
+            if at + face.height > stop:
+                break
+            label, value = (self.font.keep(part) for part in self.store.texts.pair(r, self.chinese))
+            room = (right - left) * apart
+            face.draw(self.page, left, at, face.fit(label, room - self.size))
+            face.draw(self.page, left + room, at, face.fit(value, right - left - room))
+            at += pitch
+        if at > y:
+            self._add("text", left - 1, y, right + 2, at - pitch + face.height)
+        return at
+
+    def _equation(self, left: int, right: int, y: int, stop: int) -> int:
+        r = self.r
+        face = self._face(self.font, self.size * r.uniform(1.0, 1.3))
+        if stop - y < 2.5 * face.height or right - left < 12 * self.size:
+            return y
+        text = " ".join(
+            f"{r.choice(LETTERS)}{r.choice(('', '(' + r.choice(LETTERS) + ')', ''))} {r.choice(SIGNS)}"
+            for _ in range(r.randint(2, 6))
+        )
+        text = face.fit(self.font.keep(f"{text} {r.choice(LETTERS)}"), (right - left) * 0.8)
+        y += int(self.size * r.uniform(0.2, 0.7))
+        x = (left + right - face.width(text)) / 2
+        face.draw(self.page, x, y, text)
+        end = y + face.height
+        if r.random() < 0.4:  # a fraction
+            end += face.height
+            self.page[y + face.height + 1, int(x + self.size) : int(x + face.width(text) / 2)] = 255
+            face.draw(self.page, x + self.size, y + face.height, face.fit(text[::-1], face.width(text) / 2 - self.size))
+        if r.random() < 0.5:
+            mark = f"({r.randint(1, 40)})"
+            face.draw(self.page, right - face.width(mark), y, mark)
+        self._add("equation", left - 1, y, right + 2, end)
+        return end + int(self.size * r.uniform(0.2, 0.7))
+
+    def _listing(self, left: int, right: int, y: int, stop: int) -> int:
+        r = self.r
+        if not self.store.monospaced or stop - y < 4 * self.size:
+            return y
+        font = r.choice(self.store.monospaced)
+        face = self._face(font, self.size * 0.9)
+        pitch, at, depth = int(face.height * r.uniform(0.95, 1.2)), y, 0
+        framed = r.random() < 0.3
+        for _ in range(r.randint(3, 14)):
+            if at + face.height > stop:
+                break
+            text = font.keep(r.choice((self.store.texts.english(r, 20), self.store.texts.mail(r), f"x = {number(r)}")))
+            x = left + self.size * (0.5 + 2 * depth)
+            face.draw(self.page, x, at, face.fit(text, right - x - self.size))
+            depth = max(0, min(4, depth + r.choice((-1, 0, 0, 1))))
+            at += pitch
+        if framed:
+            self._frame(left, y - 2, right, min(at + 2, self.height - 1), r.randint(90, 255))
+        self._add("code", left - 1, y - 3, right + 2, at + 3)
+        return at + 3
+
+    def _footnote(self, left: int, right: int, stop: int) -> tuple[int, Region] | None:
+        """Small print at the end of a column, a short rule above it; where it begins, and its region."""
+        r, face = self.r, self._face(self.font, self.size * 0.82)
+        text = f"{r.randint(1, 30)} " + self._words(r.randint(20, 160))
+        lines = self._wrapped(face, text, 0, right - left)
+        y = stop - int((len(lines) + 0.5) * face.height)
+        if y < self.height // 2:
+            return None
+        if self._lines("page_footnote", face, text, (left, right, y, stop), False, 1.0) == y:
+            return None
+        if r.random() < 0.7:
+            self.page[y - 3, left : int(left + (right - left) * r.uniform(0.15, 0.5))] = 255
+        return y - int(self.size), self.regions.pop()
+
+    # Tables and pictures
+
+    def _frame(self, left: float, top: float, right: float, bottom: float, ink: int, thick: int = 1) -> None:
+        x0, y0, x1, y1 = (max(0, int(edge)) for edge in (left, top, right, bottom))
+        for rows, columns in (
+            (slice(y0, y0 + thick), slice(x0, x1)),
+            (slice(y1 - thick, y1), slice(x0, x1)),
+            (slice(y0, y1), slice(x0, x0 + thick)),
+            (slice(y0, y1), slice(x1 - thick, x1)),
+        ):
+            part = self.page[rows, columns]
+            np.maximum(part, ink, out=part)
+
+    def _caption(self, kind: str, left: int, right: int, y: int, stop: int, count: int) -> int:
+        r = self.r
+        face = self._face(self.font, self.size * r.uniform(0.8, 1.0))
+        words = ("Table", "TABLE", "Tab.", "表") if kind == "table_caption" else ("Figure", "Fig.", "FIGURE", "图")
+        head = f"{words[3]}{count}" if self.chinese else f"{r.choice(words[:3])} {count}"
+        text = head + r.choice((": ", ". ", " ", "  ")) + self._words(r.randint(10, 120))
+        return self._lines(kind, face, text, (left, right, y, stop), r.random() < 0.6, 1.1)
+
+    def _table(self, left: int, right: int, y: int, stop: int) -> int:
+        r = self.r
+        face = self._face(self.font, self.size * r.uniform(0.78, 1.0))
+        pitch = int(face.height * r.uniform(1.02, 1.7))
+        columns = r.randint(2, max(2, min(8, (right - left) // (5 * self.size))))
+        fits = int((stop - y - 3 * self.size) / pitch)
+        if fits < 3:
+            return y
+        rows = r.randint(2, min(fits, 18))
+        self.tables += 1
+        captioned, above = r.random() < 0.6, r.random() < 0.65
+        if captioned and above:
+            y = self._caption("table_caption", left, right, y, stop - rows * pitch, self.tables) + r.randint(2, self.size)
+        if stop - y < rows * pitch:
+            return y
+        narrow = (right - left) * (r.uniform(0.55, 0.95) if r.random() < 0.3 else 1.0)
+        x = left + (right - left - narrow) / 2 * (r.random() < 0.7)
+        edges = [x, *sorted(x + narrow * (i + r.uniform(-0.22, 0.22)) / columns for i in range(1, columns)), x + narrow]
+        top, bottom = y, y + rows * pitch
+        style, ink = r.choice(("grid", "grid", "rows", "booktabs", "booktabs", "none", "shaded")), r.randint(90, 255)
+        if style == "shaded":
+            self.page[top : top + pitch, int(x) : int(x + narrow)] = r.randint(30, 110)
+            for row in range(2, rows, 2) if r.random() < 0.5 else ():
+                self.page[top + row * pitch : top + (row + 1) * pitch, int(x) : int(x + narrow)] = r.randint(12, 50)
+        pad, right_set = self.size * r.uniform(0.2, 0.6), r.random() < 0.5
+        empty = r.choice((0.0, 0.05, 0.3))
+        drop = max(0, (pitch - face.height) // 2)
+        for row in range(rows):
+            for column in range(columns):
+                if row and r.random() < empty:
+                    continue
+                room = edges[column + 1] - edges[column] - 2 * pad
+                text = face.fit(self.font.keep(self.store.texts.entry(r, self.chinese)), room)
+                used = face.width(text)
+                at = edges[column] + pad + (max(0.0, room - used) if right_set and column else 0.0)
+                face.draw(self.page, at, top + row * pitch + drop, text)
+        self._rules(style, edges, top, bottom, pitch, ink)
+        self._add("table", x - 2, top - 2, x + narrow + 3, bottom + 3)
+        end = bottom + 2
+        if captioned and not above:
+            end = self._caption("table_caption", left, right, end + r.randint(2, self.size), stop, self.tables)
+        return end + int(self.size * 0.3)
+
+    def _rules(self, style: str, edges: list[float], top: int, bottom: int, pitch: int, ink: int) -> None:
+        x0, x1, r = int(edges[0]), int(edges[-1]), self.r
+        lines = {
+            "grid": range(top, bottom + 1, pitch),
+            "rows": range(top, bottom + 1, pitch),
+            "booktabs": (top, top + pitch, bottom),
+        }.get(style, ())
+        for line in lines:
+            if line < self.height:
+                self.page[line : line + (r.randint(1, 2) if style == "booktabs" else 1), x0:x1] = ink
+        if style == "grid":
+            for edge in edges:
+                self.page[top : bottom + 1, min(self.width - 1, int(edge))] = ink
+
+    def _picture(self, left: int, right: int, y: int, stop: int) -> int:
+        r = self.r
+        width = int((right - left) * (r.uniform(0.35, 1.0) if r.random() < 0.6 else 1.0))
+        height = min(int(width * r.uniform(0.3, 1.1)), int((stop - y) * r.uniform(0.3, 0.95)))
+        if height < 4 * self.size or width < 5 * self.size:
+            return y
+        x = left + int((right - left - width) * r.choice((0, 0.5, 0.5, 0.5, 1)))
+        picture = r.choice((self._photograph, self._chart, self._chart, self._diagram, self._drawing))(height, width)
+        part = self.page[y : y + height, x : x + width]
+        np.maximum(part, picture[: part.shape[0], : part.shape[1]], out=part)
+        if not self._add("image", x, y, x + width, y + height):
+            return y
+        end = y + height
+        if r.random() < 0.6:
+            self.figures += 1
+            end = self._caption("image_caption", left, right, end + r.randint(2, self.size), stop, self.figures)
+        return max(end, y + height) + int(self.size * 0.4)
+
+    def _photograph(self, height: int, width: int) -> Mask:
+        rng = np.random.default_rng(self.r.getrandbits(32))
+        total = np.zeros((height, width))
+        for cells, weight in ((3, 1.0), (8, 0.6), (24, 0.35), (70, 0.2)):
+            coarse = (rng.random((cells, cells)) * 255).astype(np.uint8)
+            total += weight * np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+        total = (total - total.min()) / (np.ptp(total) + 1e-6)
+        picture: Mask = (70 + total * self.r.randint(100, 185)).astype(np.uint8)
+        if self.r.random() < 0.4:
+            return np.maximum(picture // 2 + 35, self._drawing(height, width))
+        return picture
+
+    def _chart(self, height: int, width: int) -> Mask:
+        """Bars or curves between axes, with labels."""
+        r, image = self.r, Image.new("L", (width, height))
+        pen, face = ImageDraw.Draw(image), self._face(self.font, self.size * 0.7)
+        x0, y1 = int(3.5 * self.size), height - int(1.8 * self.size)
+        count = r.randint(3, 12)
+        if r.random() < 0.5:
+            for n in range(count):
+                step = (width - x0) / count
+                top = y1 * r.uniform(0.05, 0.9)
+                bar = x0 + n * step + step * 0.1
+                pen.rectangle((bar, top, bar + r.uniform(0.4, 0.8) * step, y1), r.randint(70, 255))
+        else:
+            for _ in range(r.randint(1, 4)):
+                curve = [(x0 + (width - x0) * k / count, y1 * r.uniform(0.1, 0.95)) for k in range(count + 1)]
+                pen.line(curve, r.randint(110, 255), r.randint(1, 3))
+        ink = r.randint(110, 255)
+        pen.line((x0, 0, x0, y1), ink)
+        pen.line((x0, y1, width, y1), ink)
+        if r.random() < 0.5:
+            pen.rectangle((0, 0, width - 1, height - 1), outline=ink)
+        page = np.array(image)
+        for n in range(count):
+            label = f"{r.uniform(0, 100):.{r.randint(0, 1)}f}"
+            if n % 2:
+                face.draw(page, x0 + (width - x0) * n / count, y1 + 2, label)
+            else:
+                face.draw(page, 2, int(y1 * n / count), label)
+        return page
+
+    def _diagram(self, height: int, width: int) -> Mask:
+        """Boxes with words, and lines between them."""
+        r, image = self.r, Image.new("L", (width, height))
+        pen, face = ImageDraw.Draw(image), self._face(self.font, self.size * r.uniform(0.7, 0.95))
+        rows, columns = r.randint(1, 3), r.randint(2, 4)
+        cells = [(row, column) for row in range(rows) for column in range(columns)]
+        centres = [(width * (c + 0.5) / columns, height * (q + 0.5) / rows) for q, c in cells]
+        for a, b in pairwise(centres):
+            pen.line((*a, *b), r.randint(110, 255), r.randint(1, 2))
+        half_x, half_y = width / columns * r.uniform(0.28, 0.44), height / rows * r.uniform(0.2, 0.42)
+        for x, y in centres:
+            box = (x - half_x, y - half_y, x + half_x, y + half_y)
+            fill, ink = r.choice((0, 0, r.randint(20, 90))), r.randint(120, 255)
+            (pen.rectangle if r.random() < 0.75 else pen.ellipse)(box, fill, ink)
+        page = np.array(image)
+        for x, y in centres:
+            text = face.fit(self._words(r.randint(3, 16)), 2 * half_x - 4)
+            face.draw(page, x - face.width(text) / 2, int(y - face.height / 2), text)
+        return page
+
+    def _drawing(self, height: int, width: int) -> Mask:
+        r, image = self.r, Image.new("L", (width, height))
+        pen = ImageDraw.Draw(image)
+        for _ in range(r.randint(4, 16)):
+            ink, box = r.randint(90, 255), [r.randint(0, width), r.randint(0, height), 0, 0]
+            box[2], box[3] = box[0] + r.randint(4, max(5, width // 2)), box[1] + r.randint(4, max(5, height // 2))
+            k = r.randrange(4)
+            if k == 0:
+                pen.ellipse(box, r.choice((None, ink)), ink)
+            elif k == 1:
+                pen.rectangle(box, r.choice((None, ink)), ink)
+            elif k == 2:
+                pen.line(box, ink, r.randint(1, 4))
+            else:
+                corners = [(r.randint(0, width), r.randint(0, height)) for _ in range(r.randint(3, 5))]
+                pen.polygon(corners, r.choice((None, ink)), ink)
+        if r.random() < 0.5:
+            pen.rectangle((0, 0, width - 1, height - 1), outline=r.randint(110, 255))
+        return np.array(image)
