@@ -165,7 +165,7 @@ def started(options: list[str]) -> tuple[subprocess.Popen[str], str]:
     assert process.stderr is not None
     url = ""
     for line in process.stderr:
-        event = json.loads(line)
+        event = json.loads(line) if line.startswith("{") else {"event": line}  # MindSpore warns in its own way
         url = event.get("url", url)
         if event["event"] == "ready":
             break

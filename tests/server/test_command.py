@@ -24,7 +24,7 @@ def test_it_starts_answers_and_stops() -> None:
     try:
         url = ""
         for line in process.stderr:
-            event = json.loads(line)
+            event = json.loads(line) if line.startswith("{") else {"event": line}  # MindSpore warns in its own way
             url = event.get("url", url)
             if event["event"] == "ready":
                 break
@@ -34,7 +34,7 @@ def test_it_starts_answers_and_stops() -> None:
             body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
             assert http.post("/v1/chat/completions", json=body).json()["usage"]["completion_tokens"] <= 3
         process.send_signal(signal.SIGTERM)
-        rest = [json.loads(line) for line in process.stderr]
+        rest = [json.loads(line) for line in process.stderr if line.startswith("{")]
         assert process.wait(60) == -signal.SIGTERM  # after all that ran was answered, as uvicorn has it
         assert any(event["event"] == "request" and event["status"] == 200 for event in rest)
         assert any(event["event"] == "stopped" for event in rest)
