@@ -206,15 +206,16 @@ def main() -> int:
     try:
         server = psutil.Process(process.pid)
         asyncio.run(soak(url, arguments.clients, min(10, arguments.seconds)))  # until graphs and caches are full
-        before = server.memory_info().rss
+        before, held = server.memory_info().rss, _held(url)
         run = asyncio.run(soak(url, arguments.clients, arguments.seconds))
         time.sleep(2)
-        after = server.memory_info().rss
+        after, holds = server.memory_info().rss, _held(url)
         leaked = gauge(url, "vllm:num_requests_running") + gauge(url, "vllm:num_requests_waiting")
         print(f"{arguments.clients} clients, {arguments.seconds} s: {json.dumps(dict(run.outcomes), sort_keys=True)}")
         print(f"first token p50 {percentile(run.first, 0.5)}, p99 {percentile(run.first, 0.99)}")
         print(f"whole       p50 {percentile(run.whole, 0.5)}, p99 {percentile(run.whole, 0.99)}")
         print(f"RSS {before / 2**20:.0f} MB -> {after / 2**20:.0f} MB, slots leaked {leaked:.0f}")
+        print(f"caches and graphs {held} -> {holds}")
         from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
 
         model = Qwen2VLModel(cache_config=_as_the_server())
@@ -234,6 +235,10 @@ def main() -> int:
         process.terminate()
         process.wait(60)
     return 0
+
+
+def _held(url: str) -> dict[str, float]:
+    return {name: gauge(url, f"mindnlp_ocr:{name}") for name in ("kv_cache_bytes", "feature_cache_bytes", "compilations")}
 
 
 def _as_the_server() -> Any:
