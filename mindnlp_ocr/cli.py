@@ -23,8 +23,13 @@ DEFAULT_PROMPT = "Extract all text from this image."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the pages that ``argv`` names; returns the exit status."""
-    options, argv = parser(), sys.argv[1:] if argv is None else argv
+    """Read the pages that ``argv`` names, or serve; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] == "serve":
+        from mindnlp_ocr.server.command import main as serve
+
+        return serve(argv[1:])
+    options = parser()
     arguments = options.parse_args(argv)
     try:
         if arguments.config:  # as if its settings stood before all others

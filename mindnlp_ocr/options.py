@@ -21,6 +21,7 @@ examples:
   %(prog)s page.png --visualize drawn                   draw what was found on the page
   cat scan.pdf | %(prog)s -                             read standard input
   %(prog)s page.png --format json | jq .results         lines, boxes, confidence and timings
+  %(prog)s serve                                      OpenAI's API, documents and a web page (see serve --help)
   msrun --worker_num 4 --local_worker_num 4 --join True %(prog)s scans/ --output pages.txt
 
 exit status: 0 every page was read; 1 some were not (the others are); 2 wrong usage, or a model or device that
@@ -28,7 +29,7 @@ cannot be used
 """
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     def __init__(self, **arguments: Any) -> None:
         self.options: list[argparse.Action] = []
         super().__init__(**arguments)
@@ -41,9 +42,9 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (see --help)\n")
 
 
-def parser() -> _Parser:
+def parser() -> Parser:
     """The options."""
-    parser = _Parser(
+    parser = Parser(
         description="Read the text of documents with Qwen2-VL on MindSpore: images, PDF and multi-page TIFF.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -53,7 +53,7 @@ from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES
 
 ROOT = Path(__file__).absolute().parent.parent
-SERVE = ROOT / "tools" / "peers" / "serve.py"
+SERVE = ROOT / "tools" / "peers" / "peer.py"
 PRECISIONS = ("f32", "bf16", "auto")
 Commands = dict[str, list[str]]
 

@@ -66,7 +66,7 @@ from mindnlp_ocr.documents.stream import Begun, DocumentStream, PageRead
 from mindnlp_ocr.errors import PageError, SetupError
 
 ROOT = Path(__file__).resolve().parent.parent
-SERVE = ROOT / "tools" / "peers" / "serve.py"
+SERVE = ROOT / "tools" / "peers" / "peer.py"
 PEERS = ("tesseract", "rapidocr")
 MARGIN = 0.11  # around the boxes of a truth, which are close to the ink, as a share of a line's height
 

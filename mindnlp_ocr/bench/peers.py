@@ -28,7 +28,7 @@ def tesseract_command(serve: Path, segmentation: int) -> list[str]:
     """How Tesseract is started.
 
     Args:
-        serve: tools/peers/serve.py.
+        serve: tools/peers/peer.py.
         segmentation: its --psm.
 
     Raises:
@@ -53,7 +53,7 @@ class Stopped(Exception):
 
 
 class Worker:
-    """A process that reads pages when asked: a path a line in, a JSON object a line out (tools/peers/serve.py)."""
+    """A process that reads pages when asked: a path a line in, a JSON object a line out (tools/peers/peer.py)."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process

@@ -28,6 +28,14 @@ class QueueFullError(PageError):
     retry_after = 1.0  # seconds, a guess: nobody knows how long the texts before it will be
 
 
+class DeadlineError(PageError):
+    """The request was not done in the time that it was given."""
+
+
+class EngineError(PageError):
+    """A step failed, for which no single request is to blame."""
+
+
 @dataclass(frozen=True)
 class SchedulerConfig:
     """Bounds of what waits, and of how long the texts that grow may be held up.
@@ -52,6 +60,7 @@ class Handle:
         number: in the order of arrival.
         generation: its state; ``token_ids``, ``logprobs`` and ``text`` grow with every step.
         error: why it cannot be read, or that it was cancelled.
+        queue_seconds: how long it waited for a slot; None as long as it does.
     """
 
     def __init__(
@@ -65,7 +74,9 @@ class Handle:
     ) -> None:
         self._scheduler, self.generation, self.number, self.priority = scheduler, generation, number, priority
         self._seconds = deadline_seconds
-        self._expires = math.inf if deadline_seconds is None else scheduler._clock() + deadline_seconds
+        self._queued = scheduler._clock()
+        self._expires = math.inf if deadline_seconds is None else self._queued + deadline_seconds
+        self.queue_seconds: float | None = None
         self._on_change = on_change
         self._ended = threading.Event()
         self._cancelled = False
@@ -103,7 +114,7 @@ class Handle:
         if self._cancelled:
             return PageError("the request was cancelled")
         if now >= self._expires:
-            return PageError(
+            return DeadlineError(
                 f"the request was not done after {self._seconds:g} s, its deadline: give it more time, or try when fewer run"
             )
         return None
@@ -265,7 +276,9 @@ class Scheduler:
                     self.advance(lambda: stopped.is_set() or not self._busy())
                 except Exception as error:  # whatever it is, nobody may wait for ever
                     logger.exception("a step of the engine failed")
-                    self._fail_all(PageError(f"a step of the engine failed ({type(error).__name__}: {error}): see the log"))
+                    self._fail_all(
+                        EngineError(f"a step of the engine failed ({type(error).__name__}: {error}): see the log")
+                    )
                 with self._changed:
                     self._changed.wait_for(lambda: stopped.is_set() or self._busy(), timeout=1.0)
 
@@ -307,6 +320,7 @@ class Scheduler:
             if not self.engine.begin(handle.generation):
                 return
             self._running.append(handle)
+            handle.queue_seconds = self._clock() - handle._queued
             with self._changed:
                 self._waiting.remove(handle)
 

@@ -67,6 +67,11 @@ class RequestHandle:
         """Why it cannot be read, or that it was cancelled."""
         return None if self._handle is None else self._handle.error
 
+    @property
+    def queue_seconds(self) -> float | None:
+        """How long it waited for a slot; None as long as it does."""
+        return None if self._handle is None else self._handle.queue_seconds
+
     def cancel(self) -> None:
         """End it. Its slot is free at once, or at the end of the step that runs."""
         assert self._handle is not None

@@ -44,6 +44,9 @@ NOT_RUN = {
     "uv run pre-commit install": "it writes into .git",
     "bash .ci/run": "it runs this",
     "uv run msrun": "it takes ports and half a minute; tests/cluster runs both ways",
+    "uv run --isolated --group clients pytest": "a job of CI of its own",
+    "mindnlp-ocr serve": "it serves until it is stopped; tests/server starts it",
+    "curl": "it needs a server; tests/server asks the same",
     "npu-smi": "a tool of Ascend's driver",
     "python -m venv .venv-reference": "an environment of its own, with torch",
     ".venv-reference/bin/": "needs that environment",
@@ -57,6 +60,7 @@ PARSED = {
     r"tools/(report|evaluate)\.py": "they have tests of their own",
     r"tools/compare_dtypes\.py": "a minute, over all pages",
     r"tools/selftest\.py": "tests/test_selftest.py runs it",
+    r"tools/serve\.py": "it serves until it is stopped; tests/server starts it",
 }
 RUN = ("tools/infer.py", "mindnlp-ocr", "tools/convert.py", "tools/export.py")
 WRITE = ("tools/convert.py", "tools/export.py")

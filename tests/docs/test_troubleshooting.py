@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.docs.messages import messages, options
 
-PAGES = ("docs/troubleshooting.md", "docs/troubleshooting-models.md")
+PAGES = ("docs/troubleshooting.md", "docs/troubleshooting-models.md", "docs/troubleshooting-server.md")
 # What a message is cut off at: before its remedy, its list of reasons, or its brackets.
 CUT = re.compile(r"[:;,]| \(")
 

@@ -1,6 +1,6 @@
 """A process of tools/benchmark_peers.py: one path a line in, one JSON object a line out; the last tells memory and versions.
 
-python serve.py ENGINE [OPTION...]
+python peer.py ENGINE [OPTION...]
 """
 
 import importlib

@@ -1,0 +1,105 @@
+"""``mindnlp-ocr serve`` and ``tools/serve.py``: load the model, then listen."""
+
+import argparse
+import socket
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.options import check
+from mindnlp_ocr.server.config import MAX_HEADER_BYTES, ServerConfig
+from mindnlp_ocr.server.options import open_to_all, parser, server_config
+from mindnlp_ocr.settings import settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until a signal comes; returns the exit status."""
+    options, argv = parser(), sys.argv[1:] if argv is None else argv
+    arguments = options.parse_args(argv)
+    try:
+        if arguments.config:  # as if its settings stood before all others
+            arguments = options.parse_args([*settings(Path(arguments.config), options.options), *argv])
+        check(arguments)
+        return _run(arguments, server_config(arguments))
+    except SetupError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(arguments: argparse.Namespace, config: ServerConfig) -> int:
+    try:
+        import uvicorn
+
+        from mindnlp_ocr.server.app import Server
+    except ImportError as error:
+        raise SetupError(f"the server needs {error.name}: pip install 'mindnlp-ocr[serve]'") from error
+    from mindnlp_ocr.cli import load_model
+    from mindnlp_ocr.server.logs import event, set_up
+
+    set_up(config.log_level, config.log_format)
+    listening = _bound(config)
+    if open_to_all(config):
+        event("open to all: other machines may call without a key, see --api-key-file", 30, host=config.host)
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn
+        model = load_model(arguments)
+        # The server bounds what is asked of it itself; lines of documents wait beside that.
+        waiting = config.max_waiting + model.slots * (config.documents_at_once + 1)
+        model.scheduler.config = replace(model.scheduler.config, max_waiting=waiting)
+        if not arguments.no_warm_up:
+            model.warm_up(model.slots)
+        server = Server(model, config)
+        host, port = listening.getsockname()[:2]
+        event("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", model=server.name)
+        runner = _uvicorn(uvicorn, server, config)
+        runner.run(sockets=[listening])
+    return 0 if runner.started else 1
+
+
+def _uvicorn(uvicorn: Any, server: Any, config: ServerConfig) -> Any:
+    class Runner(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            server.draining = True
+            super().handle_exit(sig, frame)
+
+    settings = uvicorn.Config(
+        server.app,
+        http="h11",  # alone of uvicorn's two bounds headers
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=config.shutdown_seconds,
+        timeout_keep_alive=75,
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+    )
+    return Runner(settings)
+
+
+def _bound(config: ServerConfig) -> socket.socket:
+    """The socket, taken before the model is loaded: that takes seconds. It listens when the model can read."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listening = socket.socket(
+        family, socket.SOCK_STREAM, socket.IPPROTO_TCP
+    )  # named, or asyncio leaves Nagle's algorithm on
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((config.host, config.port))
+    except OSError as error:
+        listening.close()
+        raise SetupError(
+            f"--host {config.host} --port {config.port} cannot be used ({error.strerror}): give another port or address"
+        ) from error
+    listening.set_inheritable(True)
+    return listening
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    from mindnlp_ocr.server.logs import event
+
+    event("warning", 30, message=str(message))

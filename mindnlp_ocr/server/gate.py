@@ -1,0 +1,153 @@
+"""What every request passes: its id, who may call, by which name, from which page, how long its body may be; and the log."""
+
+import re
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mindnlp_ocr.server.config import MAX_HEADER_BYTES, ServerConfig
+from mindnlp_ocr.server.errors import ApiError, answer
+from mindnlp_ocr.server.logs import REQUEST_ID, event
+
+OPEN = ("/health", "/", "/web/")  # needs no key: whether the server lives, and its web page, which asks for one
+_ID = re.compile(r"[\w.:-]{1,128}")
+
+
+class Gate:
+    """Pure ASGI, so that the application sees a client hang up.
+
+    Args:
+        app: what lies behind.
+        observe: called with method, path template, status and seconds of every request.
+        draining: whether the server is going down.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        config: ServerConfig,
+        observe: Callable[[str, str, int, float], None],
+        draining: Callable[[], bool],
+    ) -> None:
+        self._app, self._config, self._observe, self._draining = app, config, observe, draining
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        given = headers.get("x-request-id", "")
+        request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex
+        token = REQUEST_ID.set(request_id)
+        scope.setdefault("state", {}).update(request_id=request_id, owner=None)
+        start, status, started = time.perf_counter(), 500, False
+
+        async def sent(message: Message) -> None:
+            nonlocal status, started
+            if message["type"] == "http.response.start":
+                status, started = message["status"], True
+                message["headers"] = [*message.get("headers", []), *self._headers(request_id)]
+            await send(message)
+
+        try:
+            try:
+                self._check(scope, headers)
+                await self._app(scope, self._bounded(receive), sent)
+            except ApiError as error:
+                await answer(error)(scope, receive, sent)
+        except Exception as error:
+            event("failed", 40, error, path=scope["path"])
+            if not started:
+                message = f"this request failed, its id is {request_id}: look it up in the log of the server"
+                await answer(ApiError(message, 500))(scope, receive, sent)
+        finally:
+            seconds = time.perf_counter() - start
+            route = getattr(scope.get("route"), "path", "")
+            self._observe(scope["method"], route, status, seconds)
+            level = 10 if scope["path"] in ("/health", "/metrics") else 20
+            fields: dict[str, Any] = {"status": status, "ms": round(seconds * 1e3, 1)}
+            if owner := scope["state"].get("owner"):
+                fields["key"] = owner
+            event("request", level, method=scope["method"], path=scope["path"], **fields)
+            REQUEST_ID.reset(token)
+
+    @staticmethod
+    def _headers(request_id: str) -> list[tuple[bytes, bytes]]:
+        return [
+            (b"x-request-id", request_id.encode("latin-1")),
+            (b"x-content-type-options", b"nosniff"),
+            (b"referrer-policy", b"no-referrer"),
+        ]
+
+    def _check(self, scope: Scope, headers: dict[str, str]) -> None:
+        if (size := sum(len(name) + len(value) for name, value in scope["headers"])) > MAX_HEADER_BYTES:
+            raise ApiError(f"the headers of the request take {size} bytes: send at most {MAX_HEADER_BYTES}", 431)
+        self._check_host(headers)
+        path = scope["path"]
+        if self._config.keys and path not in OPEN[:2] and not path.startswith(OPEN[2]):
+            scheme, _, key = headers.get("authorization", "").partition(" ")
+            owner = self._config.keys.owner(key.strip()) if scheme.lower() == "bearer" else None
+            if owner is None:
+                raise ApiError(
+                    "the API key is missing or wrong: send Authorization: Bearer KEY with a key that this server knows",
+                    401,
+                    code="invalid_api_key",
+                    headers={"WWW-Authenticate": "Bearer"},
+                )
+            scope["state"]["owner"] = owner
+        if self._draining() and scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            raise ApiError(
+                "this server is going down and takes no new work: ask another, or this one again in a while",
+                503,
+                headers={"Retry-After": "10"},
+            )
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length) > self._config.max_body_bytes:
+            raise _too_long(self._config.max_body_bytes)
+
+    def _check_host(self, headers: dict[str, str]) -> None:
+        host = headers.get("host", "")
+        name = urlsplit(f"//{host}").hostname if _plain_host(host) else None
+        if self._config.hosts and name not in self._config.hosts:
+            raise ApiError(
+                f"the Host header names {host[:80]!r}, which is no name of this server: call it by "
+                f"{self._config.hosts[0]}, or start it with --allowed-host NAME",
+                403,
+            )
+        origin = headers.get("origin")
+        if origin is None or origin in self._config.cors_origins or "*" in self._config.cors_origins:
+            return
+        if not _plain_host(origin.partition("://")[2]) or urlsplit(origin).netloc != host:
+            raise ApiError(
+                f"a web page of {origin[:80]!r} may not call this server: start it with --cors-origin {origin[:80]}", 403
+            )
+
+    def _bounded(self, receive: Receive) -> Receive:
+        seen = 0
+
+        async def bounded() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._config.max_body_bytes:
+                raise _too_long(self._config.max_body_bytes)
+            return message
+
+        return bounded
+
+
+def _plain_host(text: str) -> bool:
+    """Whether this is a name or an address with or without a port, which ``urlsplit`` takes without an error."""
+    return re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d{1,5})?", text, re.ASCII) is not None
+
+
+def _too_long(limit: int) -> ApiError:
+    return ApiError(
+        f"the body of the request is longer than {limit} bytes: send less, or start the server with a higher --max-body-mb",
+        413,
+        code="request_too_large",
+    )

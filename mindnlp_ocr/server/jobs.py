@@ -1,0 +1,352 @@
+"""Documents that are being read: kept in a folder for a while, within a quota, and gone after."""
+
+import asyncio
+import re
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+from mindnlp_ocr.documents.result import Page
+from mindnlp_ocr.documents.selection import PageSelection
+from mindnlp_ocr.documents.settings import LayoutChoice
+from mindnlp_ocr.documents.source import Source
+from mindnlp_ocr.documents.stream import Begun, DocumentStream, Ended, PageRead, TextLayer
+from mindnlp_ocr.documents.writers import FORMATS, PagePicture
+from mindnlp_ocr.errors import PageError, SetupError
+from mindnlp_ocr.server.config import ServerConfig
+from mindnlp_ocr.server.errors import ApiError, BusyError
+from mindnlp_ocr.server.logs import event
+from mindnlp_ocr.server.metrics import Metrics
+
+State = Literal["waiting", "reading", "done", "failed", "cancelled"]
+FOLDER = re.compile(r"doc-[0-9a-f]{32}")
+RETRY_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a document is to be read."""
+
+    pages: str | None = None
+    layout: LayoutChoice = "auto"
+    dpi: float = 200.0
+    password: str | None = None
+    text_layer: TextLayer = "ignore"
+
+
+@dataclass(eq=False)
+class Job:
+    """A document and how far it has come.
+
+    Attributes:
+        name: under which it was sent; never a path of ours.
+        owner: the key that sent it, which alone may see it.
+        numbers: of the pages that were read, in their order.
+    """
+
+    id: str
+    name: str
+    folder: Path
+    owner: str | None
+    how: Reading
+    size: int
+    created: float
+    state: State = "waiting"
+    total: int | None = None
+    error: str | None = None
+    ended: float | None = None
+    numbers: list[int] = field(default_factory=list)
+    unwanted: bool = False
+    listeners: list[Callable[[], None]] = field(default_factory=list)
+
+    @property
+    def over(self) -> bool:
+        return self.state in ("done", "failed", "cancelled")
+
+    @property
+    def source(self) -> Path:
+        return self.folder / "source"
+
+    def page(self, number: int) -> Page:
+        """A page that was read."""
+        return Page.model_validate_json((self.folder / f"{number}.json").read_bytes())
+
+    def tell(self) -> None:
+        """Wake up who watches. From any thread."""
+        for listener in list(self.listeners):
+            listener()
+
+
+class Jobs:
+    """All documents of a server. Its methods are called in the event loop, unless they say otherwise.
+
+    Args:
+        model: a Qwen2VLModel that is being served.
+    """
+
+    def __init__(self, model: Any, config: ServerConfig, metrics: Callable[[], Metrics]) -> None:
+        self._model, self._config, self._metrics = model, config, metrics
+        self._jobs: dict[str, Job] = {}
+        self._readers = threading.local()
+        self._pool = ThreadPoolExecutor(config.documents_at_once, "mindnlp-ocr-documents")
+        self._temporary = config.documents is None
+        self._root = self._folder()
+
+    def _folder(self) -> Path:
+        if self._config.documents is None:
+            return Path(tempfile.mkdtemp(prefix="mindnlp-ocr-"))
+        root = self._config.documents
+        try:
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for entry in root.iterdir():  # of a run before: nobody knows their ids any more
+                if FOLDER.fullmatch(entry.name) and entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry, ignore_errors=True)
+        except OSError as error:
+            raise SetupError(f"--documents-dir {root} cannot be used ({error.strerror}): name another folder") from error
+        return root
+
+    def states(self) -> dict[str, int]:
+        """How many documents are in each state."""
+        counts = dict.fromkeys(("waiting", "reading", "done", "failed", "cancelled"), 0)
+        for job in list(self._jobs.values()):
+            counts[job.state] += 1
+        return counts
+
+    def get(self, job_id: str, owner: str | None) -> Job:
+        """A document of this owner.
+
+        Raises:
+            ApiError: there is none, or it has gone.
+        """
+        job = self._jobs.get(job_id)
+        if job is None or job.owner != owner:
+            raise ApiError(
+                f"the document {job_id[:80]!r} does not exist: documents are gone {self._config.document_keep_seconds:g} s "
+                "after they were read",
+                404,
+                code="document_not_found",
+            )
+        return job
+
+    def check_room(self) -> None:
+        """Refuse what finds no room.
+
+        Raises:
+            ApiError: as many documents wait as may.
+        """
+        waiting = self.states()["waiting"]
+        if waiting >= self._config.documents_waiting:
+            raise BusyError(
+                f"{waiting} documents wait, this server takes {self._config.documents_waiting}: try again later",
+                RETRY_SECONDS,
+            )
+
+    def add(self, content: bytes, name: str, how: Reading, owner: str | None) -> Job:
+        """Keep a document and queue it. In a thread of a pool: it writes a file.
+
+        Raises:
+            ApiError: no room is left.
+        """
+        self._make_room(len(content))
+        job_id = f"doc-{secrets.token_hex(16)}"
+        folder = self._root / job_id
+        folder.mkdir(mode=0o700)
+        job = Job(job_id, name, folder, owner, how, len(content), time.time())
+        job.source.write_bytes(content)
+        self._jobs[job_id] = job
+        self._pool.submit(self._read, job)
+        event("document queued", document=job_id, bytes=len(content))
+        return job
+
+    def _make_room(self, size: int, but: Job | None = None) -> None:
+        quota = self._config.document_quota_bytes
+        if size > quota:
+            raise ApiError(
+                f"the document has {size} bytes, this server keeps {quota}: send a smaller one, or start it with a higher "
+                "--documents-quota-mb",
+                413,
+                code="request_too_large",
+            )
+        ended = [job for job in list(self._jobs.values()) if job.over and job is not but]
+        ended.sort(key=lambda job: job.ended or 0.0)
+        while sum(job.size for job in list(self._jobs.values())) + size > quota:
+            if not ended:
+                raise BusyError(
+                    f"documents that are being read take the {quota} bytes that this server keeps: try again later, or "
+                    "start it with a higher --documents-quota-mb",
+                    RETRY_SECONDS,
+                )
+            self.remove(ended.pop(0))
+
+    def cancel(self, job: Job) -> None:
+        """Stop reading, at the end of the page at the latest. What was read stays."""
+        job.unwanted = True
+        if job.state == "waiting":
+            self._end(job, "cancelled")
+
+    def remove(self, job: Job) -> None:
+        """Forget a document and delete its files."""
+        self.cancel(job)
+        self._jobs.pop(job.id, None)
+        if job.over:
+            shutil.rmtree(job.folder, ignore_errors=True)  # else at the end of the page
+
+    async def expire(self) -> None:
+        """Remove what was kept long enough, for ever."""
+        while True:
+            await asyncio.sleep(min(30.0, self._config.document_keep_seconds / 4))
+            oldest = time.time() - self._config.document_keep_seconds
+            for job in list(self._jobs.values()):
+                if job.ended is not None and job.ended < oldest:
+                    self.remove(job)
+
+    def close(self, seconds: float) -> None:
+        """Read what is being read for so long at most, and delete what is ours alone. In a thread."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and any(job.state in ("waiting", "reading") for job in list(self._jobs.values())):
+            time.sleep(0.05)
+        for job in list(self._jobs.values()):
+            self.cancel(job)
+        self._pool.shutdown()
+        for job in list(self._jobs.values()):
+            shutil.rmtree(job.folder, ignore_errors=True)
+        if self._temporary:
+            shutil.rmtree(self._root, ignore_errors=True)
+
+    # In the threads that read
+
+    def _reader(self, layout: LayoutChoice) -> Any:
+        """A reader of this thread: its line detector is no other's."""
+        from mindnlp_ocr.documents.reader import DocumentReader
+
+        readers = self._readers.__dict__
+        if layout not in readers:
+            readers[layout] = DocumentReader(self._model, layout)
+        return readers[layout]
+
+    def _read(self, job: Job) -> None:
+        try:
+            if job.unwanted:
+                return
+            job.state = "reading"
+            job.tell()
+            self._read_pages(job)
+        except (PageError, SetupError) as error:
+            self._end(job, "failed", str(error))
+        except Exception as error:
+            event("document failed", 40, error, document=job.id)
+            self._end(job, "failed", "the document could not be read: look up its id in the log of the server")
+        finally:
+            if job.id not in self._jobs:
+                shutil.rmtree(job.folder, ignore_errors=True)
+
+    def _read_pages(self, job: Job) -> None:
+        how, started = job.how, time.monotonic()
+        stream = DocumentStream(self._reader(how.layout), PageSelection(how.pages), how.dpi, how.password, how.text_layer)
+        events = stream.read([str(job.source)])
+        try:
+            for happened in events:
+                if job.unwanted:
+                    self._end(job, "cancelled")
+                    return
+                if isinstance(happened, Begun):
+                    self._begin(job, happened.pages)
+                elif isinstance(happened, PageRead):
+                    self._keep(job, happened.page)
+                elif isinstance(happened, Ended):
+                    error = happened.error and happened.error.replace(str(job.source), job.name)
+                    self._end(job, "failed" if error else "done", error)
+                    return
+                if time.monotonic() - started > self._config.document_seconds:
+                    raise ApiError(
+                        f"the document was not read in {self._config.document_seconds:g} s: send fewer pages, or start the "
+                        "server with a higher --document-seconds"
+                    )
+        finally:
+            with suppress(AttributeError):
+                events.close()  # type: ignore[attr-defined]
+
+    def _begin(self, job: Job, pages: int) -> None:
+        job.total = pages
+        if pages > self._config.document_pages:
+            raise ApiError(
+                f"the document has {pages} pages, this server reads {self._config.document_pages} of one: choose some with "
+                "pages, or start it with a higher --document-pages"
+            )
+        job.tell()
+
+    def _keep(self, job: Job, page: Page) -> None:
+        if page.error:
+            page = page.model_copy(update={"error": page.error.replace(str(job.source), job.name)})
+        text = page.model_dump_json().encode()
+        self._make_room(len(text), job)
+        (job.folder / f"{page.number}.json").write_bytes(text)
+        job.size += len(text)
+        job.numbers.append(page.number)
+        self._metrics().page(page.confidence, page.error is not None)
+        job.tell()
+
+    def _end(self, job: Job, state: State, error: str | None = None) -> None:
+        if job.over:
+            return
+        job.error, job.ended, job.state = error, time.time(), state
+        event("document ended", document=job.id, state=state, pages=len(job.numbers))
+        job.tell()
+
+    # In threads of a pool, for who asks
+
+    def written(self, job: Job, format_name: str) -> Path:
+        """A document that has ended, as a file in one of the formats.
+
+        Raises:
+            ApiError: no room is left.
+        """
+        kind = FORMATS[format_name]
+        path = job.folder / f"written{kind.suffix}"
+        if path.exists():
+            return path
+        part = path.with_name(f"{secrets.token_hex(8)}.part")
+        source = Source(str(job.source), job.how.dpi, job.how.password) if job.numbers else None
+        try:
+            with part.open("wb") as stream, kind(stream) as writer:
+                writer.begin(job.name)
+                for number in job.numbers:
+                    assert source is not None
+                    page = job.page(number)
+                    writer.page(page, _picture(source, number, page.dpi, job.how.password))
+                writer.end(job.error)
+            size = part.stat().st_size
+            self._make_room(size, job)
+            part.replace(path)
+            job.size += size
+        finally:
+            part.unlink(missing_ok=True)
+            if source is not None:
+                source.close()
+        return path
+
+
+def _picture(source: Source, number: int, dpi: float | None, password: str | None) -> PagePicture:
+    index = number - 1
+    return PagePicture(
+        lambda: source.page(index).image, dpi, source.content, index if source.pdf is not None else None, password
+    )
+
+
+def picture(job: Job, number: int) -> bytes:
+    """A page as a JPEG file, of the size that the positions of its lines refer to. In a thread of a pool."""
+    source, file = Source(str(job.source), job.how.dpi, job.how.password), BytesIO()
+    try:
+        source.page(number - 1).image.save(file, "JPEG", quality=85)
+    finally:
+        source.close()
+    return file.getvalue()
