@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from mindnlp_ocr.bench.tool import positive
 from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
+from mindnlp_ocr.sampling import SamplingParams
 
 EXAMPLES = ("invoice", "letter", "notice_zh", "receipt")
 SMALL = ("word_56x56", "line_392x28")  # what --smoke reads
@@ -102,7 +103,8 @@ def ask(image: Any, question: str = QUESTION) -> list[dict[str, Any]]:
 def endless(model: Qwen2VLModel) -> Qwen2VLModel:
     """A model that never ends a text by itself, so that both sides make as many tokens as they are asked for."""
     positions = max(model.config.max_position_embeddings, 1 << 18)
-    model.config = model.config.model_copy(update={"eos_token_ids": (), "max_position_embeddings": positions})
+    model._requests.config = model.config.model_copy(update={"eos_token_ids": (), "max_position_embeddings": positions})
+    model._requests.default = SamplingParams(repetition_guard=False)
     return model
 
 

@@ -106,6 +106,9 @@ class Requests:
     Args:
         max_length: tokens of a slot.
         max_new_tokens: longest answer where a request names none.
+
+    Attributes:
+        default: settings of requests that bring none.
     """
 
     def __init__(
@@ -117,8 +120,9 @@ class Requests:
         max_length: int,
         max_new_tokens: int,
     ) -> None:
-        self._config, self._processor, self._scheduler, self._ranks = config, processor, scheduler, ranks
+        self.config, self._processor, self._scheduler, self._ranks = config, processor, scheduler, ranks
         self._max_length, self._max_new_tokens = max_length, max_new_tokens
+        self.default = GREEDY
 
     def generation(
         self,
@@ -136,7 +140,7 @@ class Requests:
         Raises:
             PageError: these messages, images or settings cannot be read.
         """
-        sampling = sampling or GREEDY
+        sampling = sampling or self.default
         if max_new_tokens is not None:
             if max_new_tokens < 1:
                 raise PageError(f"max_new_tokens is {max_new_tokens}: give 1 or more")
@@ -148,7 +152,7 @@ class Requests:
             prompt = self._processor.prompt(messages)
             preprocess = (time.perf_counter() - start) * 1e3
             generation = Generation(
-                self._config,
+                self.config,
                 prompt,
                 sampling.max_new_tokens or self._max_new_tokens,
                 self._max_length,
@@ -165,15 +169,15 @@ class Requests:
     def _sampler(self, sampling: SamplingParams) -> Sampler:
         return Sampler(
             sampling,
-            self._config.vocab_size,
-            self._config.eos_token_ids,
+            self.config.vocab_size,
+            self.config.eos_token_ids,
             tokenizer=self._processor.tokenizer,
             grammar=self._grammars.grammar(sampling) if sampling.constrained else None,
         )
 
     @cached_property
     def _grammars(self) -> GrammarCompiler:
-        return GrammarCompiler(self._processor.tokenizer, self._config.vocab_size, self._config.eos_token_ids)
+        return GrammarCompiler(self._processor.tokenizer, self.config.vocab_size, self.config.eos_token_ids)
 
     def submit(
         self,

@@ -37,10 +37,10 @@ def test_positions_that_the_checkpoint_does_not_know_end_the_text_or_are_the_pag
     prompt = model._processor.prompt(golden["messages"])
     known = len(prompt.token_ids) + golden["rope_delta"] + 4
     requests = model._requests
-    requests._config = model.config.model_copy(update={"max_position_embeddings": known})
+    requests.config = model.config.model_copy(update={"max_position_embeddings": known})
     shorter = model.generate(golden["messages"])
     assert (shorter.token_ids, shorter.finish_reason) == (reading.token_ids[:5], "length")
-    requests._config = model.config.model_copy(update={"max_position_embeddings": known - 5})
+    requests.config = model.config.model_copy(update={"max_position_embeddings": known - 5})
     with pytest.raises(PageError, match=rf"the prompt reaches position {known - 5}, the checkpoint knows {known - 5}"):
         model.generate(golden["messages"])
 
