@@ -31,23 +31,12 @@ from mindnlp_ocr.ops.ranks import Ranks, split_operators
 from mindnlp_ocr.ops.select import Attentions
 from mindnlp_ocr.processing.images import Patches
 from mindnlp_ocr.sampling.graph import SampleFromHistory
-from mindnlp_ocr.sampling.sampler import BANS, HISTORY, Row
+from mindnlp_ocr.sampling.sampler import Row, row_inputs
 
 MIN_PATCHES = 64
 MAX_PATCHES = 1 << 18
 MIN_TOKENS = 64
 MAX_PACKED_TOKENS = 1024  # of several prompts in one call: more would fall out of the processor's caches
-
-
-# Settings of a row that does not sample, in the order in which the sample graph takes them; top_k follows the first.
-SETTINGS = {
-    "temperature": 0.0,
-    "top_p": 1.0,
-    "min_p": 0.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-    "repetition_penalty": 1.0,
-}
 
 
 class Step(NamedTuple):
@@ -379,20 +368,9 @@ class Graphs:
     def sample(self, logits: Tensor, rows: dict[int, Row]) -> dict[int, tuple[int, float]]:
         """Tokens of some rows of logits [segments, vocab] on the device, and the logarithms of their probabilities."""
         count = logits.shape[0]
-        numbers = {name: np.full(count, value, np.float32) for name, value in SETTINGS.items()}
-        top_k = np.zeros(count, np.int32)
-        history, bans = np.full((count, HISTORY), -1, np.int32), np.full((count, BANS), -1, np.int32)
-        uniform = np.zeros(count, np.float32)
-        for at, row in rows.items():
-            for name, values in numbers.items():
-                values[at] = getattr(row.params, name)
-            top_k[at], uniform[at] = row.params.top_k, row.uniform
-            history[at, : len(row.history)], bans[at, : len(row.bans)] = row.history, row.bans
-        first, *others = (Tensor(values) for values in numbers.values())
+        inputs = [Tensor(values) for values in row_inputs(rows, count)]
         with self._running("sample", count):
-            tokens, log_probabilities = self._sample(
-                logits, first, Tensor(top_k), *others, Tensor(history), Tensor(bans), Tensor(uniform)
-            )
+            tokens, log_probabilities = self._sample(logits, *inputs)
             chosen, probable = tokens.asnumpy(), log_probabilities.asnumpy()
         return {at: (int(chosen[at]), float(probable[at])) for at in rows}
 

@@ -107,8 +107,8 @@ class Device:
             self._set_up_ascend()
         if threads is not None:
             _use_threads(threads)
-        elif "threads" not in _set and usable_cores() < (os.cpu_count() or 1):  # all that MindSpore looks at
-            _use_threads(usable_cores())
+        elif not (os.environ.get("OMP_NUM_THREADS") or "threads" in _set) and usable_cores() < (os.cpu_count() or 1):
+            _use_threads(usable_cores())  # MindSpore looks at the machine's cores alone
 
     def _set_up_ascend(self) -> None:
         import mindspore as ms

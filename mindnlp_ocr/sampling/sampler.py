@@ -2,9 +2,10 @@
 
 import secrets
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from mindnlp_ocr.errors import PageError
@@ -53,6 +54,31 @@ class Row(NamedTuple):
     history: list[int]
     bans: list[int]
     uniform: float
+
+
+def row_inputs(rows: dict[int, Row], count: int) -> list[NDArray[Any]]:
+    """The inputs of ``graph.SampleFromHistory`` behind the logits [count, vocab]; rows that are not given are greedy."""
+    plain = SamplingParams()
+    numbers = {
+        name: np.full(count, getattr(plain, name), np.float32)
+        for name in (
+            "temperature",
+            "top_p",
+            "min_p",
+            "presence_penalty",
+            "frequency_penalty",
+            "repetition_penalty",
+        )
+    }
+    top_k, uniform = np.zeros(count, np.int32), np.zeros(count, np.float32)
+    history, bans = np.full((count, HISTORY), -1, np.int32), np.full((count, BANS), -1, np.int32)
+    for at, row in rows.items():
+        for name, values in numbers.items():
+            values[at] = getattr(row.params, name)
+        top_k[at], uniform[at] = row.params.top_k, row.uniform
+        history[at, : len(row.history)], bans[at, : len(row.bans)] = row.history, row.bans
+    temperature, *others = numbers.values()
+    return [temperature, top_k, *others, history, bans, uniform]
 
 
 class Sampler:

@@ -158,3 +158,20 @@ def test_fused_graphs_give_the_same_tokens_on_a_cpu(attn: Any, monkeypatch: pyte
     golden = case("line_392x28")
     assert model.generate(golden["messages"]).token_ids == golden["token_ids"]
     assert levels == [{"jit_level": "O1"}] * 4
+
+
+@pytest.mark.parametrize(("omp", "set_to"), [(None, [2]), ("1", [])])
+def test_a_quota_rules_mindspores_threads_where_nobody_else_has_said_how_many(
+    monkeypatch: pytest.MonkeyPatch, omp: str | None, set_to: list[int]
+) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(devices, "_set", {})
+    monkeypatch.setattr(devices, "_use_threads", taken.append)
+    monkeypatch.setattr(devices, "usable_cores", lambda: 2)
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    if omp is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", omp)
+    Device.parse("cpu").activate()
+    assert taken == set_to
