@@ -52,7 +52,8 @@ def test_a_seed_gives_the_same_text_alone_in_any_batch_and_whatever_is_cached(mo
 
 
 def test_without_a_seed_texts_differ(model: Qwen2VLModel) -> None:
-    assert len({read(model, "line_400x60", temperature=2.0, max_new_tokens=16).text for _ in range(4)}) > 1
+    """At this temperature every token of the vocabulary is about as probable as another."""
+    assert len({read(model, "line_400x60", temperature=1e4, max_new_tokens=16).text for _ in range(2)}) == 2
 
 
 # Settings that look at logits
