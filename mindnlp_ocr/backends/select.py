@@ -1,4 +1,4 @@
-"""Which implementation of attention runs, and why."""
+"""Which backend runs, and why."""
 
 import warnings
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES, WeightDtype
 
 if TYPE_CHECKING:
+    from mindnlp_ocr.backends.base import Backend
     from mindnlp_ocr.models.config import Qwen2VLConfig
-    from mindnlp_ocr.ops.attention import EagerAttention
     from mindnlp_ocr.ops.operators import Operators
 
 Attention = Literal["auto", "eager", "flash"]
@@ -25,11 +25,11 @@ class AttentionChoice(NamedTuple):
     reason: str  # of flash_supported
 
 
-class Attentions(NamedTuple):
-    """The operators of the two networks, whose heads differ."""
+class Backends(NamedTuple):
+    """Those of the two networks, whose heads differ."""
 
-    vision: "EagerAttention"
-    text: "EagerAttention"
+    vision: "Backend"
+    text: "Backend"
 
 
 def choose_attention(
@@ -50,7 +50,8 @@ def choose_attention(
         raise SetupError(f"attention {asked!r} is unknown: give auto, eager or flash")
     supported, reason = detect_flash_attention_support(device)
     if supported:
-        from mindnlp_ocr.ops import ascend, native  # these import MindSpore
+        from mindnlp_ocr.backends import ascend  # these import MindSpore
+        from mindnlp_ocr.ops import native  # these import MindSpore
 
         taken = ascend.HEAD_DIMS if device.kind == "Ascend" else native.HEAD_DIMS
         if odd := [dim for dim in head_dims if dim not in taken]:
@@ -84,23 +85,23 @@ def attention_dtype_for(device: Device, implementation: Implementation, kv_dtype
     return kv_dtype if device.kind == "Ascend" and implementation == "flash" else None
 
 
-def attentions_for(
+def backends_for(
     device: Device, implementation: Implementation, config: "Qwen2VLConfig", dtype: str | None = None, fused: bool = True
-) -> Attentions:
-    """The operators of a choice, for both networks of a checkpoint.
+) -> Backends:
+    """The backends of a choice, for both networks of a checkpoint.
 
     Args:
         dtype: from :func:`attention_dtype_for`.
         fused: whether one operator may take a whole layer of the language model.
     """
     vision, heads = config.vision, (config.num_attention_heads, config.num_key_value_heads)
-    return Attentions(
-        vision=attention_for(device, implementation, vision.num_heads, vision.num_heads, vision.head_dim, dtype),
-        text=attention_for(device, implementation, *heads, config.head_dim, dtype, fused),
+    return Backends(
+        vision=backend_for(device, implementation, vision.num_heads, vision.num_heads, vision.head_dim, dtype),
+        text=backend_for(device, implementation, *heads, config.head_dim, dtype, fused),
     )
 
 
-def attention_for(
+def backend_for(
     device: Device,
     implementation: Implementation,
     heads: int,
@@ -108,19 +109,19 @@ def attention_for(
     head_dim: int,
     dtype: str | None = None,
     fused: bool = True,
-) -> "EagerAttention":
-    """The operators of a choice, for heads of one form."""
+) -> "Backend":
+    """The backend of a choice, for heads of one form."""
     import mindspore as ms
 
-    from mindnlp_ocr.ops.ascend import AscendAttention  # these import MindSpore
-    from mindnlp_ocr.ops.attention import EagerAttention
-    from mindnlp_ocr.ops.flash import FlashAttention
+    from mindnlp_ocr.backends.ascend import AscendBackend  # these import MindSpore
+    from mindnlp_ocr.backends.cpu import CpuBackend
+    from mindnlp_ocr.backends.eager import EagerBackend
 
     if implementation == "eager":
-        return EagerAttention(heads, kv_heads, head_dim)
+        return EagerBackend(heads, kv_heads, head_dim)
     if device.kind == "Ascend":
-        return AscendAttention(heads, kv_heads, head_dim, ms.bfloat16 if dtype == "bf16" else ms.float16)
-    return FlashAttention(heads, kv_heads, head_dim, fused)
+        return AscendBackend(heads, kv_heads, head_dim, ms.bfloat16 if dtype == "bf16" else ms.float16)
+    return CpuBackend(heads, kv_heads, head_dim, fused)
 
 
 def runs_ours(device: Device) -> bool:

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from mindnlp_ocr.backends import select
+from mindnlp_ocr.backends.select import choose_attention
 from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.errors import SetupError
-from mindnlp_ocr.ops import detect, native, select
+from mindnlp_ocr.ops import detect, native
 from mindnlp_ocr.ops.detect import detect_flash_attention_support
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.select import choose_attention
 
 CPU, NPU = Device("CPU"), Device("Ascend")
 ON, OFF = True, False
