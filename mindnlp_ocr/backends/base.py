@@ -1,13 +1,8 @@
 """What a backend is: the part of the two networks that differs from device to device."""
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from mindspore import Parameter, ParameterTuple, Tensor, nn
-
-if TYPE_CHECKING:
-    from mindnlp_ocr.modeling.language import DecoderLayer, LanguageModel
-    from mindnlp_ocr.modeling.vision import VisionBlock
-
 
 # What layers hand on in a compiled graph are plain tuples: MindSpore 2.7.2 runs the constructor of a named tuple in Python,
 # outside the graph.
@@ -81,8 +76,8 @@ class Backend(nn.Cell):
         """Every patch attends to every patch of its own image: all [patches, heads, head_dim]."""
         raise NotImplementedError
 
-    def vision_block(self, block: "VisionBlock", x: Tensor, context: VisionContext) -> Tensor:
-        """A whole block of the vision tower, x float32 [patches, width], where ``fuses_vision``."""
+    def vision_block(self, block: Any, x: Tensor, context: VisionContext) -> Tensor:
+        """A whole ``VisionBlock``, x float32 [patches, width], where ``fuses_vision``."""
         raise NotImplementedError
 
     def step_context(
@@ -111,15 +106,13 @@ class Backend(nn.Cell):
         """
         raise NotImplementedError
 
-    def decoder_layer(
-        self, layer: "DecoderLayer", x: Tensor, keys: Parameter, values: Parameter, context: StepContext
-    ) -> Tensor:
-        """A whole decoder layer, x float32 [rows, hidden], where ``fuses_layers``."""
+    def decoder_layer(self, layer: Any, x: Tensor, keys: Parameter, values: Parameter, context: StepContext) -> Tensor:
+        """A whole ``DecoderLayer``, x float32 [rows, hidden], where ``fuses_layers``."""
         raise NotImplementedError
 
     def greedy_decode(
         self,
-        language: "LanguageModel",
+        language: Any,
         token_ids: Tensor,
         position_ids: Tensor,
         step: StepInputs,
@@ -129,6 +122,7 @@ class Backend(nn.Cell):
         """Up to ``decode_steps`` greedy tokens of each text, where that is more than one.
 
         Args:
+            language: the ``LanguageModel``.
             token_ids, position_ids: int32 [segments], the newest token of each text and its position.
             step: its ``count`` is how many tokens are wanted.
             ends: int32 [n], tokens that end a text.

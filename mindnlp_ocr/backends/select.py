@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.ops.detect import detect_flash_attention_support
 from mindnlp_ocr.ops.device import Device
@@ -12,7 +11,7 @@ from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES, WeightDtype
 
 if TYPE_CHECKING:
     from mindnlp_ocr.backends.base import Backend
-    from mindnlp_ocr.models.config import Qwen2VLConfig
+    from mindnlp_ocr.config import Qwen2VLConfig
     from mindnlp_ocr.ops.operators import Operators
 
 Attention = Literal["auto", "eager", "flash"]
@@ -33,15 +32,16 @@ class Backends(NamedTuple):
 
 
 def choose_attention(
-    device: Device, asked: Attention, config: CacheConfig, head_dims: Sequence[int] = ()
+    device: Device, asked: Attention, head_dims: Sequence[int] = (), enable: bool = False, automatic: bool = True
 ) -> AttentionChoice:
     """Flash where it is supported and asked for, or where the hardware may decide; else eager.
 
-    ``asked`` "auto" leaves it to the configuration: with ``auto_detect_flash_attention`` the hardware decides, but on an NPU
-    flash runs only with ``enable_flash_attention``; without, ``enable_flash_attention`` is a demand.
-
     Args:
+        asked: "auto" leaves it to ``enable`` and ``automatic``.
         head_dims: of the checkpoint.
+        enable: ``CacheConfig.enable_flash_attention``, a demand unless ``automatic``.
+        automatic: ``CacheConfig.auto_detect_flash_attention``: the hardware decides, but on an NPU flash runs only with
+            ``enable``.
 
     Raises:
         SetupError: flash is demanded and cannot be had.
@@ -57,11 +57,10 @@ def choose_attention(
         if odd := [dim for dim in head_dims if dim not in taken]:
             supported = False
             reason = f"Not supported (head_dim {odd[0]} of the checkpoint is no multiple of {taken.step} up to {taken[-1]})"
-    automatic = config.auto_detect_flash_attention
-    forced = asked == "flash" or (asked == "auto" and config.enable_flash_attention and not automatic)
+    forced = asked == "flash" or (asked == "auto" and enable and not automatic)
     if forced and not supported:
         raise SetupError(f"flash attention is demanded: {reason}: use --attn auto or eager")
-    wanted = forced or (asked == "auto" and automatic and (config.enable_flash_attention or device.kind != "Ascend"))
+    wanted = forced or (asked == "auto" and automatic and (enable or device.kind != "Ascend"))
     if wanted and not supported:
         warnings.warn(f"attention runs eager: {reason}", RuntimeWarning, stacklevel=2)
     return AttentionChoice("flash" if wanted and supported else "eager", supported, reason)

@@ -8,7 +8,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn
 from numpy.typing import NDArray
 
 from mindnlp_ocr.backends.base import Backend
-from mindnlp_ocr.models.config import Qwen2VLConfig
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.ops.host import on_host
 
 Array = NDArray[Any]

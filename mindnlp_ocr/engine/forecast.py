@@ -6,10 +6,10 @@ import psutil
 
 from mindnlp_ocr.backends.select import Backends
 from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.engine.buckets import bucket_for
 from mindnlp_ocr.engine.generate import Generation
 from mindnlp_ocr.engine.graphs import MAX_PATCHES, MIN_PATCHES, MIN_TOKENS
-from mindnlp_ocr.models.config import Qwen2VLConfig
 
 
 @dataclass(frozen=True)

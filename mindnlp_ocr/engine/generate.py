@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from mindnlp_ocr.cache.keys import ImageSpan, PrefixKey
 from mindnlp_ocr.cache.lease import Lease
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.engine.graphs import NewToken, Step
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.modeling.rope import mrope_positions
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.processing.chat import Prompt, TextStream
 from mindnlp_ocr.sampling import Choice, RepetitionGuard, Sampler, SamplingParams, StopStrings
 

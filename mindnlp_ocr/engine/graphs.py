@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mindnlp_ocr.backends.base import Backend
 from mindnlp_ocr.backends.select import Backends
 from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.engine.buckets import bucket_for, bucket_sizes, until
 from mindnlp_ocr.engine.compiled import forget, phases
 from mindnlp_ocr.engine.overflow import (
@@ -31,7 +32,6 @@ from mindnlp_ocr.modeling.language import LanguageModel
 from mindnlp_ocr.modeling.layers import Loader, Weights
 from mindnlp_ocr.modeling.rope import vision_table
 from mindnlp_ocr.modeling.vision import VisionTower
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.device import JitLevel
 from mindnlp_ocr.ops.operators import Operators

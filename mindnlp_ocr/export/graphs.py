@@ -8,13 +8,13 @@ from mindspore import Parameter, Tensor, nn
 
 from mindnlp_ocr.backends.select import Backends
 from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.engine.graphs import Graphs
 from mindnlp_ocr.engine.overflow import OverflowedError, overflowed
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.export import mindir
 from mindnlp_ocr.export.manifest import Graph, Manifest
 from mindnlp_ocr.modeling.layers import parameter
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.weights.digest import sha256
 from mindnlp_ocr.weights.folder import opened, own_bfloat16
 

@@ -12,10 +12,10 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.engine.graphs import Graphs
 from mindnlp_ocr.export import mindir
 from mindnlp_ocr.export.manifest import Array, ExportedGraph, Graph
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.sampling.sampler import BANS, HISTORY
 from mindnlp_ocr.weights.digest import sha256
 

@@ -11,9 +11,9 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindnlp_ocr.backends.base import Backend, StepContext, StepInputs
 from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.modeling.layers import Linear, Loader
 from mindnlp_ocr.modeling.rope import rotary_table
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops.layout import take_heads
 from mindnlp_ocr.ops.operators import Operators
 from mindnlp_ocr.ops.rotary import rotate

@@ -7,8 +7,8 @@ import mindspore as ms
 from mindspore import Tensor, nn
 
 from mindnlp_ocr.backends.base import Backend, VisionContext
+from mindnlp_ocr.config import VisionConfig
 from mindnlp_ocr.modeling.layers import Linear, Loader
-from mindnlp_ocr.models.config import VisionConfig
 from mindnlp_ocr.ops.layout import take_heads
 from mindnlp_ocr.ops.norm import LAYER_NORM_EPS
 from mindnlp_ocr.ops.operators import Operators

@@ -7,7 +7,7 @@ from mindnlp_ocr.backends.select import AttentionChoice, Backends
 from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.cache.manager import CacheManager
 from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.models.config import Qwen2VLConfig
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.weights.split import RankConfig
 

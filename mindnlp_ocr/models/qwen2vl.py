@@ -403,7 +403,13 @@ class Qwen2VLModel:
     def _plan(self, config: CacheConfig) -> Memory:
         config = self._network.cache(config)
         dims = (self.config.head_dim, self.config.vision.head_dim)
-        attention = select.choose_attention(self._device, self._asked_attention, config, dims)
+        attention = select.choose_attention(
+            self._device,
+            self._asked_attention,
+            dims,
+            config.enable_flash_attention,
+            config.auto_detect_flash_attention,
+        )
         plan = Memory(self._network.rank_config, self._device, self._max_length, config, attention)
         assert plan.slots > 0  # raises where they do not fit
         return plan

@@ -12,9 +12,9 @@ from mindspore import Tensor
 from mindnlp_ocr.backends.select import backends_for
 from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.export.graphs import ExportedGraphs
 from mindnlp_ocr.export.manifest import Manifest
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.models.export import export_model
 from mindnlp_ocr.models.limits import Limits
 from mindnlp_ocr.ops.device import Device

@@ -12,11 +12,11 @@ import pytest
 import mindnlp_ocr
 from mindnlp_ocr.backends.select import attention_dtype_for, backends_for, operators_for
 from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.engine.graphs import Graphs, NewToken, PromptPart
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.modeling.layers import Weights
 from mindnlp_ocr.modeling.rope import mrope_positions
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.processing.chat import image_sources
 from mindnlp_ocr.processing.images import ImageProcessor, load_image

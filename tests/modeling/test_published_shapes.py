@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from mindnlp_ocr.backends.select import Implementation, backends_for, operators_for
 from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.engine.graphs import Graphs, NewToken, PromptPart, Step
 from mindnlp_ocr.modeling.rope import MRopePositions, mrope_positions
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.ops.operators import Operators
