@@ -39,6 +39,7 @@ class AscendBackend(EagerBackend):
 
     packed_images = 1  # an empty one would be a sequence without keys
     rows_are_slots = True
+    slots_on_device = True
     samples_in_graph = True
 
     def __init__(self, heads: int, kv_heads: int, head_dim: int, dtype: Any = ms.float16) -> None:

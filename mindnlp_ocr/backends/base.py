@@ -41,6 +41,7 @@ class Backend(nn.Cell):
         packed_images: images that one call of the vision tower takes.
         samples_in_graph: whether logits stay on the device when tokens are sampled from them.
         rows_are_slots: whether a decode step needs one segment for each slot, in the order of the slots.
+        slots_on_device: whether slots lie in memory that the host does not see: then a graph copies and clears them.
     """
 
     fuses_vision = False
@@ -50,6 +51,7 @@ class Backend(nn.Cell):
     packed_images = 8
     samples_in_graph = False
     rows_are_slots = False
+    slots_on_device = False
 
     def __init__(self, heads: int, kv_heads: int, head_dim: int) -> None:
         super().__init__(auto_prefix=False)

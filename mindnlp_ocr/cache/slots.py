@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import mindspore as ms
 import ml_dtypes
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, nn
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from numpy.typing import NDArray
 
 from mindnlp_ocr.backends.base import Backend
@@ -96,3 +97,28 @@ class KVSlots(nn.Cell):
     def _shaped(self, memory: Array) -> Array:
         """Its numbers in ``numpy_dtype`` and ``shape``: MindSpore has a bfloat16 of its own."""
         return memory.view(self.numpy_dtype).reshape(self.shape)
+
+
+CLEAR = -1  # of ``tokens``
+
+
+class CopySlot(nn.Cell):
+    """:meth:`KVSlots.copy` and :meth:`KVSlots.clear` on the device, where slots are held as [slots, kv_heads, max_length,
+    head_dim]: no key and no value passes through the host."""
+
+    def __init__(self, kv: KVSlots) -> None:
+        super().__init__(auto_prefix=False)
+        self.held = ParameterTuple([*kv.keys, *kv.values])
+        self.slot_shape = (1, *kv.shape[1:])
+        self.write = ops.ScatterNdUpdate()
+
+    def construct(self, source: Tensor, target: Tensor, tokens: Tensor) -> Tensor:
+        """All int32 [1]. ``tokens`` of the source go to the beginning of the target; :data:`CLEAR` makes the target zero."""
+        place = ops.range(0, self.slot_shape[2], 1).reshape(1, 1, self.slot_shape[2], 1)
+        copied = ops.broadcast_to(place < tokens, self.slot_shape)
+        cleared = ops.broadcast_to((tokens < 0).reshape(1, 1, 1, 1), self.slot_shape)
+        for held in self.held:
+            old, new = (ops.gather(held, target, 0).astype(ms.float32), ops.gather(held, source, 0).astype(ms.float32))
+            rows = ops.select(cleared, ops.zeros_like(old), ops.select(copied, new, old))
+            self.write(held, target.reshape(1, 1), rows.astype(held.dtype))
+        return tokens

@@ -107,7 +107,7 @@ class Engine:
                 return False
             generation.lease, generation.reused, generation.computed = lease, lease.reused, lease.reused
             if lease.source is not None:
-                self.kv.copy(lease.source, lease.slot, lease.reused)
+                self.graphs.copy_slot(lease.source, lease.slot, lease.reused)
                 self.manager.copied(lease)
             self._write_preamble(generation)
         self._running.add(generation)
@@ -117,7 +117,7 @@ class Engine:
         """Give the slot back; what it holds stays in the cache unless the request failed. May be called again."""
         with self.lock:
             if isinstance(error, OverflowedError):  # masked rows count as nothing only while they are finite
-                self.kv.clear(0 if generation.lease is None else generation.lease.slot)
+                self.graphs.clear_slot(0 if generation.lease is None else generation.lease.slot)
             lease, generation.lease = generation.lease, None
             generation.features.clear()
             self._running.discard(generation)

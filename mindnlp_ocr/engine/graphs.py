@@ -15,18 +15,11 @@ from numpy.typing import NDArray
 
 from mindnlp_ocr.backends.base import Backend
 from mindnlp_ocr.backends.select import Backends
-from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.cache.slots import CLEAR, CopySlot, KVSlots
 from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.engine.buckets import bucket_for, bucket_sizes, until
 from mindnlp_ocr.engine.compiled import forget, phases
-from mindnlp_ocr.engine.overflow import (
-    OverflowedError,
-    all_finite,
-    first_overflow,
-    language_parts,
-    overflowed,
-    vision_parts,
-)
+from mindnlp_ocr.engine.overflow import OverflowedError, PrefillProbe, VisionProbe, all_finite, first_overflow, overflowed
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.modeling.language import LanguageModel
 from mindnlp_ocr.modeling.layers import Loader, Weights
@@ -92,7 +85,7 @@ class Vision(nn.Cell):
         self.backend = backend
 
     def construct(self, patches: Tensor, cos: Tensor, sin: Tensor, cu_seqlens: Tensor) -> Tensor:
-        return self.tower(patches, cos, sin, cu_seqlens, self.backend)
+        return self.tower(patches, cos, sin, cu_seqlens, self.backend)[-1]
 
 
 class Prefill(nn.Cell):
@@ -114,7 +107,7 @@ class Prefill(nn.Cell):
         cached: Tensor,
         count: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        logits = self.language.prefill(
+        logits, _ = self.language.prefill(
             token_ids, image_rows, is_image, position_ids, (slots, cached, count), self.backend, self.kv
         )
         tokens, log_probabilities = self.language.operators.choose(logits)
@@ -202,6 +195,7 @@ class Graphs:
             "prefill": Prefill(self._language, text, kv),
             "decode": decode,
             "sample": SampleFromHistory(),
+            "copy": CopySlot(kv),
         }
 
     def attach(self, backends: Backends, kv: KVSlots) -> None:
@@ -210,11 +204,10 @@ class Graphs:
             self.backends = backends
             self._vision = self._jit(self.cells(kv)["vision"])
             self._forget("vision")
-        self._forget("prefill", "decode", "sample")
-        self._slots, self._kv = kv.shape[0], kv
-        self._prefill, self._decode, self._sample = (
-            self._jit(self.cells(kv)[name]) for name in ("prefill", "decode", "sample")
-        )
+        names = ("prefill", "decode", "sample", "copy")
+        self._forget(*names)
+        self._slots, self._kv, cells = kv.shape[0], kv, self.cells(kv)
+        self._prefill, self._decode, self._sample, self._copy = (self._jit(cells[name]) for name in names)
 
     def _forget(self, *graphs: str) -> None:
         for key in [key for key in self._compiled if key[0] in graphs]:
@@ -341,13 +334,11 @@ class Graphs:
 
     def _overflowed(self, graph: str, inputs: Sequence[Tensor], rows: int) -> OverflowedError:
         """The error of a graph whose answer to these inputs is not finite; ``rows`` are no padding."""
-        if graph == "prefill":
-            embedded = self._language.operators.embed(inputs[0], self._language.embed_tokens)
-            for part, given in (("the image features", inputs[1]), ("model.embed_tokens", embedded)):
-                if not np.isfinite(given.asnumpy()[:rows]).all():
-                    return overflowed(part, self._dtype)
-        parts = vision_parts(self._tower) if graph == "vision" else language_parts(self._language)
-        return overflowed(first_overflow(self.cells(self._kv)[graph], parts, inputs, rows, "the head"), self._dtype)
+        if graph == "vision":
+            probe: nn.Cell = VisionProbe(self._tower, self.backends.vision)
+        else:
+            probe = PrefillProbe(self._language, self.backends.text, self._kv)
+        return overflowed(first_overflow(probe, inputs, rows), self._dtype)
 
     @property
     def decode_steps(self) -> int:
@@ -382,6 +373,24 @@ class Graphs:
             tokens, log_probabilities = self._sample(logits, *inputs)
             chosen, probable = tokens.asnumpy(), log_probabilities.asnumpy()
         return {at: (int(chosen[at]), float(probable[at])) for at in rows}
+
+    def copy_slot(self, source: int, target: int, tokens: int) -> None:
+        """Copy the first ``tokens`` keys and values of a slot to another."""
+        if self.backends.text.slots_on_device:
+            self._on_device(source, target, tokens)
+        else:
+            self._kv.copy(source, target, tokens)
+
+    def clear_slot(self, slot: int) -> None:
+        """Make all keys and values of a slot zero."""
+        if self.backends.text.slots_on_device:
+            self._on_device(slot, slot, CLEAR)
+        else:
+            self._kv.clear(slot)
+
+    def _on_device(self, *inputs: int) -> None:
+        with self._running("copy", 1):
+            self._copy(*_integers(*([value] for value in inputs))).asnumpy()
 
     def decode_bucket(self, segments: int) -> int:
         """Powers of two; all slots where the backend wants them so."""

@@ -1,11 +1,14 @@
 """Which part of the network first gave numbers that are not finite: looked for only when the logits are not."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
+import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from mindnlp_ocr.backends.base import Backend
+from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.engine.compiled import forget, phases
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.modeling.language import LanguageModel
 from mindnlp_ocr.modeling.vision import VisionTower
@@ -31,46 +34,47 @@ def all_finite(x: Tensor) -> Tensor:
     return ops.isfinite(_row_sum(x, -1))
 
 
-def vision_parts(tower: VisionTower) -> dict[str, nn.Cell]:
-    """Those of the vision tower, in the order in which they run."""
-    blocks = {f"visual.blocks.{i}": block for i, block in enumerate(tower.blocks)}
-    return {"visual.patch_embed": tower.patch_embed, **blocks, "visual.merger": tower.merger}
+class VisionProbe(nn.Cell):
+    """Whether the rows of each part of the vision tower are finite."""
+
+    def __init__(self, tower: VisionTower, backend: Backend) -> None:
+        super().__init__(auto_prefix=False)
+        self.tower, self.backend = tower, backend
+        self.names = tower.part_names()
+
+    def construct(self, patches: Tensor, cos: Tensor, sin: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, ...]:
+        parts = self.tower(patches, cos, sin, cu_seqlens, self.backend)
+        return tuple([all_finite(x) for x in parts])
 
 
-def language_parts(language: LanguageModel) -> dict[str, nn.Cell]:
-    """Those of the language model, in the order in which they run. A backend that fuses layers runs no part of one."""
-    parts: dict[str, nn.Cell] = {}
-    for i, layer in enumerate(language.layers):
-        name = f"model.layers.{i}"
-        parts |= {f"{name}.self_attn": layer.self_attn, f"{name}.mlp": layer.mlp, name: layer}
-    return parts
+class PrefillProbe(nn.Cell):
+    """Whether the rows of each part of the language model are finite, in a prefill."""
+
+    def __init__(self, language: LanguageModel, backend: Backend, kv: KVSlots) -> None:
+        super().__init__(auto_prefix=False)
+        self.language, self.backend, self.kv = language, backend, kv
+        self.names = ["the image features", *language.part_names(backend), "the head"]
+
+    def construct(
+        self,
+        token_ids: Tensor,
+        image_rows: Tensor,
+        is_image: Tensor,
+        position_ids: Tensor,
+        slots: Tensor,
+        cached: Tensor,
+        count: Tensor,
+    ) -> tuple[Tensor, ...]:
+        step = (slots, cached, count)
+        logits, parts = self.language.prefill(token_ids, image_rows, is_image, position_ids, step, self.backend, self.kv)
+        return tuple([all_finite(x) for x in (image_rows, *parts, logits)])
 
 
-def first_overflow(graph: nn.Cell, parts: Mapping[str, nn.Cell], inputs: Sequence[Tensor], rows: int, last: str) -> str:
-    """The first part of whose results some are not finite, in the rows that are no padding.
-
-    The network runs once more, operator by operator, and each of its parts is looked at.
-
-    Args:
-        graph: what was compiled, over the same weights and slots.
-        rows: of ``inputs`` that are no padding. A part may make one row of several.
-        last: what runs behind all parts.
-    """
-    found: list[str] = []
-    padded = len(inputs[0])
-
-    def look(name: str) -> Any:
-        def hook(cell: nn.Cell, given: Any, result: Tensor) -> None:
-            live = max(1, rows * result.shape[0] // padded)
-            if not np.isfinite(result.asnumpy()[:live]).all():
-                found.append(name)
-
-        return hook
-
-    hooks = [part.register_forward_hook(look(name)) for name, part in parts.items()]
-    try:
-        graph(*inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found[0] if found else last
+def first_overflow(probe: Any, inputs: Sequence[Tensor], rows: int) -> str:
+    """The first part of a probe of whose first ``rows`` rows some are not finite."""
+    before = phases()
+    found = [x.asnumpy() for x in ms.jit(probe)(*inputs)]
+    forget(phases() - before)
+    # Of the merger a row is four patches, of the head there is one.
+    sound = [finite[: max(1, rows * len(finite) // len(found[0]))].all() for finite in found]
+    return next((part for part, finite in zip(probe.names, sound, strict=True) if not finite), "the network")

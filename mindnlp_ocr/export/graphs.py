@@ -43,12 +43,13 @@ class ExportedGraphs(Graphs):
     def attach(self, backends: Backends, kv: KVSlots) -> None:
         """Run on these slots from now on. They must be of the form that the graphs were made for."""
         self.backends = backends
-        self._forget("vision", "prefill", "decode", "sample")
-        self._slots = kv.shape[0]
+        self._forget("vision", "prefill", "decode", "sample", "copy")
+        self._slots, self._kv = kv.shape[0], kv
         self._held = {**self._weights, **{held.name: held for held in (*kv.keys, *kv.values)}}
         self._cells: dict[tuple[Graph, int], nn.Cell] = {}
         self._vision, self._prefill = self._runs("vision"), self._runs("prefill")
         self._decode, self._sample = self._runs("decode"), self._runs("sample")
+        self._copy = self._runs("copy")
 
     def update(self, weights: Mapping[str, Any], changed: Collection[str]) -> None:
         raise SetupError("an exported model holds no adapter that could be changed: export one with --lora")

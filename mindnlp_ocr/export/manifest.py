@@ -17,7 +17,7 @@ FORMAT: Literal["mindnlp_ocr.export 1"] = "mindnlp_ocr.export 1"
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]  # of a file in the folder itself
 Positive = Annotated[int, Field(gt=0)]
-Graph = Literal["vision", "prefill", "decode", "sample"]  # the last only where logits stay on the device
+Graph = Literal["vision", "prefill", "decode", "sample", "copy"]  # the last two only where an NPU needs them
 
 
 class _Model(BaseModel):
@@ -33,8 +33,8 @@ class Array(_Model):
 
 
 class ExportedGraph(_Model):
-    """One compiled form: ``bucket`` is its patches, its tokens, or the texts that it decodes or samples at
-    once."""
+    """One compiled form: ``bucket`` is its patches, its tokens, the texts that it decodes or samples at once, or the slots
+    that it copies."""
 
     graph: Graph
     bucket: Positive

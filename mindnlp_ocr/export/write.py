@@ -90,6 +90,8 @@ def example_inputs(graph: Graph, bucket: int, config: Qwen2VLConfig) -> dict[str
             "bans": _integers(bucket, BANS),
             "uniform": _zeros(bucket),
         }
+    if graph == "copy":
+        return dict.fromkeys(("source", "target", "tokens"), _integers(1))
     texts = ("token_ids", "position_ids", "slots", "cached", "count")
     return {**dict.fromkeys(texts, _integers(bucket)), "rows": _integers(1)}
 

@@ -51,9 +51,10 @@ class LanguageModel(nn.Cell):
         step: StepInputs,
         backend: Backend,
         kv: KVSlots,
-    ) -> Tensor:
-        """Logits [segments, vocab] after the last token of each segment. The tokens of the segments follow one another
-        without gaps, and are padded to a bucket of T. Only a backend with ``packed_prompts`` takes several segments.
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Logits [segments, vocab] after the last token of each segment, and what came of every part on the way to them. The
+        tokens of the segments follow one another without gaps, and are padded to a bucket of T. Only a backend with
+        ``packed_prompts`` takes several segments.
 
         Args:
             token_ids: int32 [T].
@@ -66,12 +67,12 @@ class LanguageModel(nn.Cell):
         x = self.operators.embed(token_ids, self.embed_tokens) * (1.0 - is_image) + image_rows * is_image
         # Logits of every position would cost more memory than the network.
         if slots.shape[0] == 1:
-            x = self.extend(x, position_ids, step, count, backend, kv)
-            return self.head(ops.gather(x, count - 1, 0), self.one_row)
+            parts = self.extend(x, position_ids, step, count, backend, kv)
+            return self.head(ops.gather(parts[-1], count - 1, 0), self.one_row), parts
         ends = ops.cumsum(count, 0)
-        x = self.extend(x, position_ids, step, ends[-1:], backend, kv)
+        parts = self.extend(x, position_ids, step, ends[-1:], backend, kv)
         brings = (count > 0).astype(ms.int32).sum().astype(ms.int32).reshape(1)
-        return self.head(ops.gather(x, ends - 1, 0), brings)
+        return self.head(ops.gather(parts[-1], ends - 1, 0), brings), parts
 
     def decode(
         self, token_ids: Tensor, position_ids: Tensor, step: StepInputs, rows: Tensor, backend: Backend, kv: KVSlots
@@ -86,19 +87,31 @@ class LanguageModel(nn.Cell):
         """
         x = self.operators.embed(token_ids, self.embed_tokens)
         position_ids = ops.broadcast_to(position_ids, (3, position_ids.shape[0]))
-        logits = self.head(self.extend(x, position_ids, step, rows, backend, kv), rows)
+        logits = self.head(self.extend(x, position_ids, step, rows, backend, kv)[-1], rows)
         tokens, log_probabilities = self.operators.choose(logits)
         return ops.expand_dims(tokens, 0), ops.expand_dims(log_probabilities, 0), logits
 
     def extend(
         self, x: Tensor, position_ids: Tensor, step: StepInputs, rows: Tensor, backend: Backend, kv: KVSlots
-    ) -> Tensor:
-        """All layers: x float32 [segments * tokens, hidden], of which ``rows`` int32 [1] are not padding."""
+    ) -> tuple[Tensor, ...]:
+        """All layers: x float32 [segments * tokens, hidden], of which ``rows`` int32 [1] are not padding.
+
+        Returns:
+            x, and what it is after each part of each layer (:meth:`part_names`). A graph keeps only what it uses of that.
+        """
         cos, sin = self.rotary(position_ids)
         context = backend.step_context(cos, sin, step, rows, kv.shape)
+        parts: tuple[Tensor, ...] = (x,)
         for layer in self.layers:
-            x = layer(x, context, backend, kv)
-        return x
+            parts = (*parts, *layer(parts[-1], context, backend, kv))
+        return parts
+
+    def part_names(self, backend: Backend) -> list[str]:
+        """The published names of what :meth:`extend` returns."""
+        layers = [f"model.layers.{i}" for i in range(len(self.layers))]
+        if not backend.fuses_layers:
+            layers = [f"{layer}.{part}" for layer in layers for part in ("self_attn", "mlp")]
+        return ["model.embed_tokens", *layers]
 
     def outer_tensors(self) -> tuple[Tensor, ...]:
         """All but the layers, in the order in which an operator for whole decode steps takes them."""
@@ -129,12 +142,13 @@ class DecoderLayer(nn.Cell):
         self.mlp = MLP(config, weights, f"{name}.mlp", operators)
         self.eps = self.input_layernorm.eps
 
-    def construct(self, x: Tensor, context: StepContext, backend: Backend, kv: KVSlots) -> Tensor:
+    def construct(self, x: Tensor, context: StepContext, backend: Backend, kv: KVSlots) -> tuple[Tensor, ...]:
+        """x after the attention and after the MLP, or after the whole layer where one operator runs it."""
         keys, values = self.slots(kv)
         if backend.fuses_layers:
-            return backend.decoder_layer(self, x, keys, values, context)
+            return (backend.decoder_layer(self, x, keys, values, context),)
         x = self.self_attn(self.input_layernorm(x), x, keys, values, context, backend)
-        return self.mlp(self.post_attention_layernorm(x), x, context[3])
+        return x, self.mlp(self.post_attention_layernorm(x), x, context[3])
 
     def slots(self, kv: KVSlots) -> tuple[Parameter, Parameter]:
         """The keys and values of this layer."""

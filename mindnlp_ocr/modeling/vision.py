@@ -27,14 +27,26 @@ class VisionTower(nn.Cell):
         )
         self.merger = PatchMerger(config, weights, "visual.merger", operators)
 
-    def construct(self, patches: Tensor, cos: Tensor, sin: Tensor, cu_seqlens: Tensor, backend: Backend) -> Tensor:
-        """patches float32 [n, patch_dim]; cos, sin [n, head_dim / 2]; cu_seqlens int32 [images + 1]."""
+    def construct(
+        self, patches: Tensor, cos: Tensor, sin: Tensor, cu_seqlens: Tensor, backend: Backend
+    ) -> tuple[Tensor, ...]:
+        """What came of every part (:meth:`part_names`); the last are the features.
+
+        Args:
+            patches: float32 [n, patch_dim].
+            cos, sin: float32 [n, head_dim / 2].
+            cu_seqlens: int32 [images + 1], where each image begins, and the end of the last.
+        """
         context = backend.vision_context(cos, sin, cu_seqlens)
         rows = context[3]
-        x = self.patch_embed(patches, rows)
+        parts: tuple[Tensor, ...] = (self.patch_embed(patches, rows),)
         for block in self.blocks:
-            x = block(x, context, backend)
-        return self.merger(x, rows)
+            parts = (*parts, block(parts[-1], context, backend))
+        return (*parts, self.merger(parts[-1], rows))
+
+    def part_names(self) -> list[str]:
+        """The published names of what ``construct`` returns."""
+        return ["visual.patch_embed", *(f"visual.blocks.{i}" for i in range(len(self.blocks))), "visual.merger"]
 
 
 class VisionBlock(nn.Cell):

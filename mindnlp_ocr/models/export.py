@@ -123,4 +123,5 @@ def _shapes(graphs: Graphs, vision_patches: Sequence[int], patches: int, slots: 
         *(Shape("prefill", bucket) for bucket in graphs.buckets("prefill")),
         *(Shape("decode", bucket) for bucket in decode),
         *(Shape("sample", rows) for rows in sorted({1, *decode}) if graphs.backends.text.samples_in_graph),
+        *(Shape("copy", 1) for _ in range(graphs.backends.text.slots_on_device)),
     ]

@@ -19,7 +19,7 @@ from mindnlp_ocr.models.export import export_model
 from mindnlp_ocr.models.limits import Limits
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.sampling import Sampler, SamplingParams
-from tests.ascend_plugin.pages import FOLDER, MAX_LENGTH, PAGES, SLOTS, Page, read
+from tests.ascend_plugin.pages import FOLDER, MAX_LENGTH, PAGES, SLOTS, Page, copies_and_clears, read
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +47,12 @@ def graphs(folder: Path, config: Qwen2VLConfig) -> ExportedGraphs:
 def test_the_manifest_says_what_the_graphs_are_for(folder: Path) -> None:
     manifest = Manifest.read(folder)
     assert (manifest.device, manifest.attention, manifest.dtype, manifest.kv_dtype) == ("Ascend", "flash", "fp16", "fp16")
-    assert {graph: list(manifest.of(graph)) for graph in ("vision", "prefill", "decode", "sample")} == {
+    assert {graph: list(manifest.of(graph)) for graph in ("vision", "prefill", "decode", "sample", "copy")} == {
         "vision": [64, 448],
         "prefill": [64, 96, 128, 192, 256],
         "decode": [SLOTS],
         "sample": [1, SLOTS],
+        "copy": [1],
     }
 
 
@@ -89,3 +90,7 @@ def test_exported_graphs_give_the_references_tokens(graphs: ExportedGraphs, conf
 
 def test_two_slots_at_once_give_the_references_tokens(graphs: ExportedGraphs, config: Qwen2VLConfig) -> None:
     read(graphs, Page(graphs, config, "alpha_308x140", 2, [40]), Page(graphs, config, "line_392x28", 0, [3, 20]))
+
+
+def test_the_exported_copy_graph_moves_a_prefix_and_clears_a_slot(graphs: ExportedGraphs, config: Qwen2VLConfig) -> None:
+    copies_and_clears(graphs)

@@ -90,6 +90,30 @@ def read(graphs: Graphs, *pages: Page) -> None:
         assert page.token_ids == page.golden["token_ids"]
 
 
+def copies_and_clears(graphs: Graphs) -> None:
+    """A prefix goes to another slot, a slot becomes zero, and no other row changes."""
+    kv, random = graphs._kv, np.random.default_rng(3)
+    shape = (len(kv.keys), *kv.shape[1:])
+    held = {slot: [random.standard_normal(shape).astype(kv.numpy_dtype) for _ in range(2)] for slot in range(SLOTS)}
+    for slot, arrays in held.items():
+        kv.write(slot, *arrays)
+    graphs.copy_slot(1, 3, 20)
+    for copied, source in zip(held[3], held[1], strict=True):
+        copied[:, :, :20] = source[:, :, :20]
+    graphs.clear_slot(0)
+    held[0] = [np.zeros_like(array) for array in held[0]]
+    for slot, arrays in held.items():
+        for stored, expected in zip(kv.read(slot, MAX_LENGTH), arrays, strict=True):
+            np.testing.assert_array_equal(stored, expected)
+        graphs.clear_slot(slot)
+
+
+def test_slots_are_copied_and_cleared_on_the_device(graphs: Graphs, halves: Graphs) -> None:
+    """Of float16 and of bfloat16."""
+    copies_and_clears(graphs)
+    copies_and_clears(halves)
+
+
 @pytest.mark.parametrize("name", PAGES[2:6:3])  # all of them: exported.py
 def test_sixteen_bit_attention_gives_the_references_tokens(graphs: Graphs, config: Qwen2VLConfig, name: str) -> None:
     read(graphs, Page(graphs, config, name, 1, []))
