@@ -1,0 +1,49 @@
+"""The scripts of examples/ print what they promise. They share one model, so that no graph is compiled twice."""
+
+import re
+import runpy
+
+import pytest
+
+import mindnlp_ocr
+from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
+from tests.conftest import ROOT
+
+NEEDS_A_SERVER = {"call_server"}  # tests/server/test_examples.py runs it
+PRINTS = {
+    "read_page": ["invoice"],
+    "stream_tokens": ["letter"],
+    "read_batch": ["invoice", "letter", "receipt"],
+    "reuse_cache": ["receipt"],
+}
+
+
+def printed(name: str, model: Qwen2VLModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """What an example prints, with the shared model in place of one of its own, as new."""
+    model.clear_cache()
+    model.reset_cache_stats()
+    monkeypatch.setattr(mindnlp_ocr, "Qwen2VLModel", lambda: model, raising=False)
+    runpy.run_path(f"examples/{name}.py", run_name="__main__")
+    return capsys.readouterr().out
+
+
+def test_every_example_is_tested_and_short() -> None:
+    scripts = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "examples").glob("*.py")}
+    assert set(scripts) == set(PRINTS) | NEEDS_A_SERVER
+    assert max(text.count("\n") for text in scripts.values()) < 40
+    assert all(f"python examples/{name}.py" in text for name, text in scripts.items())
+
+
+@pytest.mark.parametrize("name", PRINTS)
+def test_an_example_prints_the_text_of_its_pages(
+    name: str, model: Qwen2VLModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = printed(name, model, monkeypatch, capsys)
+    for page in PRINTS[name]:
+        assert (ROOT / "examples" / f"{page}.txt").read_text(encoding="utf-8") in out
+    if name == "read_batch":
+        assert "not read: examples/missing.png is missing" in out
+    if name == "reuse_cache":
+        first, second = re.findall(r"^question \d: (\d+) of", out, re.MULTILINE)
+        assert int(second) > int(first) == 0
+        assert "cache_hits: 1\ncache_misses: 1\nhit_rate: 50.00%\n" in out
