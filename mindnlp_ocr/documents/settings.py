@@ -10,6 +10,7 @@ from mindnlp_ocr.models.config import read_json
 
 FILE = "document_config.json"
 LayoutChoice = Literal["auto", "lines", "page", "model"]
+PresetName = Literal["mineru", "olmocr", "plain"]  # those that ship with the package
 PageAnswer = Literal["text", "markdown", "olmocr"]
 Settings = TypeVar("Settings", bound="DocumentSettings")
 

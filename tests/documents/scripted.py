@@ -54,7 +54,9 @@ class ScriptedModel:
     def pieces(self, token_ids: Iterable[int]) -> list[str]:
         return [self.decode([token]) for token in token_ids]
 
-    def generate(self, messages: Any, max_new_tokens: int | None = None, on_text: Any = None, sampling: Any = None) -> Reading:
+    def generate(
+        self, messages: Any, max_new_tokens: int | None = None, on_text: Any = None, sampling: Any = None
+    ) -> Reading:
         [(_, outcome)] = self.generate_batch([Request(messages, max_new_tokens, sampling)])
         if isinstance(outcome, PageError):
             raise outcome

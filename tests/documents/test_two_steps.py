@@ -206,7 +206,9 @@ def test_pages_come_in_their_order_and_those_that_are_read_already_are_handed_on
 
 def test_a_reading_that_is_given_up_asks_for_nothing_more(tmp_path: Path) -> None:
     pages = (SourcePage(number, BLANK) for number in range(1, 100))
-    model: Any = ScriptedModel(by_prompt({LAYOUT: box(0, 0, 900, 900), TEXT: "a"}), tmp_path, layout="model", model_layout={})
+    model: Any = ScriptedModel(
+        by_prompt({LAYOUT: box(0, 0, 900, 900), TEXT: "a"}), tmp_path, layout="model", model_layout={}
+    )
     reading = DocumentReader(model, threads=1).read_pages(pages)
     assert next(reading).number == 1
     reading.close()  # type: ignore[attr-defined]

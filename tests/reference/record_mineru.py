@@ -4,8 +4,8 @@
     .venv-reference/bin/python tests/reference/record_mineru.py --checkpoint CHECKPOINT --output tests/goldens/mineru.json
 
 Everything runs in float32 on one CPU thread, one request at a time. That backend leaves out presence and frequency
-penalties, so requests are made without them; tests/goldens/sampling.json is of those. The layout picture is a multiple of the
-merged patch, and so small that the checkpoint's limit of pixels does not shrink it.
+penalties, so requests are made without them; tests/goldens/sampling.json is of those. The layout picture is so small that
+the checkpoint's limit of pixels does not shrink it.
 """
 
 from __future__ import annotations
