@@ -68,9 +68,9 @@ def make(folder: Path, shapes_of: str) -> None:
         if sum(array.nbytes for array in shard.values()) > SHARD_BYTES or name == list(shapes)[-1]:
             files += 1
             home |= dict.fromkeys(shard, f"model-{files:05}.safetensors")
-            save_file(shard, folder / f"model-{files:05}.safetensors")
+            save_file(shard, folder / f"model-{files:05}.safetensors", {"format": "pt"})
             shard = {}
-    (folder / INDEX).write_text(json.dumps({"weight_map": home}), encoding="utf-8")
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": home}), encoding="utf-8")
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from mindnlp_ocr.engine.forecast import activation_bytes
 from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.models.limits import TEXT_TOKENS
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.select import attentions_for
+from mindnlp_ocr.ops.select import Implementation, attentions_for
 from mindnlp_ocr.weights.names import expected_shapes
 from mindnlp_ocr.weights.quantize import GROUP, WEIGHT_DTYPES, WeightDtype
 
@@ -30,8 +30,10 @@ BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 
 def weight_bytes(config: Qwen2VLConfig, dtype: WeightDtype, device: Device) -> int:
-    """Of all weights as they are held: matrices in the dtype, in 8 bits with a float32 scale a group; vectors in float32, and
-    off the CPU the matrix that gives the logits."""
+    """Of all weights as they are held: matrices in the dtype, in 8 bits with a float32 scale a group; vectors in float32.
+
+    Off the CPU the matrix that gives the logits is in float32 too.
+    """
     total = 0
     head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
     for name, shape in expected_shapes(config).items():
@@ -64,7 +66,7 @@ def main() -> int:
     chosen = CacheConfig(kv_dtype=arguments.kv_dtype)
     rows: list[Row] = []
     for name, config in configs.items():
-        implementation = "flash" if device.kind == "CPU" else "eager"
+        implementation: Implementation = "flash" if device.kind == "CPU" else "eager"
         attentions = attentions_for(device, implementation, config)
         vision = config.vision
         patches = arguments.pixels // vision.patch_size**2

@@ -53,9 +53,11 @@ class _Parser(HTMLParser):
             self.rows[-1].append((self._cell, _span(given.get("rowspan")), _span(given.get("colspan")), tag == "th"))
 
     def handle_endtag(self, tag: str) -> None:
+        if self._depth > 1 and self._cell is not None:
+            self._cell.append(" ")
         if tag == "table":
             self._depth = max(0, self._depth - 1)
-        if self._depth <= 1 and tag in ("td", "th", "tr"):
+        elif self._depth <= 1 and tag in ("td", "th", "tr"):
             self._cell = None
 
     def handle_data(self, data: str) -> None:
