@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -10,7 +10,9 @@ Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
-def ahead(pages: Iterable[Given], make: Callable[[Given], Made], depth: int, threads: int = 1) -> Iterator[Made]:
+def ahead(
+    pages: Iterable[Given], make: Callable[[Given], Made], depth: int, threads: int = 1
+) -> Generator[Made, None, None]:
     """What is made of each page, in their order, ``depth`` of them before they are needed.
 
     Args:

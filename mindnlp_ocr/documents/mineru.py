@@ -6,7 +6,7 @@ Importing this module needs the extra ``mineru``; ``two_steps.py`` imports it wh
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -232,7 +232,8 @@ class EngineVlmClient(VlmClient):
 
         def changed(handle: RequestHandle) -> None:
             if handle.done:
-                loop.call_soon_threadsafe(ended.set)
+                with suppress(RuntimeError):  # the loop has been closed
+                    loop.call_soon_threadsafe(ended.set)
 
         def submit() -> RequestHandle:
             sampling = self.sampling(sampling_params)

@@ -240,10 +240,13 @@ class DocumentReader:
             except PageError as error:
                 return self._finished(page, "model", error=str(error))
 
+        read_pages = ahead(opened(), read, PAGES_AT_ONCE - 1, PAGES_AT_ONCE)
         try:
-            yield from ahead(opened(), read, PAGES_AT_ONCE - 1, PAGES_AT_ONCE)
+            for page in read_pages:  # noqa: UP028 - with `yield from`, who gives up waits for all of the pages under way
+                yield page
         finally:
             stopped.set()
+            read_pages.close()
 
     def _page_of_blocks(self, source: SourcePage, steps: TwoSteps, timings: dict[str, float]) -> Page:
         """A page whose blocks the model finds. Lines outside of them are read by themselves, all of them where there are

@@ -9,7 +9,9 @@ from PIL import Image
 
 from mindnlp_ocr.documents.reader import DocumentReader
 from mindnlp_ocr.documents.result import Page
+from mindnlp_ocr.documents.settings import ModelLayoutSettings
 from mindnlp_ocr.documents.source import SourcePage
+from mindnlp_ocr.documents.two_steps import TwoSteps
 from mindnlp_ocr.errors import PageError, SetupError
 from tests.conftest import ROOT
 from tests.documents.scripted import FORMULA, LAYOUT, TABLE, TEXT, Answer, ScriptedModel, box, by_prompt
@@ -213,6 +215,15 @@ def test_a_reading_that_is_given_up_asks_for_nothing_more(tmp_path: Path) -> Non
     assert next(reading).number == 1
     reading.close()  # type: ignore[attr-defined]
     assert len(model.asked) <= 2 * 3
+
+
+def test_between_two_requests_a_page_that_is_not_wanted_any_more_ends(tmp_path: Path) -> None:
+    rows = "".join(box(10, 10 * row, 900, 10 * row + 8) for row in range(20))
+    model: Any = ScriptedModel(by_prompt({LAYOUT: rows, TEXT: "a"}), tmp_path)
+    steps = TwoSteps(model, ModelLayoutSettings(), wanted=lambda: len(model.asked) < 4)
+    with pytest.raises(PageError, match="the page could not be read in two steps: the reading was cancelled"):
+        steps.read(BLANK)
+    assert len(model.asked) == 4
 
 
 def test_small_pictures_are_read_whole_where_the_settings_say_so(tmp_path: Path) -> None:
