@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 OVERLAP = 0.8  # share of the smaller of two boxes that both cover, from which on the later one is left out
 SMALLEST = 3  # pixels of a box; what is smaller holds no text
+MOST_OF_A_PAGE = 0.6  # area of a picture, from which on lines in it are looked for
 COVERED = 0.5  # share of a line that boxes have to cover
 BOX = "<|box_start|>"
 
@@ -39,8 +40,14 @@ class Found:
 
     @property
     def covered(self) -> list[Sequence[float]]:
-        """The boxes, in shares of the page, whose text was read or that hold none."""
-        return [block["bbox"] for block in self.blocks if block.get("content") or block.get("label") in PICTURES]
+        """The boxes, in shares of the page, whose text was read or that hold none, as pictures but for those of a page."""
+        boxes = []
+        for block in self.blocks:
+            left, top, right, bottom = block["bbox"]
+            small = (right - left) * (bottom - top) < MOST_OF_A_PAGE
+            if block.get("content") or (block.get("label") in PICTURES and small):
+                boxes.append(block["bbox"])
+        return boxes
 
 
 class TwoSteps:

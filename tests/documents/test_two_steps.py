@@ -156,6 +156,17 @@ def test_a_caption_over_a_figure_is_no_double(read: Read) -> None:
     assert [block.kind for block in page.blocks] == ["figure", "text"]
 
 
+def test_a_page_that_is_taken_for_a_picture_is_read_all_the_same(read: Read, letter: Image.Image) -> None:
+    page = read({LAYOUT: box(0, 0, 1000, 1000, "image")}, letter)
+    assert [page.blocks.count(block) for block in page.blocks if block.kind == "figure"] == [1]
+    assert page.text.count("a line") > 8
+
+
+def test_lines_inside_of_a_picture_belong_to_it(read: Read, letter: Image.Image) -> None:
+    page = read({LAYOUT: box(0, 0, 1000, 550, "image") + box(0, 550, 1000, 1000)}, letter)
+    assert page.text == "words"
+
+
 def test_a_list_of_boxes_without_end_is_cut(read: Read) -> None:
     rows = "".join(box(10, 10 * row, 900, 10 * row + 8) for row in range(80))
     page = read({LAYOUT: (rows, "repetition")})
