@@ -109,7 +109,7 @@ def main() -> int:
         scores: dict[str, accuracy.WordScore] = {}
         seconds: dict[str, list[float]] = {way: [] for way in WAYS}
         fallen_back = 0
-        for reader in readers.values():  # what has to be compiled is compiled before seconds are counted
+        for reader in readers.values() if len(pages) > 1 else ():  # compile before seconds are counted
             reader.read_image(opened(pages[0]))
         for page in tqdm(pages, unit="page", file=sys.stderr, disable=None):
             image = opened(page)

@@ -62,7 +62,7 @@ PARSED = {
     r"tools/selftest\.py": "tests/test_selftest.py runs it",
     r"tools/serve\.py": "it serves until it is stopped; tests/server starts it",
 }
-RUN = ("tools/infer.py", "mindnlp-ocr", "tools/convert.py", "tools/export.py")
+RUN = ("tools/infer.py", "mindnlp-ocr", "tools/convert.py", "tools/export.py", "tools/forecast_memory.py")
 WRITE = ("tools/convert.py", "tools/export.py")
 # Few and small graphs in what is exported: the last of an option counts.
 SMALL_EXPORT = ["--max-length", "128", "--max-new-tokens", "32", "--slots", "1", "--vision-patches", "64"]
