@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mindnlp_ocr.backends import eager
 from mindnlp_ocr.bench import attention as bench
 from mindnlp_ocr.bench.attention import Case
 from mindnlp_ocr.bench.products import ProductCase
-from mindnlp_ocr.ops import attention, native
+from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.operators import Operators
 
 CASES = [
@@ -50,7 +51,7 @@ def test_every_path_of_this_machine_is_compared_and_agrees(selftest: ModuleType,
 def test_a_wrong_answer_a_nan_and_a_failure_are_counted_and_the_exit_status_is_1(
     selftest: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Wrong(attention.EagerAttention):
+    class Wrong(eager.EagerBackend):
         def vision(self, q: Any, k: Any, v: Any, mask: Any) -> Any:
             return super().vision(q, k, v, mask) + 0.001
 
@@ -70,7 +71,7 @@ def test_a_wrong_answer_a_nan_and_a_failure_are_counted_and_the_exit_status_is_1
             raise ValueError("no such norm")
 
     monkeypatch.setattr(selftest, "paths", lambda device: [("wrong", ("float32",), "eager", WrongOperators())])
-    monkeypatch.setattr(bench, "attention_for", lambda device, implementation, *heads: Wrong(*heads))
+    monkeypatch.setattr(bench, "backend_for", lambda device, implementation, *heads: Wrong(*heads))
     assert selftest.main() == 1
     printed = capsys.readouterr().out
     assert "0 of 7 agree" in printed

@@ -44,7 +44,7 @@ print(json.dumps([seconds, peak_memory_mb() - before, held]))
 
 def make(folder: Path, shapes_of: str) -> None:
     """A checkpoint of random numbers, in shards."""
-    from mindnlp_ocr.models.config import Qwen2VLConfig
+    from mindnlp_ocr.config import Qwen2VLConfig
     from mindnlp_ocr.models.qwen2vl import EMBEDDED
     from mindnlp_ocr.weights.folder import INDEX
     from mindnlp_ocr.weights.names import expected_shapes

@@ -3,6 +3,7 @@
 
 uv run tools/benchmark_server.py --clients 32 --seconds 600      # the soak, and what is left behind
 uv run tools/benchmark_server.py --seconds 20 --requests 100     # shorter; --requests is the work that is compared
+uv run tools/benchmark_server.py --peer http://127.0.0.1:8300    # the same work on another server of the same model
 """
 
 import argparse
@@ -177,10 +178,17 @@ def started(options: list[str]) -> tuple[subprocess.Popen[str], str]:
     return process, url
 
 
-async def soak(url: str, clients: int, seconds: float) -> Soak:
-    run = Soak(url, seconds)
-    await asyncio.gather(*(run.client(number) for number in range(clients)))
-    return run
+async def soak(url: str, clients: int, seconds: float, server: psutil.Process) -> tuple[Soak, list[int]]:
+    """The run, and the resident bytes of the server at every tenth of it."""
+    run, resident = Soak(url, seconds), list[int]()
+
+    async def watch() -> None:
+        for _ in range(10):
+            await asyncio.sleep(seconds / 10)
+            resident.append(server.memory_info().rss)
+
+    await asyncio.gather(watch(), *(run.client(number) for number in range(clients)))
+    return run, resident
 
 
 def overhead(url: str, model: Any) -> tuple[float, float]:
@@ -201,13 +209,14 @@ def main() -> int:
     parser.add_argument("--clients", type=positive, default=32, metavar="N", help="at a time (default: 32)")
     parser.add_argument("--seconds", type=positive, default=600, metavar="N", help="of the soak (default: 600)")
     parser.add_argument("--requests", type=positive, default=200, metavar="N", help="that are compared (default: 200)")
+    parser.add_argument("--peer", metavar="URL", help="another OpenAI server that has the same model, to be compared too")
     arguments = parser.parse_args()
     process, url = started([])
     try:
         server = psutil.Process(process.pid)
-        asyncio.run(soak(url, arguments.clients, min(10, arguments.seconds)))  # until graphs and caches are full
+        asyncio.run(soak(url, arguments.clients, min(10, arguments.seconds), server))  # until graphs and caches are full
         before, held = server.memory_info().rss, _held(url)
-        run = asyncio.run(soak(url, arguments.clients, arguments.seconds))
+        run, resident = asyncio.run(soak(url, arguments.clients, arguments.seconds, server))
         time.sleep(2)
         after, holds = server.memory_info().rss, _held(url)
         leaked = gauge(url, "vllm:num_requests_running") + gauge(url, "vllm:num_requests_waiting")
@@ -215,20 +224,27 @@ def main() -> int:
         print(f"first token p50 {percentile(run.first, 0.5)}, p99 {percentile(run.first, 0.99)}")
         print(f"whole       p50 {percentile(run.whole, 0.5)}, p99 {percentile(run.whole, 0.99)}")
         print(f"RSS {before / 2**20:.0f} MB -> {after / 2**20:.0f} MB, slots leaked {leaked:.0f}")
+        print(f"RSS at every tenth, MB: {', '.join(f'{value / 2**20:.0f}' for value in resident)}")
         print(f"caches and graphs {held} -> {holds}")
         from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
 
         model = Qwen2VLModel(cache_config=_as_the_server())
         model.warm_up(model.slots)
-        by_http, by_python = list[float](), list[float]()
+        by_http, by_python, by_peer = list[float](), list[float](), list[float]()
         for turn in range(5):  # other work each time, so that nothing is cached
             maker = Work(1000 + turn)
             work = [maker.next() for _ in range(arguments.requests)]
             by_http.append(asyncio.run(closed_loop(url, work, arguments.clients)))
             by_python.append(in_python(model, work))
+            if arguments.peer:
+                by_peer.append(asyncio.run(closed_loop(arguments.peer, work, arguments.clients)))
         ratios = [python / http for python, http in zip(by_python, by_http, strict=True)]
         rates = [arguments.requests / statistics.median(seconds) for seconds in (by_http, by_python)]
         print(f"{arguments.requests} requests: HTTP {rates[0]:.1f} a second, Python {rates[1]:.1f}; ratios {ratios}")
+        if by_peer:
+            ratios = [peer / http for peer, http in zip(by_peer, by_http, strict=True)]
+            rate = arguments.requests / statistics.median(by_peer)
+            print(f"{arguments.requests} requests: {arguments.peer} {rate:.1f} a second; we are faster by {ratios}")
         one, ours = overhead(url, model)
         print(f"one line, cached, 4 tokens: HTTP {one * 1e3:.2f} ms, Python {ours * 1e3:.2f} ms")
     finally:

@@ -18,16 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mindnlp_ocr.backends.select import backends_for, choose_attention, operators_for
 from mindnlp_ocr.bench import published
 from mindnlp_ocr.bench.machine import READ_MB, Machine, peak_memory_mb
 from mindnlp_ocr.bench.results import Results, Row
-from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.config import Qwen2VLConfig, VisionConfig
 from mindnlp_ocr.engine.graphs import Graphs, NewToken, PromptPart
 from mindnlp_ocr.modeling.rope import mrope_positions
-from mindnlp_ocr.models.config import Qwen2VLConfig, VisionConfig
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.select import attentions_for, choose_attention, operators_for
 from mindnlp_ocr.processing.images import Patches
 from mindnlp_ocr.weights.names import expected_shapes
 from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES
@@ -132,10 +131,10 @@ def main() -> None:
         shapes["num_hidden_layers"] = arguments.layers
         shapes["vision_config"] = {**shapes["vision_config"], "depth": arguments.layers}
     config = Qwen2VLConfig.from_dict(shapes)
-    choice = choose_attention(CPU, arguments.attn, CacheConfig(), (config.head_dim, config.vision.head_dim))
-    attentions = attentions_for(CPU, choice.implementation, config)
-    kv = KVSlots(config, 1, arguments.max_length, attentions.text)
-    graphs = Graphs(config, RandomWeights(config), arguments.max_length, operators_for(CPU, arguments.dtype), attentions, kv)
+    choice = choose_attention(CPU, arguments.attn, (config.head_dim, config.vision.head_dim))
+    backends = backends_for(CPU, choice.implementation, config)
+    kv = KVSlots(config, 1, arguments.max_length, backends.text)
+    graphs = Graphs(config, RandomWeights(config), arguments.max_length, operators_for(CPU, arguments.dtype), backends, kv)
     results = Results.start()
     rows = speeds(graphs, config, arguments.side, arguments.tokens, arguments.runs)
     about = (

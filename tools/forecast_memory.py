@@ -13,16 +13,16 @@ import argparse
 import math
 from pathlib import Path
 
+from mindnlp_ocr.backends.select import Implementation, backends_for
 from mindnlp_ocr.bench import published
 from mindnlp_ocr.bench.results import Results, Row
 from mindnlp_ocr.bench.tool import positive, run_tool
 from mindnlp_ocr.cache.config import KV_DTYPES, CacheConfig
 from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.engine.forecast import activation_bytes
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.models.limits import TEXT_TOKENS
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.select import Implementation, attentions_for
 from mindnlp_ocr.weights.names import expected_shapes
 from mindnlp_ocr.weights.quantize import GROUP, WEIGHT_DTYPES, WeightDtype
 
@@ -67,12 +67,12 @@ def main() -> int:
     rows: list[Row] = []
     for name, config in configs.items():
         implementation: Implementation = "flash" if device.kind == "CPU" else "eager"
-        attentions = attentions_for(device, implementation, config)
+        backends = backends_for(device, implementation, config)
         vision = config.vision
         patches = arguments.pixels // vision.patch_size**2
         tokens = patches // vision.spatial_merge_size**2 + TEXT_TOKENS
         kv = KVSlots.bytes_needed(config, arguments.slots, arguments.max_length, KVSlots.item_bytes(chosen.kv_dtype))
-        activations = activation_bytes(config, patches, tokens, max(tokens, arguments.max_length), attentions)
+        activations = activation_bytes(config, patches, tokens, max(tokens, arguments.max_length), backends)
         for dtype in [arguments.dtype] if arguments.dtype else WEIGHT_DTYPES:
             if dtype == "int8" and device.kind != "CPU":
                 continue  # held in 8 bits on a CPU alone

@@ -1,4 +1,4 @@
-// Attention for the three shapes of work, as MindSpore AOT custom ops. Defined by mindnlp_ocr/ops/attention.py.
+// Attention for the three shapes of work, as MindSpore AOT custom ops. Defined by mindnlp_ocr/backends/eager.py.
 
 #include <algorithm>
 #include <cstring>

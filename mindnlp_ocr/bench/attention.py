@@ -7,10 +7,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn
 
+from mindnlp_ocr.backends.eager import EagerBackend
+from mindnlp_ocr.backends.select import Implementation, backend_for
 from mindnlp_ocr.bench.reference import Array, attend_images, attend_slots
-from mindnlp_ocr.ops.attention import EagerAttention
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.select import Implementation, attention_for
 
 Work = Literal["vision", "prefill", "extend", "decode"]
 
@@ -99,7 +99,7 @@ class Case:
 class Layers(nn.Cell):
     """The same attention ``layers`` times, each answer the next one's query; each over keys and values of its own."""
 
-    def __init__(self, case: Case, attention: EagerAttention, inputs: list[Tensor], layers: int, whole: bool) -> None:
+    def __init__(self, case: Case, attention: EagerBackend, inputs: list[Tensor], layers: int, whole: bool) -> None:
         super().__init__(auto_prefix=False)
         self.attention = attention
         self.layers, self.whole = layers, whole
@@ -128,7 +128,7 @@ class Layers(nn.Cell):
             for _ in range(self.layers):
                 q = self.attention.vision(q, k, v, mask)
             return q
-        mask = self.attention.extend_mask(self.kv_shape, q.shape[1], self.slots, self.live, self.count)
+        mask = self.attention.extend_mask(self.kv_shape, q.shape[1], (self.slots, self.live, self.count))
         for i in range(self.layers):
             q = self.attention.extend(q, k, v, self.keys[i], self.values[i], mask)
         return q
@@ -147,7 +147,7 @@ def compiled(
 
     ``whole`` False: for its last row alone, so that bringing the answer to the host is not what is timed.
     """
-    attention = attention_for(device, implementation, case.heads, case.kv_heads, case.head_dim)
+    attention = backend_for(device, implementation, case.heads, case.kv_heads, case.head_dim)
     tensors = [Tensor(x).astype(dtype) for x in inputs]
     graph = ms.jit(Layers(case, attention, tensors, layers, whole))
 

@@ -7,8 +7,8 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn
 from numpy.typing import NDArray
 
-from mindnlp_ocr.models.config import Qwen2VLConfig
-from mindnlp_ocr.ops.attention import EagerAttention
+from mindnlp_ocr.backends.base import Backend
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.ops.host import on_host
 
 Array = NDArray[Any]
@@ -17,12 +17,12 @@ DTYPES = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 
 
 class KVSlots(nn.Cell):
-    """Keys and values of every layer, [slots, kv_heads, max_length, head_dim], as the attention that reads them holds them.
+    """Keys and values of every layer, [slots, kv_heads, max_length, head_dim], as the backend that reads them holds them.
 
     Rows past a slot's live length are stale: whoever reads masks them.
 
     Args:
-        dtype: "fp32", "fp16" or "bf16"; an attention that reads one dtype alone holds that.
+        dtype: "fp32", "fp16" or "bf16"; a backend that reads one dtype alone holds that.
         shared: one tensor for all layers, which they overwrite in turn: enough for prompts that are run whole every time.
     """
 
@@ -31,7 +31,7 @@ class KVSlots(nn.Cell):
         config: Qwen2VLConfig,
         slots: int,
         max_length: int,
-        attention: EagerAttention,
+        backend: Backend,
         dtype: str = "fp32",
         shared: bool = False,
     ) -> None:
@@ -43,7 +43,7 @@ class KVSlots(nn.Cell):
         def tensors(name: str) -> ParameterTuple:
             held = [
                 Parameter(
-                    attention.slot_tensor(Tensor(np.zeros(self.shape, DTYPES[dtype]))), f"kv.{i}.{name}", requires_grad=False
+                    backend.slot_tensor(Tensor(np.zeros(self.shape, DTYPES[dtype]))), f"kv.{i}.{name}", requires_grad=False
                 )
                 for i in range(1 if shared else layers)
             ]

@@ -4,9 +4,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from mindnlp_ocr.config import read_json
 from mindnlp_ocr.documents.settings import FILE, DocumentSettings
 from mindnlp_ocr.errors import SetupError
-from mindnlp_ocr.models.config import read_json
 
 FOLDER = Path(__file__).parent.parent / "assets" / "presets"
 DEFAULT = "plain"

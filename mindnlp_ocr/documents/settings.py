@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
+from mindnlp_ocr.config import read_json
 from mindnlp_ocr.errors import SetupError
-from mindnlp_ocr.models.config import read_json
 
 FILE = "document_config.json"
 LayoutChoice = Literal["auto", "lines", "page", "model"]

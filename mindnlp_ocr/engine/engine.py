@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mindnlp_ocr.backends.select import Backends
 from mindnlp_ocr.cache.keys import PrefixKey
 from mindnlp_ocr.cache.manager import CacheManager, worth_reusing
 from mindnlp_ocr.cache.slots import Array, KVSlots
@@ -17,7 +18,6 @@ from mindnlp_ocr.engine.generate import Generation
 from mindnlp_ocr.engine.graphs import MAX_PACKED_TOKENS, MIN_TOKENS, Graphs, PromptPart, Step
 from mindnlp_ocr.engine.overflow import OverflowedError
 from mindnlp_ocr.errors import PageError, SetupError
-from mindnlp_ocr.ops.select import Attentions
 from mindnlp_ocr.processing.images import PromptImage
 from mindnlp_ocr.sampling import Choice
 
@@ -66,9 +66,9 @@ class Engine:
                 raise SetupError(f"{what}: {len(self._running)} requests are running: wait until they end, or close them")
             yield
 
-    def replace(self, attentions: Attentions, kv: KVSlots, manager: CacheManager | None) -> None:
+    def replace(self, backends: Backends, kv: KVSlots, manager: CacheManager | None) -> None:
         """Run on others from now on; what the old slots held is forgotten."""
-        self.graphs.attach(attentions, kv)
+        self.graphs.attach(backends, kv)
         self.kv, self.manager, self._preamble = kv, manager, None
 
     def resize(self, slots: int, max_bytes: int, new_kv: Callable[[], KVSlots]) -> None:
@@ -86,7 +86,7 @@ class Engine:
             kv = new_kv()
             for old, new in moves.items():
                 kv.write(new, *self.kv.read(old, self.kv.shape[2]))
-            self.graphs.attach(self.graphs.attentions, kv)
+            self.graphs.attach(self.graphs.backends, kv)
             self.kv = kv
 
     # A request begins and ends
@@ -335,7 +335,7 @@ class Engine:
 
     def _take(self, steps: Sequence[tuple[Generation, Step]]) -> dict[Generation, PageError]:
         """Give requests what a call has brought. Returns those whose settings leave no token."""
-        chosen = self._sampled(steps) if self.graphs.attentions.text.samples_in_graph else {}
+        chosen = self._sampled(steps) if self.graphs.backends.text.samples_in_graph else {}
         failed: dict[Generation, PageError] = {}
         for generation, step in steps:
             try:

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import psutil
 
+from mindnlp_ocr.backends.select import Backends
 from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.engine.buckets import bucket_for
 from mindnlp_ocr.engine.generate import Generation
 from mindnlp_ocr.engine.graphs import MAX_PATCHES, MIN_PATCHES, MIN_TOKENS
-from mindnlp_ocr.models.config import Qwen2VLConfig
-from mindnlp_ocr.ops.select import Attentions
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Forecast:
         return self.activation_bytes <= self.available_bytes
 
 
-def forecast(generation: Generation, attentions: Attentions, item_bytes: int) -> Forecast:
+def forecast(generation: Generation, backends: Backends, item_bytes: int) -> Forecast:
     """For a request that has not begun; ``item_bytes`` of a number in its slot."""
     config: Qwen2VLConfig = generation.config
     merge = config.vision.spatial_merge_size**2
@@ -49,28 +49,28 @@ def forecast(generation: Generation, attentions: Attentions, item_bytes: int) ->
         patches=patches,
         max_tokens=longest,
         kv_bytes=KVSlots.bytes_needed(config, 1, longest, item_bytes),
-        activation_bytes=activation_bytes(config, patches, tokens, generation.max_length, attentions),
+        activation_bytes=activation_bytes(config, patches, tokens, generation.max_length, backends),
         available_bytes=psutil.virtual_memory().available,
     )
 
 
-def activation_bytes(config: Qwen2VLConfig, patches: int, tokens: int, max_length: int, attentions: Attentions) -> int:
+def activation_bytes(config: Qwen2VLConfig, patches: int, tokens: int, max_length: int, backends: Backends) -> int:
     """What the larger of the vision and the prefill graph allocates above the weights, for a prompt of so many tokens with a
     largest image of so many patches, in slots of ``max_length`` tokens."""
-    vision = _vision_bytes(config, patches, attentions) if patches else 0
-    return max(vision, _prefill_bytes(config, tokens, max_length, attentions))
+    vision = _vision_bytes(config, patches, backends) if patches else 0
+    return max(vision, _prefill_bytes(config, tokens, max_length, backends))
 
 
-def _vision_bytes(config: Qwen2VLConfig, patches: int, attentions: Attentions) -> int:
+def _vision_bytes(config: Qwen2VLConfig, patches: int, backends: Backends) -> int:
     """Patches on the host and the device; of a block: x, its norm, q/k/v thrice over (sliced, turned), tables, the MLP."""
     vision = config.vision
     bucket = bucket_for(patches, MIN_PATCHES, MAX_PATCHES)
     widths = 2 * vision.patch_dim + 14 * vision.embed_dim + vision.mlp_dim
-    return 4 * bucket * widths + attentions.vision.score_bytes(bucket)
+    return 4 * bucket * widths + backends.vision.score_bytes(bucket)
 
 
-def _prefill_bytes(config: Qwen2VLConfig, tokens: int, max_length: int, attentions: Attentions) -> int:
+def _prefill_bytes(config: Qwen2VLConfig, tokens: int, max_length: int, backends: Backends) -> int:
     """Image rows on the host and the device; of a layer: x, its norm, q/k/v, what was attended, the MLP."""
     bucket = bucket_for(tokens, MIN_TOKENS, max_length)
     qkv = (2 * config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
-    return 4 * bucket * (7 * config.hidden_size + qkv + config.intermediate_size) + attentions.text.score_bytes(bucket)
+    return 4 * bucket * (7 * config.hidden_size + qkv + config.intermediate_size) + backends.text.score_bytes(bucket)

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from mindnlp_ocr.cache.keys import ImageSpan, PrefixKey
 from mindnlp_ocr.cache.lease import Lease
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.engine.graphs import NewToken, Step
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.modeling.rope import mrope_positions
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.processing.chat import Prompt, TextStream
 from mindnlp_ocr.sampling import Choice, RepetitionGuard, Sampler, SamplingParams, StopStrings
 
@@ -127,7 +127,7 @@ class Generation:
             self.features.clear()
 
     @property
-    def live(self) -> int:
+    def cached(self) -> int:
         """Tokens whose keys and values the slot holds: all but the newest."""
         return len(self.prompt.token_ids) + len(self.token_ids) - 1
 
@@ -212,7 +212,7 @@ class Generation:
         if self.steps is not None or self.sampler is not None:
             count = 1  # whoever keeps steps or samples wants the logits of each
         return NewToken(
-            self.token_ids[-1], self.live + self.positions.delta, self.lease.slot, self.live, min(count, self.room)
+            self.token_ids[-1], self.cached + self.positions.delta, self.lease.slot, self.cached, min(count, self.room)
         )
 
     def features_of(self, start: int, end: int) -> list[NDArray[np.float32]]:

@@ -13,22 +13,29 @@ import psutil
 from mindspore import Parameter, Tensor, nn
 from numpy.typing import NDArray
 
+from mindnlp_ocr.backends.base import Backend
+from mindnlp_ocr.backends.select import Backends
 from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.engine.buckets import bucket_for, bucket_sizes, until
 from mindnlp_ocr.engine.compiled import forget, phases
-from mindnlp_ocr.engine.overflow import LanguageProbe, OverflowedError, VisionProbe, all_finite, first_overflow, overflowed
+from mindnlp_ocr.engine.overflow import (
+    OverflowedError,
+    all_finite,
+    first_overflow,
+    language_parts,
+    overflowed,
+    vision_parts,
+)
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.modeling.language import LanguageModel
 from mindnlp_ocr.modeling.layers import Loader, Weights
 from mindnlp_ocr.modeling.rope import vision_table
 from mindnlp_ocr.modeling.vision import VisionTower
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops import native
-from mindnlp_ocr.ops.attention import EagerAttention
 from mindnlp_ocr.ops.device import JitLevel
 from mindnlp_ocr.ops.operators import Operators
 from mindnlp_ocr.ops.ranks import Ranks, split_operators
-from mindnlp_ocr.ops.select import Attentions
 from mindnlp_ocr.processing.images import Patches
 from mindnlp_ocr.sampling.graph import SampleFromHistory
 from mindnlp_ocr.sampling.sampler import Row, row_inputs
@@ -63,7 +70,7 @@ class PromptPart(NamedTuple):
     features: Sequence[NDArray[np.float32]]  # of the images among them, in their order
     position_ids: NDArray[np.int32]  # [3, tokens]
     slot: int = 0
-    live: int = 0  # tokens that the slot holds before them
+    cached: int = 0  # tokens that the slot holds before them
 
 
 class NewToken(NamedTuple):
@@ -72,29 +79,29 @@ class NewToken(NamedTuple):
     token_id: int
     position: int
     slot: int
-    live: int  # tokens that the slot holds before it
+    cached: int  # tokens that the slot holds before it
     wanted: int = 1  # tokens to come behind it, if the text does not end before
 
 
 class Vision(nn.Cell):
     """Packed images to their features."""
 
-    def __init__(self, tower: VisionTower, attention: EagerAttention) -> None:
+    def __init__(self, tower: VisionTower, backend: Backend) -> None:
         super().__init__(auto_prefix=False)
         self.tower = tower
-        self.attention = attention
+        self.backend = backend
 
     def construct(self, patches: Tensor, cos: Tensor, sin: Tensor, cu_seqlens: Tensor) -> Tensor:
-        return self.tower(patches, cos, sin, cu_seqlens, self.attention)
+        return self.tower(patches, cos, sin, cu_seqlens, self.backend)
 
 
 class Prefill(nn.Cell):
     """Prompts, or the rest of each, into their slots."""
 
-    def __init__(self, language: LanguageModel, attention: EagerAttention, kv: KVSlots) -> None:
+    def __init__(self, language: LanguageModel, backend: Backend, kv: KVSlots) -> None:
         super().__init__(auto_prefix=False)
         self.language = language
-        self.attention = attention
+        self.backend = backend
         self.kv = kv
 
     def construct(
@@ -104,11 +111,11 @@ class Prefill(nn.Cell):
         is_image: Tensor,
         position_ids: Tensor,
         slots: Tensor,
-        live: Tensor,
+        cached: Tensor,
         count: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         logits = self.language.prefill(
-            token_ids, image_rows, is_image, position_ids, slots, live, count, self.attention, self.kv
+            token_ids, image_rows, is_image, position_ids, (slots, cached, count), self.backend, self.kv
         )
         tokens, log_probabilities = self.language.operators.choose(logits)
         return tokens, log_probabilities, logits, all_finite(logits)
@@ -117,36 +124,36 @@ class Prefill(nn.Cell):
 class Decode(nn.Cell):
     """One token more in some slots."""
 
-    def __init__(self, language: LanguageModel, attention: EagerAttention, kv: KVSlots) -> None:
+    def __init__(self, language: LanguageModel, backend: Backend, kv: KVSlots) -> None:
         super().__init__(auto_prefix=False)
         self.language = language
-        self.attention = attention
+        self.backend = backend
         self.kv = kv
 
     def construct(
-        self, token_ids: Tensor, position_ids: Tensor, slots: Tensor, live: Tensor, count: Tensor, rows: Tensor
+        self, token_ids: Tensor, position_ids: Tensor, slots: Tensor, cached: Tensor, count: Tensor, rows: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         tokens, log_probabilities, logits = self.language.decode(
-            token_ids, position_ids, slots, live, count, rows, self.attention, self.kv
+            token_ids, position_ids, (slots, cached, count), rows, self.backend, self.kv
         )
         return tokens, log_probabilities, logits, all_finite(logits)
 
 
 class DecodeSteps(nn.Cell):
-    """Several tokens more, where the attention has an operator for it."""
+    """Several tokens more, where the backend has an operator for it."""
 
-    def __init__(self, language: LanguageModel, attention: EagerAttention, kv: KVSlots, ends: Sequence[int]) -> None:
+    def __init__(self, language: LanguageModel, backend: Backend, kv: KVSlots, ends: Sequence[int]) -> None:
         super().__init__(auto_prefix=False)
         self.language = language
-        self.attention = attention
+        self.backend = backend
         self.layers = language.layer_tensors(kv)
         self.ends = Tensor(np.asarray(ends, np.int32))
 
     def construct(
-        self, token_ids: Tensor, position_ids: Tensor, slots: Tensor, live: Tensor, count: Tensor, rows: Tensor
+        self, token_ids: Tensor, position_ids: Tensor, slots: Tensor, cached: Tensor, count: Tensor, rows: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        tokens, log_probabilities, logits = self.language.decode_steps(
-            token_ids, position_ids, slots, live, count, self.ends, self.attention, self.layers
+        tokens, log_probabilities, logits = self.backend.greedy_decode(
+            self.language, token_ids, position_ids, (slots, cached, count), self.ends, self.layers
         )
         return tokens, log_probabilities, logits, all_finite(logits)
 
@@ -160,33 +167,33 @@ class Graphs:
         weights: Weights,
         max_length: int,
         operators: Operators,
-        attention: Attentions,
+        backends: Backends,
         kv: KVSlots,
         jit_level: JitLevel = "O0",
         ranks: Ranks | None = None,
     ) -> None:
         self._jit = partial(ms.jit, jit_level=jit_level)
-        self._start(config, max_length, attention, ranks)
+        self._start(config, max_length, backends, ranks)
         self._dtype = operators.weight_dtype
         self._loader = Loader(weights)
         self._tower = VisionTower(config.vision, self._loader, operators)
         self._language = LanguageModel(config, self._loader, max_length, split_operators(operators, self._ranks))
         self._loader.end()
         self._vision = self._jit(self.cells(kv)["vision"])
-        self.attach(attention, kv)
+        self.attach(backends, kv)
 
-    def _start(self, config: Qwen2VLConfig, max_length: int, attention: Attentions, ranks: Ranks | None = None) -> None:
+    def _start(self, config: Qwen2VLConfig, max_length: int, backends: Backends, ranks: Ranks | None = None) -> None:
         self._config, self._ranks = config, ranks or Ranks()
         self._max_length = max_length
-        self.attentions = attention
+        self.backends = backends
         self._compiled: dict[tuple[str, int, int], set[str]] = {}  # graph, bucket and parts -> MindSpore's names for it
         weakref.finalize(self, _forget_all, self._compiled).atexit = False
         self._first_calls: list[float] = []  # seconds
 
     def cells(self, kv: KVSlots) -> dict[str, nn.Cell]:
         """The graphs over these slots, by their names, not compiled."""
-        vision, text = self.attentions
-        if text.greedy_decode is None:
+        vision, text = self.backends
+        if text.decode_steps == 1:
             decode = Decode(self._language, text, kv)
         else:
             decode = DecodeSteps(self._language, text, kv, self._config.eos_token_ids)
@@ -197,10 +204,10 @@ class Graphs:
             "sample": SampleFromHistory(),
         }
 
-    def attach(self, attention: Attentions, kv: KVSlots) -> None:
-        """Run on this attention and these slots from now on; the graphs over others are dropped."""
-        if attention is not self.attentions:
-            self.attentions = attention
+    def attach(self, backends: Backends, kv: KVSlots) -> None:
+        """Run on these backends and slots from now on; the graphs over others are dropped."""
+        if backends is not self.backends:
+            self.backends = backends
             self._vision = self._jit(self.cells(kv)["vision"])
             self._forget("vision")
         self._forget("prefill", "decode", "sample")
@@ -262,7 +269,7 @@ class Graphs:
     @property
     def images_at_once(self) -> int:
         """Images that :meth:`vision` takes in one call."""
-        return self.attentions.vision.packed_images
+        return self.backends.vision.packed_images
 
     def vision(self, images: Sequence[Patches]) -> list[NDArray[np.float32]]:
         """Features [patches / 4, hidden] of each of up to ``images_at_once`` images, packed into one bucket.
@@ -271,30 +278,30 @@ class Graphs:
             PageError: attention over so many patches would not fit in the memory that is free.
         """
         ends = np.cumsum([0, *(len(image.pixels) for image in images)])
-        live = int(ends[-1])
-        bucket = self._bucket("vision", live)
+        patches = int(ends[-1])
+        bucket = self._bucket("vision", patches)
         vision = self._config.vision
-        needed = self.attentions.vision.score_bytes(bucket)
+        needed = self.backends.vision.score_bytes(bucket)
         if needed and needed > (free := self._ranks.least(psutil.virtual_memory().available)):
             raise PageError(
-                f"an image of {live} patches needs {needed / 2**30:.1f} GiB for its attention, {free / 2**30:.1f} GiB "
+                f"an image of {patches} patches needs {needed / 2**30:.1f} GiB for its attention, {free / 2**30:.1f} GiB "
                 "are free: lower --max-pixels, or use --attn flash"
             )
         parts = 1 if len(images) == 1 else self.images_at_once  # of one image, or padded with empty ones
-        cu_seqlens = np.append(ends, np.full(parts - len(images), live)).astype(np.int32)
+        cu_seqlens = np.append(ends, np.full(parts - len(images), patches)).astype(np.int32)
         tables = [vision_table(image.grid_thw, vision.head_dim, vision.spatial_merge_size) for image in images]
         rows = ([image.pixels for image in images], [cos for cos, _ in tables], [sin for _, sin in tables])
         with self._running("vision", bucket, parts):
             inputs = [Tensor(_padded(np.concatenate(arrays), bucket)) for arrays in rows] + [Tensor(cu_seqlens)]
-            features = self._vision(*inputs).asnumpy()[: live // vision.spatial_merge_size**2]
+            features = self._vision(*inputs).asnumpy()[: patches // vision.spatial_merge_size**2]
         if not np.isfinite(features).all():
-            raise self._overflowed("vision", inputs, live)
+            raise self._overflowed("vision", inputs, patches)
         return np.split(features, ends[1:-1] // vision.spatial_merge_size**2)
 
     @property
     def prompts_at_once(self) -> int:
         """Prompts that :meth:`prefill` takes in one call."""
-        return min(self.attentions.text.packed_prompts, self._slots)
+        return min(self.backends.text.packed_prompts, self._slots)
 
     def prefill(self, *parts: PromptPart) -> list[Step]:
         """Run up to ``prompts_at_once`` prompts, each behind the tokens that its slot holds; image tokens take the features.
@@ -322,8 +329,8 @@ class Graphs:
         image_rows = np.zeros((bucket, self._config.hidden_size), np.float32)
         if is_image.any():
             image_rows[:tokens][is_image] = np.concatenate(features)
-        table = np.zeros((3, segments), np.int32)  # slot, live, count
-        table[:, : len(parts)] = np.array([(part.slot, part.live, len(part.token_ids)) for part in parts], np.int32).T
+        table = np.zeros((3, segments), np.int32)  # slot, cached, count
+        table[:, : len(parts)] = np.array([(part.slot, part.cached, len(part.token_ids)) for part in parts], np.int32).T
         return [
             Tensor(_padded(token_ids, bucket)),
             Tensor(image_rows),
@@ -334,23 +341,25 @@ class Graphs:
 
     def _overflowed(self, graph: str, inputs: Sequence[Tensor], rows: int) -> OverflowedError:
         """The error of a graph whose answer to these inputs is not finite; ``rows`` are no padding."""
-        if graph == "vision":
-            probe: nn.Cell = VisionProbe(self._tower, self.attentions.vision)
-        else:
-            probe = LanguageProbe(self._language, self.attentions.text, self._kv)
-        return overflowed(first_overflow(probe, inputs, rows), self._dtype)
+        if graph == "prefill":
+            embedded = self._language.operators.embed(inputs[0], self._language.embed_tokens)
+            for part, given in (("the image features", inputs[1]), ("model.embed_tokens", embedded)):
+                if not np.isfinite(given.asnumpy()[:rows]).all():
+                    return overflowed(part, self._dtype)
+        parts = vision_parts(self._tower) if graph == "vision" else language_parts(self._language)
+        return overflowed(first_overflow(self.cells(self._kv)[graph], parts, inputs, rows, "the head"), self._dtype)
 
     @property
     def decode_steps(self) -> int:
         """Tokens that a text may get in one call of :meth:`decode`."""
-        return self.attentions.text.decode_steps
+        return self.backends.text.decode_steps
 
     def decode(self, new: Sequence[NewToken]) -> list[Step]:
         """Tokens more in each of some slots, all in one call."""
         bucket = self.decode_bucket(len(new))
-        rows = [token.slot for token in new] if self.attentions.text.rows_are_slots else list(range(len(new)))
-        table = np.zeros((5, bucket), np.int32)  # token, position, slot, live, count
-        table[2] = np.arange(bucket) if self.attentions.text.rows_are_slots else 0
+        rows = [token.slot for token in new] if self.backends.text.rows_are_slots else list(range(len(new)))
+        table = np.zeros((5, bucket), np.int32)  # token, position, slot, cached, count
+        table[2] = np.arange(bucket) if self.backends.text.rows_are_slots else 0
         table[:, rows] = np.array(new, np.int32).T
         with self._running("decode", bucket):
             tokens, log_probabilities, logits, finite = self._decode(*_integers(*table, [len(new)]))
@@ -358,7 +367,7 @@ class Graphs:
         if not sound.all():  # the token by itself, as a prompt of one behind what its slot holds
             blamed = new[int(np.argmin(sound))]
             token, positions = np.array([blamed.token_id], np.int32), np.full((3, 1), blamed.position, np.int32)
-            part = PromptPart(token, [], positions, blamed.slot, blamed.live)
+            part = PromptPart(token, [], positions, blamed.slot, blamed.cached)
             raise self._overflowed("prefill", self._prompts([part]), 1)
         counts = (chosen >= 0).sum(0)
         return [
@@ -375,8 +384,8 @@ class Graphs:
         return {at: (int(chosen[at]), float(probable[at])) for at in rows}
 
     def decode_bucket(self, segments: int) -> int:
-        """Powers of two; all slots where the attention wants them so."""
-        if self.attentions.text.rows_are_slots:
+        """Powers of two; all slots where the backend wants them so."""
+        if self.backends.text.rows_are_slots:
             return self._slots
         return min(1 << (segments - 1).bit_length(), self._slots)
 

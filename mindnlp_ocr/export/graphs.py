@@ -6,15 +6,15 @@ from typing import Any
 
 from mindspore import Parameter, Tensor, nn
 
+from mindnlp_ocr.backends.select import Backends
 from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.engine.graphs import Graphs
 from mindnlp_ocr.engine.overflow import OverflowedError, overflowed
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.export import mindir
 from mindnlp_ocr.export.manifest import Graph, Manifest
 from mindnlp_ocr.modeling.layers import parameter
-from mindnlp_ocr.models.config import Qwen2VLConfig
-from mindnlp_ocr.ops.select import Attentions
 from mindnlp_ocr.weights.digest import sha256
 from mindnlp_ocr.weights.folder import opened, own_bfloat16
 
@@ -23,26 +23,26 @@ class ExportedGraphs(Graphs):
     """Runs MindIR over weights and slots that all graphs share. Each graph is loaded when it is first needed.
 
     Args:
-        attention: of the manifest's implementation.
+        backends: of the manifest's implementation.
         kv: as many slots, as long and of the dtype that the manifest says.
 
     Raises:
         SetupError: the folder is damaged, or its files do not fit one another.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, config: Qwen2VLConfig, attention: Attentions, kv: KVSlots) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, config: Qwen2VLConfig, backends: Backends, kv: KVSlots) -> None:
         self._folder, self._manifest = folder, manifest
         for entry in manifest.graphs:
             path = folder / entry.file
             if not path.exists() or sha256(path) != entry.sha256:
                 raise SetupError(f"{path} is missing or was changed: copy the exported folder again")
-        self._start(config, manifest.max_length, attention)
+        self._start(config, manifest.max_length, backends)
         self._weights = {held.name: held for held in _read_parameters(folder, manifest)}
-        self.attach(attention, kv)
+        self.attach(backends, kv)
 
-    def attach(self, attention: Attentions, kv: KVSlots) -> None:
+    def attach(self, backends: Backends, kv: KVSlots) -> None:
         """Run on these slots from now on. They must be of the form that the graphs were made for."""
-        self.attentions = attention
+        self.backends = backends
         self._forget("vision", "prefill", "decode", "sample")
         self._slots = kv.shape[0]
         self._held = {**self._weights, **{held.name: held for held in (*kv.keys, *kv.values)}}

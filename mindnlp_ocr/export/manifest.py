@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mindnlp_ocr import __version__
+from mindnlp_ocr.backends.select import Implementation
+from mindnlp_ocr.config import read_json
 from mindnlp_ocr.errors import SetupError
-from mindnlp_ocr.models.config import read_json
 from mindnlp_ocr.ops.device import Kind
-from mindnlp_ocr.ops.select import Implementation
 from mindnlp_ocr.weights.quantize import WeightDtype
 
 FILE = "export.json"

@@ -12,10 +12,10 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.engine.graphs import Graphs
 from mindnlp_ocr.export import mindir
 from mindnlp_ocr.export.manifest import Array, ExportedGraph, Graph
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.sampling.sampler import BANS, HISTORY
 from mindnlp_ocr.weights.digest import sha256
 
@@ -75,7 +75,7 @@ def example_inputs(graph: Graph, bucket: int, config: Qwen2VLConfig) -> dict[str
         ends = Tensor(np.array([0, bucket], np.int32))
         return {"patches": _zeros(bucket, vision.patch_dim), "cos": table, "sin": table, "cu_seqlens": ends}
     if graph == "prefill":
-        names, one = ("slots", "live", "count"), _integers(1)
+        names, one = ("slots", "cached", "count"), _integers(1)
         rows, is_image = _zeros(bucket, config.hidden_size), _zeros(bucket, 1)
         inputs = {"token_ids": _integers(bucket), "image_rows": rows, "is_image": is_image}
         return {**inputs, "position_ids": _integers(3, bucket), **dict.fromkeys(names, one)}
@@ -90,7 +90,7 @@ def example_inputs(graph: Graph, bucket: int, config: Qwen2VLConfig) -> dict[str
             "bans": _integers(bucket, BANS),
             "uniform": _zeros(bucket),
         }
-    texts = ("token_ids", "position_ids", "slots", "live", "count")
+    texts = ("token_ids", "position_ids", "slots", "cached", "count")
     return {**dict.fromkeys(texts, _integers(bucket)), "rows": _integers(1)}
 
 

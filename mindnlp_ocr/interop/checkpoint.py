@@ -12,8 +12,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.errors import SetupError
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.weights.check import Stored, check
 from mindnlp_ocr.weights.checkpoint import Checkpoint, StoredWeights
 from mindnlp_ocr.weights.folder import own_bfloat16

@@ -5,26 +5,24 @@ Tokens are rows, [segments * tokens]: those of a segment go to one slot.
 Reference: Qwen2 (Yang et al. 2024, arXiv:2407.10671) and Qwen2-VL (arXiv:2409.12191).
 """
 
-from typing import Any
-
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from mindnlp_ocr.backends.base import Backend, StepContext, StepInputs
 from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.modeling.layers import Linear, Loader
 from mindnlp_ocr.modeling.rope import rotary_table
-from mindnlp_ocr.models.config import Qwen2VLConfig
-from mindnlp_ocr.ops.attention import EagerAttention
 from mindnlp_ocr.ops.layout import take_heads
 from mindnlp_ocr.ops.operators import Operators
-from mindnlp_ocr.ops.rotary import per_head, rotate
+from mindnlp_ocr.ops.rotary import rotate
 
 
 class LanguageModel(nn.Cell):
     """Token ids and image features to the logits of the next token.
 
-    ``attention`` is the implementation to run on, ``kv`` the slots.
+    ``backend`` is what runs it, ``kv`` the slots.
     """
 
     def __init__(self, config: Qwen2VLConfig, weights: Loader, max_length: int, operators: Operators) -> None:
@@ -36,7 +34,6 @@ class LanguageModel(nn.Cell):
             [DecoderLayer(config, weights, i, operators) for i in range(config.num_hidden_layers)], auto_prefix=False
         )
         self.norm = RMSNorm(config, weights, "model.norm", operators)
-        self.heads = config.num_attention_heads + config.num_key_value_heads  # q and k turn together
         self.operators = operators
         self.one_row = Tensor([1], ms.int32)
         self.tied = config.tie_word_embeddings
@@ -51,112 +48,66 @@ class LanguageModel(nn.Cell):
         image_rows: Tensor,
         is_image: Tensor,
         position_ids: Tensor,
-        slots: Tensor,
-        live: Tensor,
-        count: Tensor,
-        attention: EagerAttention,
+        step: StepInputs,
+        backend: Backend,
         kv: KVSlots,
     ) -> Tensor:
         """Logits [segments, vocab] after the last token of each segment. The tokens of the segments follow one another
-        without gaps, and are padded to a bucket of T. Only an attention with ``packed_prompts`` takes several segments.
+        without gaps, and are padded to a bucket of T. Only a backend with ``packed_prompts`` takes several segments.
 
         Args:
             token_ids: int32 [T].
             image_rows: float32 [T, hidden], the image feature where ``is_image`` is 1.
             is_image: float32 [T, 1], 1 or 0.
             position_ids: int32 [3, T], time, height and width.
-            slots, live, count: int32 [segments], the slot of each, the tokens that it holds already, and those that are new.
-                Segments without tokens come last; their logits have no meaning.
+            step: segments without tokens come last; their logits have no meaning.
         """
+        slots, _, count = step
         x = self.operators.embed(token_ids, self.embed_tokens) * (1.0 - is_image) + image_rows * is_image
         # Logits of every position would cost more memory than the network.
         if slots.shape[0] == 1:
-            x = self.extend(x, position_ids, slots, live, count, count, attention, kv)
+            x = self.extend(x, position_ids, step, count, backend, kv)
             return self.head(ops.gather(x, count - 1, 0), self.one_row)
         ends = ops.cumsum(count, 0)
-        x = self.extend(x, position_ids, slots, live, count, ends[-1:], attention, kv)
+        x = self.extend(x, position_ids, step, ends[-1:], backend, kv)
         brings = (count > 0).astype(ms.int32).sum().astype(ms.int32).reshape(1)
         return self.head(ops.gather(x, ends - 1, 0), brings)
 
     def decode(
-        self,
-        token_ids: Tensor,
-        position_ids: Tensor,
-        slots: Tensor,
-        live: Tensor,
-        count: Tensor,
-        rows: Tensor,
-        attention: EagerAttention,
-        kv: KVSlots,
+        self, token_ids: Tensor, position_ids: Tensor, step: StepInputs, rows: Tensor, backend: Backend, kv: KVSlots
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One token more in some slots, by greedy choice: int32 [1, segments], the logarithms of the tokens' probabilities
         float32 [1, segments], and logits [segments, vocab].
 
         Args:
             token_ids, position_ids: int32 [segments], the newest token of each text and its position, alike on all axes.
-            slots, live, count: int32 [segments], the slot, the tokens that it holds already, and 1, or 0 at rest.
-            rows: int32 [1], how many segments do not rest; they come first, if the attention does not order them by slot.
+            step: its ``count`` is 1, or 0 at rest.
+            rows: int32 [1], how many segments do not rest; they come first, if the backend does not order them by slot.
         """
         x = self.operators.embed(token_ids, self.embed_tokens)
         position_ids = ops.broadcast_to(position_ids, (3, position_ids.shape[0]))
-        logits = self.head(self.extend(x, position_ids, slots, live, count, rows, attention, kv), rows)
+        logits = self.head(self.extend(x, position_ids, step, rows, backend, kv), rows)
         tokens, log_probabilities = self.operators.choose(logits)
         return ops.expand_dims(tokens, 0), ops.expand_dims(log_probabilities, 0), logits
 
-    def decode_steps(
-        self,
-        token_ids: Tensor,
-        position_ids: Tensor,
-        slots: Tensor,
-        live: Tensor,
-        count: Tensor,
-        ends: Tensor,
-        attention: EagerAttention,
-        layers: ParameterTuple,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """As many steps of :meth:`decode` as ``count`` says for each text, or until it ends, as one operator.
+    def extend(
+        self, x: Tensor, position_ids: Tensor, step: StepInputs, rows: Tensor, backend: Backend, kv: KVSlots
+    ) -> Tensor:
+        """All layers: x float32 [segments * tokens, hidden], of which ``rows`` int32 [1] are not padding."""
+        cos, sin = self.rotary(position_ids)
+        context = backend.step_context(cos, sin, step, rows, kv.shape)
+        for layer in self.layers:
+            x = layer(x, context, backend, kv)
+        return x
 
-        Args:
-            ends: int32 [n], tokens that end a text.
-            layers: from :meth:`layer_tensors`.
-        Returns:
-            int32 [steps, segments], -1 where there is no token; the logarithms of the tokens' probabilities, float32
-            [steps, segments]; and the logits [segments, vocab] of the last tokens.
-        """
+    def outer_tensors(self) -> tuple[Tensor, ...]:
+        """All but the layers, in the order in which an operator for whole decode steps takes them."""
         head, bias = (self.embed_tokens, self.no_bias) if self.tied else (self.lm_head.weight, self.lm_head.bias)
-        steps: tuple[Tensor, Tensor, Tensor] = attention.greedy_decode(
-            token_ids, position_ids, slots, live, count, ends, self.rotary.cos, self.rotary.sin, self.embed_tokens,
-            self.norm.weight, head, bias, self.norm.eps, *layers,
-        )  # fmt: skip
-        return steps
+        return self.rotary.cos, self.rotary.sin, self.embed_tokens, self.norm.weight, head, bias, self.norm.eps
 
     def layer_tensors(self, kv: KVSlots) -> ParameterTuple:
         """The weights, keys and values of all layers, in the order in which our operators take them."""
-        return ParameterTuple([x for layer in self.layers for x in layer.tensors(kv)])
-
-    def extend(
-        self,
-        x: Tensor,
-        position_ids: Tensor,
-        slots: Tensor,
-        live: Tensor,
-        count: Tensor,
-        rows: Tensor,
-        attention: EagerAttention,
-        kv: KVSlots,
-    ) -> Tensor:
-        """All layers: x float32 [segments * tokens, hidden]."""
-        cos, sin = self.rotary(position_ids)
-        if attention.decoder_layer is not None:
-            for layer in self.layers:
-                x = layer.fused(x, cos, sin, slots, live, count, attention, kv)
-            return x
-        segments = slots.shape[0]
-        mask = attention.extend_mask(kv.shape, x.shape[0] // segments, slots, live, count)
-        cos, sin = per_head(cos, self.heads), per_head(sin, self.heads)
-        for layer in self.layers:
-            x = layer(x, cos, sin, segments, rows, attention, mask, kv)
-        return x
+        return ParameterTuple([x for layer in self.layers for x in (*layer.tensors(), *layer.slots(kv))])
 
     def head(self, x: Tensor, rows: Tensor) -> Tensor:
         x = self.norm(x)
@@ -173,39 +124,24 @@ class DecoderLayer(nn.Cell):
         name = f"model.layers.{index}"
         self.index = index
         self.input_layernorm = RMSNorm(config, weights, f"{name}.input_layernorm", operators)
-        self.self_attn = Attention(config, weights, index, operators)
+        self.self_attn = Attention(config, weights, f"{name}.self_attn", operators)
         self.post_attention_layernorm = RMSNorm(config, weights, f"{name}.post_attention_layernorm", operators)
         self.mlp = MLP(config, weights, f"{name}.mlp", operators)
+        self.eps = self.input_layernorm.eps
 
-    def construct(
-        self,
-        x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        segments: int,
-        rows: Tensor,
-        attention: EagerAttention,
-        mask: Any,
-        kv: KVSlots,
-    ) -> Tensor:
-        x = self.self_attn(self.input_layernorm(x), x, cos, sin, segments, rows, attention, mask, kv)
-        return self.mlp(self.post_attention_layernorm(x), x, rows)
+    def construct(self, x: Tensor, context: StepContext, backend: Backend, kv: KVSlots) -> Tensor:
+        keys, values = self.slots(kv)
+        if backend.fuses_layers:
+            return backend.decoder_layer(self, x, keys, values, context)
+        x = self.self_attn(self.input_layernorm(x), x, keys, values, context, backend)
+        return self.mlp(self.post_attention_layernorm(x), x, context[3])
 
-    def fused(
-        self,
-        x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        slots: Tensor,
-        live: Tensor,
-        count: Tensor,
-        attention: EagerAttention,
-        kv: KVSlots,
-    ) -> Tensor:
-        """What ``construct`` does, as one operator in place of some 45."""
-        return attention.decoder_layer(x, cos, sin, slots, live, count, self.input_layernorm.eps, *self.tensors(kv))
+    def slots(self, kv: KVSlots) -> tuple[Parameter, Parameter]:
+        """The keys and values of this layer."""
+        return kv.keys[self.index], kv.values[self.index]
 
-    def tensors(self, kv: KVSlots) -> tuple[Parameter, ...]:
+    def tensors(self) -> tuple[Parameter, ...]:
+        """In the order in which a fused operator takes them."""
         return (
             self.input_layernorm.weight,
             self.self_attn.qkv_proj.weight,
@@ -214,18 +150,14 @@ class DecoderLayer(nn.Cell):
             self.post_attention_layernorm.weight,
             self.mlp.gate_up,
             self.mlp.down_proj.weight,
-            kv.keys[self.index],
-            kv.values[self.index],
         )
 
 
 class Attention(nn.Cell):
     """Grouped-query attention; one product for q, k and v, one rotation for q and k; around a residual."""
 
-    def __init__(self, config: Qwen2VLConfig, weights: Loader, index: int, operators: Operators) -> None:
+    def __init__(self, config: Qwen2VLConfig, weights: Loader, name: str, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
-        name = f"model.layers.{index}.self_attn"
-        self.index = index
         self.heads = config.num_attention_heads
         self.kv_heads = config.num_key_value_heads
         self.head_dim = config.head_dim
@@ -233,17 +165,9 @@ class Attention(nn.Cell):
         self.o_proj = Linear(weights, f"{name}.o_proj", operators, no_bias=config.hidden_size)
 
     def construct(
-        self,
-        x: Tensor,
-        residual: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        segments: int,
-        rows: Tensor,
-        attention: EagerAttention,
-        mask: Any,
-        kv: KVSlots,
+        self, x: Tensor, residual: Tensor, keys: Parameter, values: Parameter, context: StepContext, backend: Backend
     ) -> Tensor:
+        cos, sin, _, rows, segments = context
         tokens = x.shape[0] // segments
         qkv = self.qkv_proj(x, rows).reshape(x.shape[0], self.heads + 2 * self.kv_heads, self.head_dim)
         qk = rotate(take_heads(qkv, 0, self.heads + self.kv_heads), cos, sin)
@@ -252,7 +176,7 @@ class Attention(nn.Cell):
         q = q.reshape(segments, tokens, self.heads, self.head_dim)
         k = k.reshape(segments, tokens, self.kv_heads, self.head_dim)
         v = v.reshape(segments, tokens, self.kv_heads, self.head_dim)
-        y = attention.extend(q, k, v, kv.keys[self.index], kv.values[self.index], mask)
+        y = backend.step_attention(q, k, v, keys, values, context)
         return self.o_proj.add(y.reshape(x.shape[0], self.heads * self.head_dim), residual, rows)
 
 

@@ -67,7 +67,7 @@ def parameter(name: str, value: NDArray[Any]) -> Parameter:
 class Linear(nn.Cell):
     """x [rows, in] -> [rows, out]. Several published layers of one input (q, k, v) become one product.
 
-    ``live`` int32 [1] says how many rows are not padding; ``no_bias`` is the number of outputs of a layer without biases.
+    ``rows`` int32 [1] says how many of them are not padding; ``no_bias`` is the number of outputs of a layer without biases.
     """
 
     def __init__(self, weights: Loader, names: str | Sequence[str], operators: Operators, no_bias: int = 0) -> None:
@@ -87,14 +87,14 @@ class Linear(nn.Cell):
             self.bias = parameter(f"{whole}.bias", np.zeros(no_bias, np.float32))
         self.operators = operators
 
-    def construct(self, x: Tensor, live: Tensor) -> Tensor:
-        return self.operators.linear(x, self.weight, self.bias, live)
+    def construct(self, x: Tensor, rows: Tensor) -> Tensor:
+        return self.operators.linear(x, self.weight, self.bias, rows)
 
-    def add(self, x: Tensor, residual: Tensor, live: Tensor) -> Tensor:
-        return self.operators.linear_add(x, self.weight, self.bias, residual, live)
+    def add(self, x: Tensor, residual: Tensor, rows: Tensor) -> Tensor:
+        return self.operators.linear_add(x, self.weight, self.bias, residual, rows)
 
-    def quick_gelu(self, x: Tensor, live: Tensor) -> Tensor:
-        return self.operators.linear_quick_gelu(x, self.weight, self.bias, live)
+    def quick_gelu(self, x: Tensor, rows: Tensor) -> Tensor:
+        return self.operators.linear_quick_gelu(x, self.weight, self.bias, rows)
 
-    def gelu(self, x: Tensor, live: Tensor) -> Tensor:
-        return self.operators.linear_gelu(x, self.weight, self.bias, live)
+    def gelu(self, x: Tensor, rows: Tensor) -> Tensor:
+        return self.operators.linear_gelu(x, self.weight, self.bias, rows)

@@ -3,18 +3,16 @@
 Reference: Qwen2-VL (Wang et al. 2024, arXiv:2409.12191).
 """
 
-from typing import Any
-
 import mindspore as ms
 from mindspore import Tensor, nn
 
+from mindnlp_ocr.backends.base import Backend, VisionContext
+from mindnlp_ocr.config import VisionConfig
 from mindnlp_ocr.modeling.layers import Linear, Loader
-from mindnlp_ocr.models.config import VisionConfig
-from mindnlp_ocr.ops.attention import EagerAttention
 from mindnlp_ocr.ops.layout import take_heads
 from mindnlp_ocr.ops.norm import LAYER_NORM_EPS
 from mindnlp_ocr.ops.operators import Operators
-from mindnlp_ocr.ops.rotary import per_head, rotate
+from mindnlp_ocr.ops.rotary import rotate
 
 
 class VisionTower(nn.Cell):
@@ -28,21 +26,15 @@ class VisionTower(nn.Cell):
             [VisionBlock(config, weights, f"visual.blocks.{i}", operators) for i in range(config.depth)], auto_prefix=False
         )
         self.merger = PatchMerger(config, weights, "visual.merger", operators)
-        self.heads = config.num_heads
 
-    def construct(self, patches: Tensor, cos: Tensor, sin: Tensor, cu_seqlens: Tensor, attention: EagerAttention) -> Tensor:
+    def construct(self, patches: Tensor, cos: Tensor, sin: Tensor, cu_seqlens: Tensor, backend: Backend) -> Tensor:
         """patches float32 [n, patch_dim]; cos, sin [n, head_dim / 2]; cu_seqlens int32 [images + 1]."""
-        live = cu_seqlens[-1:]
-        x = self.patch_embed(patches, live)
-        if attention.vision_block is not None:
-            for block in self.blocks:
-                x = block.fused(x, cos, sin, cu_seqlens, attention)
-            return self.merger(x, live)
-        mask = attention.vision_mask(patches.shape[0], cu_seqlens)
-        cos, sin = per_head(cos, 2 * self.heads), per_head(sin, 2 * self.heads)  # for q and k at once
+        context = backend.vision_context(cos, sin, cu_seqlens)
+        rows = context[3]
+        x = self.patch_embed(patches, rows)
         for block in self.blocks:
-            x = block(x, cos, sin, attention, mask, live)
-        return self.merger(x, live)
+            x = block(x, context, backend)
+        return self.merger(x, rows)
 
 
 class VisionBlock(nn.Cell):
@@ -57,16 +49,19 @@ class VisionBlock(nn.Cell):
         self.fc2 = Linear(weights, f"{name}.mlp.fc2", operators)
         self.eps = Tensor([LAYER_NORM_EPS], ms.float32)
 
-    def construct(self, x: Tensor, cos: Tensor, sin: Tensor, attention: EagerAttention, mask: Any, live: Tensor) -> Tensor:
-        x = self.attn(self.norm1(x), x, cos, sin, attention, mask, live)
-        return self.fc2.add(self.fc1.quick_gelu(self.norm2(x), live), x, live)
+    def construct(self, x: Tensor, context: VisionContext, backend: Backend) -> Tensor:
+        if backend.fuses_vision:
+            return backend.vision_block(self, x, context)
+        rows = context[3]
+        x = self.attn(self.norm1(x), x, context, backend)
+        return self.fc2.add(self.fc1.quick_gelu(self.norm2(x), rows), x, rows)
 
-    def fused(self, x: Tensor, cos: Tensor, sin: Tensor, cu_seqlens: Tensor, attention: EagerAttention) -> Tensor:
-        """What ``construct`` does, as one operator."""
-        return attention.vision_block(
-            x, cos, sin, cu_seqlens, self.eps, self.norm1.weight, self.norm1.bias, self.attn.qkv.weight,
-            self.attn.qkv.bias, self.attn.proj.weight, self.attn.proj.bias, self.norm2.weight, self.norm2.bias,
-            self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias,
+    def tensors(self) -> tuple[Tensor, ...]:
+        """In the order in which a fused operator takes them."""
+        return (
+            self.eps, self.norm1.weight, self.norm1.bias, self.attn.qkv.weight, self.attn.qkv.bias, self.attn.proj.weight,
+            self.attn.proj.bias, self.norm2.weight, self.norm2.bias, self.fc1.weight, self.fc1.bias, self.fc2.weight,
+            self.fc2.bias,
         )  # fmt: skip
 
 
@@ -80,15 +75,16 @@ class VisionAttention(nn.Cell):
         self.qkv = Linear(weights, f"{name}.qkv", operators)
         self.proj = Linear(weights, f"{name}.proj", operators)
 
-    def construct(
-        self, x: Tensor, residual: Tensor, cos: Tensor, sin: Tensor, attention: EagerAttention, mask: Any, live: Tensor
-    ) -> Tensor:
-        n = x.shape[0]
-        qkv = self.qkv(x, live).reshape(n, 3 * self.heads, self.head_dim)
-        qk, v = rotate(take_heads(qkv, 0, 2 * self.heads), cos, sin), take_heads(qkv, 2 * self.heads, self.heads)
+    def construct(self, x: Tensor, residual: Tensor, context: VisionContext, backend: Backend) -> Tensor:
+        n, (cos, sin, _, rows) = x.shape[0], context
+        qkv = self.qkv(x, rows).reshape(n, 3 * self.heads, self.head_dim)
+        qk, v = (
+            rotate(take_heads(qkv, 0, 2 * self.heads), cos, sin),
+            take_heads(qkv, 2 * self.heads, self.heads),
+        )
         q, k = take_heads(qk, 0, self.heads), take_heads(qk, self.heads, self.heads)
-        y = attention.vision(q, k, v, mask).reshape(n, self.heads * self.head_dim)
-        return self.proj.add(y, residual, live)
+        y = backend.vision_attention(q, k, v, context).reshape(n, self.heads * self.head_dim)
+        return self.proj.add(y, residual, rows)
 
 
 class PatchMerger(nn.Cell):
@@ -102,9 +98,9 @@ class PatchMerger(nn.Cell):
         self.fc1 = Linear(weights, f"{name}.mlp.0", operators)
         self.fc2 = Linear(weights, f"{name}.mlp.2", operators)
 
-    def construct(self, x: Tensor, live: Tensor) -> Tensor:
-        live = live // self.merged
-        return self.fc2(self.fc1.gelu(self.ln_q(x).reshape(-1, self.merged_dim), live), live)
+    def construct(self, x: Tensor, rows: Tensor) -> Tensor:
+        rows = rows // self.merged
+        return self.fc2(self.fc1.gelu(self.ln_q(x).reshape(-1, self.merged_dim), rows), rows)
 
 
 class LayerNorm(nn.Cell):

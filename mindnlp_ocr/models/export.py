@@ -7,6 +7,7 @@ from pathlib import Path
 import mindspore as ms
 
 from mindnlp_ocr import __version__
+from mindnlp_ocr.backends.select import Attention, AttentionChoice, Implementation
 from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.engine.buckets import until
 from mindnlp_ocr.engine.graphs import Graphs
@@ -18,7 +19,6 @@ from mindnlp_ocr.models.memory import Memory
 from mindnlp_ocr.models.network import AskedDtype, CheckpointNetwork
 from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.select import Attention, AttentionChoice, Implementation
 from mindnlp_ocr.weights.checkpoint import Checkpoint, open_checkpoint
 from mindnlp_ocr.weights.convert import texts_of
 from mindnlp_ocr.weights.lora import Adapter
@@ -70,9 +70,9 @@ def export_model(
         device.activate()
     choice = AttentionChoice(_implementation(device, attn), True, "")
     memory = Memory(config, device, max_length, cache_config or CacheConfig(), choice)
-    attentions = memory.new_attentions()
-    kv = memory.new_kv(attentions)
-    graphs = network.graphs(device, dtype, memory, attentions, kv)
+    backends = memory.new_backends()
+    kv = memory.new_kv(backends)
+    graphs = network.graphs(device, dtype, memory, backends, kv)
     patches = -(-images.max_pixels // (patch * merged)) * merged
     partial = target.with_name(target.name + ".part")
     shutil.rmtree(partial, ignore_errors=True)
@@ -122,5 +122,5 @@ def _shapes(graphs: Graphs, vision_patches: Sequence[int], patches: int, slots: 
         *(Shape("vision", bucket) for bucket in vision),
         *(Shape("prefill", bucket) for bucket in graphs.buckets("prefill")),
         *(Shape("decode", bucket) for bucket in decode),
-        *(Shape("sample", rows) for rows in sorted({1, *decode}) if graphs.attentions.text.samples_in_graph),
+        *(Shape("sample", rows) for rows in sorted({1, *decode}) if graphs.backends.text.samples_in_graph),
     ]

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from mindnlp_ocr.config import Qwen2VLConfig, read_json
 from mindnlp_ocr.engine.graphs import MIN_TOKENS
 from mindnlp_ocr.errors import SetupError
-from mindnlp_ocr.models.config import Qwen2VLConfig, read_json
 from mindnlp_ocr.processing.images import ImageProcessor
 
 LONGEST_BY_DEFAULT = 4096

@@ -2,13 +2,13 @@
 
 from typing import NamedTuple
 
+from mindnlp_ocr.backends import select
+from mindnlp_ocr.backends.select import AttentionChoice, Backends
 from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.cache.manager import CacheManager
 from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.models.config import Qwen2VLConfig
-from mindnlp_ocr.ops import select
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.select import AttentionChoice, Attentions
 from mindnlp_ocr.weights.split import RankConfig
 
 
@@ -47,9 +47,9 @@ class Memory(NamedTuple):
         ours, theirs = self.attention.implementation, other.attention.implementation
         return (ours, self.attention_dtype) == (theirs, other.attention_dtype)
 
-    def new_attentions(self) -> Attentions:
+    def new_backends(self) -> Backends:
         whole = not isinstance(self.config, RankConfig)  # the sum over ranks would cut a fused layer
-        return select.attentions_for(self.device, self.attention.implementation, self.config, self.attention_dtype, whole)
+        return select.backends_for(self.device, self.attention.implementation, self.config, self.attention_dtype, whole)
 
     def same_slots(self, other: "Memory") -> bool:
         """Whether what the slots of one hold is of use in those of the other."""
@@ -59,9 +59,9 @@ class Memory(NamedTuple):
             and self.kv_dtype == other.kv_dtype
         )
 
-    def new_kv(self, attentions: Attentions) -> KVSlots:
+    def new_kv(self, backends: Backends) -> KVSlots:
         shared = not self.cache.enable_kv_cache
-        return KVSlots(self.config, self.slots, self.max_length, attentions.text, self.kv_dtype, shared)
+        return KVSlots(self.config, self.slots, self.max_length, backends.text, self.kv_dtype, shared)
 
     def new_manager(self) -> CacheManager | None:
         """None where nothing is cached."""

@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from mindnlp_ocr.backends import select
+from mindnlp_ocr.backends.select import Attention, Backends
 from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.engine.graphs import Graphs
@@ -16,10 +18,8 @@ from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.export.manifest import FILE, Manifest
 from mindnlp_ocr.models.limits import Limits
 from mindnlp_ocr.models.memory import Memory
-from mindnlp_ocr.ops import select
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.ops.ranks import Ranks, check_ranks
-from mindnlp_ocr.ops.select import Attention, Attentions
 from mindnlp_ocr.weights.checkpoint import Checkpoint, open_checkpoint
 from mindnlp_ocr.weights.lora import AdaptedCheckpoint, Adapter
 from mindnlp_ocr.weights.quantize import WeightDtype
@@ -74,7 +74,7 @@ class Network(ABC):
         return asked
 
     @abstractmethod
-    def graphs(self, device: Device, dtype: AskedDtype, memory: Memory, attentions: Attentions, kv: KVSlots) -> Graphs:
+    def graphs(self, device: Device, dtype: AskedDtype, memory: Memory, backends: Backends, kv: KVSlots) -> Graphs:
         """Graphs over these slots; the weights are read."""
 
     @abstractmethod
@@ -99,13 +99,13 @@ class CheckpointNetwork(Network):
             return asked
         return dataclasses.replace(asked, cache_ttl_seconds=math.inf)  # no two clocks agree on what has expired
 
-    def graphs(self, device: Device, dtype: AskedDtype, memory: Memory, attentions: Attentions, kv: KVSlots) -> Graphs:
+    def graphs(self, device: Device, dtype: AskedDtype, memory: Memory, backends: Backends, kv: KVSlots) -> Graphs:
         with self.checkpoint(self.adapter).weights(self.config) as weights:
             self.dtype = select.weight_dtype_for(device, dtype, weights.dtype)
             self.ranks.split.check_dtype(self.config, self.dtype)
             operators, own = select.operators_for(device, self.dtype), self.ranks.split.weights(weights)
             length, level = memory.max_length, device.jit_level
-            return Graphs(self.rank_config, own, length, operators, attentions, kv, level, self.ranks)
+            return Graphs(self.rank_config, own, length, operators, backends, kv, level, self.ranks)
 
     def switch(self, graphs: Graphs, adapter: Adapter | None) -> Collection[str]:
         checkpoint = self.checkpoint(adapter)
@@ -159,12 +159,12 @@ class ExportedNetwork(Network):
         self._agree("enable_kv_cache", asked.enable_kv_cache, True, True)
         return dataclasses.replace(asked, slots=self.manifest.slots, kv_dtype=self.manifest.kv_dtype)
 
-    def graphs(self, device: Device, dtype: AskedDtype, memory: Memory, attentions: Attentions, kv: KVSlots) -> Graphs:
+    def graphs(self, device: Device, dtype: AskedDtype, memory: Memory, backends: Backends, kv: KVSlots) -> Graphs:
         from mindnlp_ocr.export.graphs import ExportedGraphs  # needs what only MindIR needs
 
         self._agree("device", device.kind, None, self.manifest.device)
         self._agree("dtype", dtype, "auto", self.manifest.dtype)
-        return ExportedGraphs(self.folder, self.manifest, self.config, attentions, kv)
+        return ExportedGraphs(self.folder, self.manifest, self.config, backends, kv)
 
     def switch(self, graphs: Graphs, adapter: Adapter | None) -> Collection[str]:
         raise SetupError(f"{self.name} is exported, and cannot change its adapter: export a model with the other one")

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mindnlp_ocr import __version__
+from mindnlp_ocr.backends import select
+from mindnlp_ocr.backends.select import Attention
 from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.cache.stats import CacheStats
 from mindnlp_ocr.engine import persist
@@ -21,10 +23,9 @@ from mindnlp_ocr.models.limits import TEXT_TOKENS, Limits, settle
 from mindnlp_ocr.models.memory import Memory
 from mindnlp_ocr.models.network import AskedDtype, open_network
 from mindnlp_ocr.models.requests import Request, RequestHandle, Requests
-from mindnlp_ocr.ops import native, select
+from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.ops.ranks import Ranks
-from mindnlp_ocr.ops.select import Attention
 from mindnlp_ocr.processing.chat import ChatProcessor, Messages
 from mindnlp_ocr.sampling import SamplingParams
 from mindnlp_ocr.weights.checkpoint import Checkpoint
@@ -96,7 +97,7 @@ class Qwen2VLModel:
         self._memory = self._plan(cache_config or CacheConfig())
         manager = self._memory.new_manager()
         self._device.activate(threads)
-        self._attentions = self._memory.new_attentions()
+        self._attentions = self._memory.new_backends()
         kv = self._memory.new_kv(self._attentions)
         graphs = self._network.graphs(self._device, dtype, self._memory, self._attentions, kv)
         self._engine = Engine(graphs, kv, manager, self._base)
@@ -352,7 +353,7 @@ class Qwen2VLModel:
                 with engine.idle("update_cache_config"):
                     manager = plan.new_manager()
                     if not plan.same_attention(self._memory):
-                        self._attentions = plan.new_attentions()
+                        self._attentions = plan.new_backends()
                     engine.replace(self._attentions, plan.new_kv(self._attentions), manager)
             elif engine.manager is not None:
                 engine.resize(plan.slots, config.max_bytes, lambda: plan.new_kv(self._attentions))
@@ -408,7 +409,13 @@ class Qwen2VLModel:
     def _plan(self, config: CacheConfig) -> Memory:
         config = self._network.cache(config)
         dims = (self.config.head_dim, self.config.vision.head_dim)
-        attention = select.choose_attention(self._device, self._asked_attention, config, dims)
+        attention = select.choose_attention(
+            self._device,
+            self._asked_attention,
+            dims,
+            config.enable_flash_attention,
+            config.auto_detect_flash_attention,
+        )
         plan = Memory(self._network.rank_config, self._device, self._max_length, config, attention)
         assert plan.slots > 0  # raises where they do not fit
         return plan

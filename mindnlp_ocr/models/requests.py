@@ -7,10 +7,10 @@ from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
 
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.engine.generate import GREEDY, Generation, Reading
 from mindnlp_ocr.engine.scheduler import Handle, Scheduler
 from mindnlp_ocr.errors import PageError
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops.ranks import Ranks
 from mindnlp_ocr.processing.chat import ChatProcessor, Messages
 from mindnlp_ocr.sampling import GrammarCompiler, Sampler, SamplingParams

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mindnlp_ocr.ops.device import Device, missing_ascend
 
-# Families whose documentation lists every attention operator that ops/ascend.py calls.
+# Families whose documentation lists every attention operator that backends/ascend.py calls.
 ASCEND_FAMILIES = ("ascend910b", "ascend910_93")
 ASCEND_OPERATORS = ("PromptFlashAttention", "IncreFlashAttention", "FlashAttentionScore")
 CUDA_NEEDED = (11, 6)

@@ -53,18 +53,18 @@ class HalfOperators(Operators):
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         return products.linear(x.astype(weight.dtype), weight).astype(ms.float32)
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor, live: Tensor) -> Tensor:
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
         return _bias_add(self.product(x, weight), bias)
 
-    def linear_add(self, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, live: Tensor) -> Tensor:
+    def linear_add(self, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, rows: Tensor) -> Tensor:
         return residual + _bias_add(self.product(x, weight), bias)
 
-    def linear_quick_gelu(self, x: Tensor, weight: Tensor, bias: Tensor, live: Tensor) -> Tensor:
+    def linear_quick_gelu(self, x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
         return activations.quick_gelu(_bias_add(self.product(x, weight), bias))
 
-    def linear_gelu(self, x: Tensor, weight: Tensor, bias: Tensor, live: Tensor) -> Tensor:
+    def linear_gelu(self, x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
         return activations.gelu(_bias_add(self.product(x, weight), bias))
 
-    def gate(self, x: Tensor, weight: Tensor, bias: Tensor, live: Tensor) -> Tensor:
+    def gate(self, x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
         gate, up = products.halves(self.product(x, weight))
         return activations.silu_gate(gate, up)

@@ -21,12 +21,12 @@ Array = NDArray[Any]
 
 def most_likely(logits: Tensor) -> tuple[Tensor, Tensor]:
     """The most likely token of each row of logits, int32 [rows], and the logarithm of its probability, float32 [rows]."""
-    above = logits - ops.expand_dims(logits.max(-1), -1)
+    above = logits - ops.expand_dims(ops.amax(logits, -1), -1)
     return ops.argmax(logits, -1).astype(ms.int32), -ops.log(ops.exp(above).sum(-1))
 
 
 class Operators(nn.Cell):
-    """The definition. ``live`` int32 [1] says how many rows are not padding; what comes of padding has no meaning.
+    """The definition. ``rows`` int32 [1] says how many of them are not padding; what comes of padding has no meaning.
 
     All x are float32 [rows, in], all results float32 [rows, out].
     """
@@ -52,19 +52,19 @@ class Operators(nn.Cell):
         """An embedding [vocab, hidden] for :meth:`embed` and :meth:`tied_head`."""
         return _float32(table)[None]
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor, live: Tensor) -> Tensor:
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
         return products.linear_bias(x, weight, bias)
 
-    def linear_add(self, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, live: Tensor) -> Tensor:
+    def linear_add(self, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, rows: Tensor) -> Tensor:
         return residual + products.linear_bias(x, weight, bias)
 
-    def linear_quick_gelu(self, x: Tensor, weight: Tensor, bias: Tensor, live: Tensor) -> Tensor:
+    def linear_quick_gelu(self, x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
         return activations.quick_gelu(products.linear_bias(x, weight, bias))
 
-    def linear_gelu(self, x: Tensor, weight: Tensor, bias: Tensor, live: Tensor) -> Tensor:
+    def linear_gelu(self, x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
         return activations.gelu(products.linear_bias(x, weight, bias))
 
-    def gate(self, x: Tensor, weight: Tensor, bias: Tensor, live: Tensor) -> Tensor:
+    def gate(self, x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
         """silu(x gate) * (x up); ``bias`` is zero and has as many elements as the result columns."""
         gate, up = products.halves(products.linear(x, weight))
         return activations.silu_gate(gate, up)
@@ -72,7 +72,7 @@ class Operators(nn.Cell):
     def embed(self, token_ids: Tensor, table: Tensor) -> Tensor:
         return products.embed(token_ids, table)
 
-    def tied_head(self, x: Tensor, table: Tensor, bias: Tensor, live: Tensor) -> Tensor:
+    def tied_head(self, x: Tensor, table: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
         return products.tied_head(x, table)
 
     def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,26 +114,26 @@ class CpuOperators(Operators):
     def pack_table(self, table: Source) -> Array:
         return self.pack(table)
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor, live: Tensor) -> Tensor:
-        return self.linear_op(x, weight, bias, live)
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
+        return self.linear_op(x, weight, bias, rows)
 
-    def linear_add(self, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, live: Tensor) -> Tensor:
-        return self.linear_add_op(x, weight, bias, residual, live)
+    def linear_add(self, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, rows: Tensor) -> Tensor:
+        return self.linear_add_op(x, weight, bias, residual, rows)
 
-    def linear_quick_gelu(self, x: Tensor, weight: Tensor, bias: Tensor, live: Tensor) -> Tensor:
-        return self.linear_quick_gelu_op(x, weight, bias, live)
+    def linear_quick_gelu(self, x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
+        return self.linear_quick_gelu_op(x, weight, bias, rows)
 
-    def linear_gelu(self, x: Tensor, weight: Tensor, bias: Tensor, live: Tensor) -> Tensor:
-        return self.linear_gelu_op(x, weight, bias, live)
+    def linear_gelu(self, x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
+        return self.linear_gelu_op(x, weight, bias, rows)
 
-    def gate(self, x: Tensor, weight: Tensor, bias: Tensor, live: Tensor) -> Tensor:
-        return self.gate_op(x, weight, bias, live)
+    def gate(self, x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
+        return self.gate_op(x, weight, bias, rows)
 
     def embed(self, token_ids: Tensor, table: Tensor) -> Tensor:
         return self.embed_op(token_ids, table)
 
-    def tied_head(self, x: Tensor, table: Tensor, bias: Tensor, live: Tensor) -> Tensor:
-        return self.linear_op(x, table, bias, live)
+    def tied_head(self, x: Tensor, table: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
+        return self.linear_op(x, table, bias, rows)
 
     def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         tokens, log_probabilities = self.choose_op(logits)

@@ -132,8 +132,8 @@ class _Sums(nn.Cell):
         self.first = Tensor([1.0 if ranks.rank == 0 else 0.0], ms.float32)
         return self
 
-    def linear_add(self, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, live: Tensor) -> Tensor:
-        return residual + self.all_reduce(self.linear(x, weight, bias, live))
+    def linear_add(self, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, rows: Tensor) -> Tensor:
+        return residual + self.all_reduce(self.linear(x, weight, bias, rows))
 
     def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Rank 0 chooses: processors of two kinds may round a near tie differently."""

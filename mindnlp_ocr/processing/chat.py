@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
+from mindnlp_ocr.config import Qwen2VLConfig, read_json
 from mindnlp_ocr.errors import PageError, SetupError
-from mindnlp_ocr.models.config import Qwen2VLConfig, read_json
 from mindnlp_ocr.processing.images import ImageProcessor, ImageReader, PromptImage
 
 Messages = Sequence[dict[str, Any]]

@@ -23,8 +23,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
 
 from mindnlp_ocr.cache.keys import image_digest
+from mindnlp_ocr.config import read_json
 from mindnlp_ocr.errors import PageError, SetupError
-from mindnlp_ocr.models.config import read_json
 
 MAX_SOURCE_PIXELS = 178_956_970  # Pillow's own limit, above an A2 page at 600 dpi; decoded, it takes 540 MB
 MAX_ASPECT_RATIO = 200

@@ -6,8 +6,8 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.errors import SetupError
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.weights.names import expected_shapes
 from mindnlp_ocr.weights.quantize import GROUP, SCALE, WeightDtype
 

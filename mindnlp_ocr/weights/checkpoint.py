@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.errors import SetupError
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.weights.quantize import SCALE, Quantized, Source, WeightDtype
 
 

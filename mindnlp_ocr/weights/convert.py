@@ -17,8 +17,8 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from mindnlp_ocr import __version__
+from mindnlp_ocr.config import Qwen2VLConfig, read_json
 from mindnlp_ocr.errors import SetupError
-from mindnlp_ocr.models.config import Qwen2VLConfig, read_json
 from mindnlp_ocr.weights.checkpoint import Checkpoint, StoredWeights
 from mindnlp_ocr.weights.digest import sha256
 from mindnlp_ocr.weights.folder import INDEX, SINGLE

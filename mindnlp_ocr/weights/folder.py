@@ -9,8 +9,8 @@ import ml_dtypes
 from numpy.typing import NDArray
 from safetensors._safetensors_rust import SafetensorError, safe_open  # mindnlp replaces safetensors.safe_open
 
+from mindnlp_ocr.config import Qwen2VLConfig, read_json
 from mindnlp_ocr.errors import SetupError
-from mindnlp_ocr.models.config import Qwen2VLConfig, read_json
 from mindnlp_ocr.weights.check import Stored, check
 from mindnlp_ocr.weights.checkpoint import Checkpoint, StoredArrays, StoredWeights
 from mindnlp_ocr.weights.digest import fingerprint

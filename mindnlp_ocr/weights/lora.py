@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mindnlp_ocr.config import Qwen2VLConfig, read_json
 from mindnlp_ocr.errors import SetupError
-from mindnlp_ocr.models.config import Qwen2VLConfig, read_json
 from mindnlp_ocr.weights.check import listed
 from mindnlp_ocr.weights.checkpoint import Checkpoint, StoredWeights
 from mindnlp_ocr.weights.digest import fingerprint

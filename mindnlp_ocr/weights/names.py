@@ -1,6 +1,6 @@
 """Every weight a checkpoint must hold: its published name and its shape."""
 
-from mindnlp_ocr.models.config import Qwen2VLConfig
+from mindnlp_ocr.config import Qwen2VLConfig
 
 # transformers >= 4.52 saves the same weights under other prefixes.
 _RENAMED = (("model.language_model.", "model."), ("model.visual.", "visual."))

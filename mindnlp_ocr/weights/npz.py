@@ -15,8 +15,8 @@ import ml_dtypes
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.errors import SetupError
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.weights.check import Stored, check
 from mindnlp_ocr.weights.checkpoint import Checkpoint, StoredArrays, StoredWeights
 from mindnlp_ocr.weights.digest import fingerprint

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.errors import SetupError
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.weights.quantize import GROUP, Quantized, Source, WeightDtype, dequantize
 
 LAYERS = "model.layers."

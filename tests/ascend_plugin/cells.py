@@ -1,4 +1,4 @@
-"""Whole graphs around each call of AscendAttention, for export and for the emulated operators. Not a test module: MindSpore
+"""Whole graphs around each call of AscendBackend, for export and for the emulated operators. Not a test module: MindSpore
 parses the source of a cell, which pytest rewrites in test modules."""
 
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.ops.auto_generate import PromptFlashAttention
 
-from mindnlp_ocr.ops import ascend
-from mindnlp_ocr.ops.ascend import AscendAttention
+from mindnlp_ocr.backends import ascend
+from mindnlp_ocr.backends.ascend import AscendBackend
 
 
 class Vision(nn.Cell):
-    def __init__(self, attention: AscendAttention) -> None:
+    def __init__(self, attention: AscendBackend) -> None:
         super().__init__(auto_prefix=False)
         self.attention = attention
 
@@ -22,26 +22,26 @@ class Vision(nn.Cell):
 class Extend(nn.Cell):
     """New tokens [segments, tokens, heads, head_dim]; of ``new`` tokens a segment in the mask, where that is given."""
 
-    def __init__(self, attention: AscendAttention, keys: Parameter, values: Parameter, new: int = 0) -> None:
+    def __init__(self, attention: AscendBackend, keys: Parameter, values: Parameter, new: int = 0) -> None:
         super().__init__(auto_prefix=False)
         self.attention, self.keys, self.values, self.new = attention, keys, values, new
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor, slots: Tensor, live: Tensor, count: Tensor) -> Tensor:
-        mask = self.attention.extend_mask(self.keys.shape, self.new or q.shape[1], slots, live, count)
+        mask = self.attention.extend_mask(self.keys.shape, self.new or q.shape[1], (slots, live, count))
         return self.attention.extend(q, k, v, self.keys, self.values, mask)
 
 
 class WithMask(nn.Cell):
     """Images under cumulative lengths from outside, or, where there are slots, new tokens under a mask from outside."""
 
-    def __init__(self, attention: AscendAttention, keys: Any = None, values: Any = None) -> None:
+    def __init__(self, attention: AscendBackend, keys: Any = None, values: Any = None) -> None:
         super().__init__(auto_prefix=False)
         self.attention, self.keys, self.values = attention, keys, values
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor, first: Tensor, second: Tensor) -> Tensor:
         if self.keys is None:
             return self.attention.vision(q, k, v, (first, second))
-        mask = self.attention.extend_mask(self.keys.shape, q.shape[1], second, second, ops.ones_like(second))
+        mask = self.attention.extend_mask(self.keys.shape, q.shape[1], (second, second, ops.ones_like(second)))
         return self.attention.extend(q, k, v, self.keys, self.values, (first, *mask[1:]))
 
 
@@ -51,7 +51,7 @@ class RmsNorm(nn.Cell):
 
 
 class Prompt(nn.Cell):
-    """PromptFlashAttention itself, for arguments that AscendAttention does not give."""
+    """PromptFlashAttention itself, for arguments that AscendBackend does not give."""
 
     def __init__(self, heads: int, kv_heads: int, **arguments: Any) -> None:
         super().__init__(auto_prefix=False)

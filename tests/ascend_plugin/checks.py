@@ -1,6 +1,6 @@
-"""AscendAttention in graph mode over the emulated operators, against float64 NumPy.
+"""AscendBackend in graph mode over the emulated operators, against float64 NumPy.
 
-Run by tests/ops/test_ascend.py in a process of its own: MindSpore reads MS_OP_PLUGIN_PATH when it is imported.
+Run by tests/backends/test_ascend.py in a process of its own: MindSpore reads MS_OP_PLUGIN_PATH when it is imported.
 """
 
 from pathlib import Path
@@ -13,8 +13,8 @@ import pytest
 from mindspore import Parameter, Tensor, nn, ops
 from numpy.typing import NDArray
 
+from mindnlp_ocr.backends.ascend import AscendBackend
 from mindnlp_ocr.bench.reference import attend, attend_images, attend_slots
-from mindnlp_ocr.ops.ascend import AscendAttention
 from tests.ascend_plugin import cells
 
 Array = NDArray[np.float64]
@@ -63,7 +63,7 @@ def test_each_patch_sees_its_own_image_alone(heads: int, head_dim: int, images: 
     q, k, v = (rng(patches, heads, head_dim, dtype=dtype) + i for i in range(3))
     q, k, v = (x.astype(STORED[dtype]).astype(np.float64) for x in (q, k, v))
     ends = np.cumsum([0, *images])
-    answer = run(cells.Vision(AscendAttention(heads, heads, head_dim, dtype)), q, k, v, Tensor(ends, ms.int32))
+    answer = run(cells.Vision(AscendBackend(heads, heads, head_dim, dtype)), q, k, v, Tensor(ends, ms.int32))
     assert answer.shape == q.shape
     assert np.isfinite(answer).all()
     np.testing.assert_allclose(answer[: ends[-1]], attend_images(q, k, v, ends.tolist()), **CLOSE[dtype])
@@ -76,7 +76,7 @@ def integers(*values: int) -> Tensor:
 class Slots:
     """Four slots of random numbers (or as many as asked for), and a graph for each shape of new tokens over them."""
 
-    def __init__(self, attention: AscendAttention, slots: int = 4, length: int = 48) -> None:
+    def __init__(self, attention: AscendBackend, slots: int = 4, length: int = 48) -> None:
         self.dtype = attention.dtype
         self.kv = (slots, attention.kv_heads, length, attention.head_dim)
         self.heads = attention.heads
@@ -108,7 +108,7 @@ class Slots:
 def test_a_prompt_or_the_rest_of_one_goes_to_any_slot_behind_any_number_of_rows(
     heads: int, kv_heads: int, head_dim: int, dtype: Any
 ) -> None:
-    slots = Slots(AscendAttention(heads, kv_heads, head_dim, dtype))
+    slots = Slots(AscendBackend(heads, kv_heads, head_dim, dtype))
     for slot, live, count in (
         (0, 0, 16),  # a prompt
         (2, 0, 9),  # in a bucket
@@ -126,7 +126,7 @@ def test_a_prompt_or_the_rest_of_one_goes_to_any_slot_behind_any_number_of_rows(
 def test_a_token_in_every_slot_sees_its_own_and_slots_that_rest_keep_what_they_hold(
     heads: int, kv_heads: int, head_dim: int, dtype: Any
 ) -> None:
-    slots, everywhere = Slots(AscendAttention(heads, kv_heads, head_dim, dtype)), [0, 1, 2, 3]
+    slots, everywhere = Slots(AscendBackend(heads, kv_heads, head_dim, dtype)), [0, 1, 2, 3]
     slots.check(everywhere, [0, 11, 47, 5], [1, 1, 1, 1], tokens=1)
     slots.check(everywhere, [1, 12, 48, 6], [1, 1, 0, 1], tokens=1)  # one is full
     slots.check(everywhere, [0, 13, 0, 0], [0, 1, 0, 0], tokens=1)  # nobody says how full those are that rest
@@ -134,18 +134,18 @@ def test_a_token_in_every_slot_sees_its_own_and_slots_that_rest_keep_what_they_h
 
 
 def test_a_single_slot_takes_prompts_and_single_tokens() -> None:
-    slots = Slots(AscendAttention(6, 2, 64), slots=1)
+    slots = Slots(AscendBackend(6, 2, 64), slots=1)
     slots.check([0], [0], [7], tokens=8)
     slots.check([0], [7], [1], tokens=1)
     slots.check([0], [47], [1], tokens=1)
 
 
 def test_a_prompt_of_more_than_2048_tokens_is_causal() -> None:
-    Slots(AscendAttention(1, 1, 16), slots=2, length=2112).check([1], [10], [2100], tokens=2100)
+    Slots(AscendBackend(1, 1, 16), slots=2, length=2112).check([1], [10], [2100], tokens=2100)
 
 
 def test_a_prompt_gives_the_same_bits_in_a_bucket_and_in_two_pieces() -> None:
-    slots = Slots(AscendAttention(6, 2, 64))
+    slots = Slots(AscendBackend(6, 2, 64))
     q, k, v = slots.new(1, 24)
 
     def extend(slot: int, first: int, last: int, padding: int = 0) -> Array:
@@ -164,7 +164,7 @@ def test_a_prompt_gives_the_same_bits_in_a_bucket_and_in_two_pieces() -> None:
 
 
 def test_tokens_decoded_one_by_one_give_what_the_whole_prompt_gave() -> None:
-    slots = Slots(AscendAttention(12, 2, 128))
+    slots = Slots(AscendBackend(12, 2, 128))
     q, k, v = slots.new(1, 12)
     whole = slots.graph(tensor(q), tensor(k), tensor(v), integers(0), integers(0), integers(12)).asnumpy()
     for token in range(12):
@@ -176,7 +176,7 @@ def test_tokens_decoded_one_by_one_give_what_the_whole_prompt_gave() -> None:
 
 @pytest.mark.parametrize("tokens", [1, 3])
 def test_exported_extensions_give_the_same_answers_and_fill_their_own_slots(tmp_path: Path, tokens: int) -> None:
-    attention, shape = AscendAttention(4, 2, 64), (1 if tokens == 1 else 2, 2, 16, 64)
+    attention, shape = AscendBackend(4, 2, 64), (1 if tokens == 1 else 2, 2, 16, 64)
     inputs = [tensor(rng(1, tokens, n, 64)) for n in (4, 2, 2)]
     cell = cells.Extend(attention, *(parameter(np.zeros(shape), name) for name in ("keys", "values")))
     lengths = [integers(0), integers(tokens)]
@@ -224,7 +224,7 @@ def test_scattered_rows_go_to_their_indices_and_the_last_of_two_stays() -> None:
 def test_what_the_documentation_forbids_is_refused() -> None:
     x, one = tensor(rng(6, 2, 16)), tensor(rng(6, 1, 2, 16))
     half = Tensor(rng(1, 2, 6, 16).astype(np.float16))
-    attention = AscendAttention(2, 2, 16)
+    attention = AscendBackend(2, 2, 16)
     slots = [parameter(rng(6, 2, 8, 16), name) for name in ("keys", "values")]
     everything = Tensor(np.ones((6, 1, 1, 8), np.bool_))
     row = Tensor(np.zeros((1, 16), np.float16))

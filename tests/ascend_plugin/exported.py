@@ -1,6 +1,6 @@
 """Graphs exported for Ascend on this machine, loaded again and run over the emulated operators: the tokens of the reference.
 
-Run by tests/ops/test_ascend.py in a process of its own, as checks.py is.
+Run by tests/backends/test_ascend.py in a process of its own, as checks.py is.
 """
 
 from pathlib import Path
@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
+from mindnlp_ocr.backends.select import backends_for
 from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.export.graphs import ExportedGraphs
 from mindnlp_ocr.export.manifest import Manifest
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.models.export import export_model
 from mindnlp_ocr.models.limits import Limits
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.select import attentions_for
 from mindnlp_ocr.sampling import Sampler, SamplingParams
 from tests.ascend_plugin.pages import FOLDER, MAX_LENGTH, PAGES, SLOTS, Page, read
 
@@ -39,9 +39,9 @@ def config(folder: Path) -> Qwen2VLConfig:
 @pytest.fixture(scope="module")
 def graphs(folder: Path, config: Qwen2VLConfig) -> ExportedGraphs:
     manifest = Manifest.read(folder)
-    attentions = attentions_for(Device(manifest.device), manifest.attention, config, manifest.kv_dtype)
-    kv = KVSlots(config, manifest.slots, manifest.max_length, attentions.text, manifest.kv_dtype)
-    return ExportedGraphs(folder, manifest, config, attentions, kv)
+    backends = backends_for(Device(manifest.device), manifest.attention, config, manifest.kv_dtype)
+    kv = KVSlots(config, manifest.slots, manifest.max_length, backends.text, manifest.kv_dtype)
+    return ExportedGraphs(folder, manifest, config, backends, kv)
 
 
 def test_the_manifest_says_what_the_graphs_are_for(folder: Path) -> None:

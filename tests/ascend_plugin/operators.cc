@@ -1,4 +1,4 @@
-// Test only: the Ascend operators that mindnlp_ocr/ops/ascend.py calls, as plain loops on the CPU.
+// Test only: the Ascend operators that mindnlp_ocr/backends/ascend.py calls, as plain loops on the CPU.
 //
 // MindSpore (2.7.2 and later) loads this library from MS_OP_PLUGIN_PATH and takes from it what is named here, rather than
 // from its CPU backend, so that the graphs meant for Ascend run where there is none. Written from the public documentation

@@ -1,6 +1,6 @@
-"""The whole network over AscendAttention and the emulated operators: the tokens of pages are those of the reference.
+"""The whole network over AscendBackend and the emulated operators: the tokens of pages are those of the reference.
 
-Run by tests/ops/test_ascend.py in a process of its own, as checks.py is.
+Run by tests/backends/test_ascend.py in a process of its own, as checks.py is.
 """
 
 from itertools import pairwise
@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 import mindnlp_ocr
+from mindnlp_ocr.backends.select import attention_dtype_for, backends_for, operators_for
 from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.engine.graphs import Graphs, NewToken, PromptPart
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.modeling.layers import Weights
 from mindnlp_ocr.modeling.rope import mrope_positions
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.select import attention_dtype_for, attentions_for, operators_for
 from mindnlp_ocr.processing.chat import image_sources
 from mindnlp_ocr.processing.images import ImageProcessor, load_image
 from mindnlp_ocr.weights.folder import FolderWeights
@@ -76,9 +76,9 @@ def halves(config: Qwen2VLConfig) -> Graphs:
 
 def made(config: Qwen2VLConfig, weights: Weights, dtype: WeightDtype, kv_dtype: str) -> Graphs:
     npu = Device("Ascend")
-    attentions = attentions_for(npu, "flash", config, attention_dtype_for(npu, "flash", kv_dtype))
-    kv = KVSlots(config, SLOTS, MAX_LENGTH, attentions.text, kv_dtype)
-    return Graphs(config, weights, MAX_LENGTH, operators_for(npu, dtype), attentions, kv)
+    backends = backends_for(npu, "flash", config, attention_dtype_for(npu, "flash", kv_dtype))
+    kv = KVSlots(config, SLOTS, MAX_LENGTH, backends.text, kv_dtype)
+    return Graphs(config, weights, MAX_LENGTH, operators_for(npu, dtype), backends, kv)
 
 
 def read(graphs: Graphs, *pages: Page) -> None:

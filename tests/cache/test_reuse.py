@@ -92,7 +92,7 @@ def test_what_the_template_puts_ahead_of_an_image_is_computed_once_and_has_its_b
     monkeypatch.setattr(
         fresh._engine.graphs,
         "prefill",
-        lambda *parts: prefilled.extend((part.live, len(part.token_ids)) for part in parts) or prefill(*parts),
+        lambda *parts: prefilled.extend((part.cached, len(part.token_ids)) for part in parts) or prefill(*parts),
     )
     fresh._engine._preamble = None
     for number, name in enumerate(("line_392x28", "word_56x56", "zh_line_336x34")):

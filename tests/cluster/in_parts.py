@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from mindnlp_ocr.backends.select import backends_for, operators_for
 from mindnlp_ocr.cache.keys import PrefixKey
 from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.cli import main
 from mindnlp_ocr.cluster.launch import Launch
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.engine.graphs import Graphs, NewToken, PromptPart
 from mindnlp_ocr.errors import PageError
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.ops.ranks import Ranks
-from mindnlp_ocr.ops.select import attentions_for, operators_for
 from mindnlp_ocr.weights.quantize import WeightDtype
 from tests.modeling.test_published_shapes import MAX_LENGTH, MODELS, inputs_of
 from tests.reference import random_weights
@@ -40,10 +40,10 @@ def read(number: int, dtype: WeightDtype, ranks: Ranks) -> dict[str, Any]:
     device, whole = Device("CPU"), Qwen2VLConfig.from_dict(spec["config"])
     config = ranks.split.config(whole)
     ranks.split.check_dtype(whole, dtype)
-    attentions = attentions_for(device, "flash", config, fused=ranks.count == 1)
-    kv = KVSlots(config, 1, MAX_LENGTH, attentions.text)
+    backends = backends_for(device, "flash", config, fused=ranks.count == 1)
+    kv = KVSlots(config, 1, MAX_LENGTH, backends.text)
     weights = ranks.split.weights(drawn(number))
-    graphs = Graphs(config, weights, MAX_LENGTH, operators_for(device, dtype), attentions, kv, ranks=ranks)
+    graphs = Graphs(config, weights, MAX_LENGTH, operators_for(device, dtype), backends, kv, ranks=ranks)
     image, ids, positions = inputs_of(spec)
     steps = graphs.prefill(PromptPart(ids, [graphs.vision([image])[0]], positions.ids))
     for new in range(8):

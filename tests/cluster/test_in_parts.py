@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mindnlp_ocr.cli import DEFAULT_PROMPT, main
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.errors import SetupError
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
 from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.ranks import Ranks

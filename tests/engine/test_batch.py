@@ -83,8 +83,8 @@ def test_a_device_that_fails_on_one_page_fails_that_page_alone(
     def failing(first: Any, *rest: Any) -> Any:
         mine = {
             "vision": lambda: any(len(image.pixels) == pixels for image in first),
-            "prefill": lambda: any(part.live + len(part.token_ids) == len(victim.token_ids) for part in (first, *rest)),
-            "decode": lambda: any(new.live >= len(victim.token_ids) for new in first),
+            "prefill": lambda: any(part.cached + len(part.token_ids) == len(victim.token_ids) for part in (first, *rest)),
+            "decode": lambda: any(new.cached >= len(victim.token_ids) for new in first),
         }[graph]()
         if mine:
             raise PageError("the device is on fire")

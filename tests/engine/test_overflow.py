@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mindnlp_ocr.backends import select
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.errors import PageError
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
-from mindnlp_ocr.ops import native, select
+from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.weights.checkpoint import StoredWeights
 from mindnlp_ocr.weights.folder import FolderCheckpoint
@@ -110,7 +111,7 @@ def test_an_overflow_while_decoding_ends_the_page_and_its_slot_is_not_reused(att
     tokens = model.scheduler.run(generation)
     assert next(tokens) == golden["token_ids"][0]
     assert generation.lease is not None
-    keys, values = model._engine.kv.read(generation.lease.slot, generation.live)
+    keys, values = model._engine.kv.read(generation.lease.slot, generation.cached)
     keys[2, :, 5] = np.nan
     model._engine.kv.write(generation.lease.slot, keys, values)
     with pytest.raises(PageError) as error:

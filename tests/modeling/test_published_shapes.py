@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mindnlp_ocr.backends.select import Implementation, backends_for, operators_for
 from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.engine.graphs import Graphs, NewToken, PromptPart, Step
 from mindnlp_ocr.modeling.rope import MRopePositions, mrope_positions
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.ops.operators import Operators
-from mindnlp_ocr.ops.select import Implementation, attentions_for, operators_for
 from mindnlp_ocr.processing.images import Patches
 from mindnlp_ocr.weights.names import expected_shapes
 from tests.conftest import GOLDENS
@@ -30,9 +30,9 @@ def graphs_of(spec: dict[str, Any], implementation: Implementation, operators: O
     config = Qwen2VLConfig.from_dict(spec["config"])
     weights = dict(random_weights.state_dict(spec["config"], spec["seed"]))
     assert {name: array.shape for name, array in weights.items()} == expected_shapes(config)
-    attentions = attentions_for(Device("CPU"), implementation, config)
-    kv = KVSlots(config, slots, MAX_LENGTH, attentions.text)
-    return Graphs(config, weights, MAX_LENGTH, operators, attentions, kv)
+    backends = backends_for(Device("CPU"), implementation, config)
+    kv = KVSlots(config, slots, MAX_LENGTH, backends.text)
+    return Graphs(config, weights, MAX_LENGTH, operators, backends, kv)
 
 
 def inputs_of(spec: dict[str, Any]) -> tuple[Patches, NDArray[np.int32], MRopePositions]:

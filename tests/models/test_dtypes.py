@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from rapidfuzz.distance import Levenshtein
 
+from mindnlp_ocr.backends import select
 from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
-from mindnlp_ocr.ops import native, select
+from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.weights.convert import convert
 from mindnlp_ocr.weights.folder import FolderCheckpoint

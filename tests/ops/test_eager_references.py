@@ -9,8 +9,9 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 from numpy.typing import NDArray
 
+from mindnlp_ocr.backends import eager
 from mindnlp_ocr.bench.reference import attend_slots
-from mindnlp_ocr.ops import activation, attention, layout, linear, norm, rotary
+from mindnlp_ocr.ops import activation, layout, linear, norm, rotary
 
 Array = NDArray[np.float64]
 modes = pytest.mark.parametrize("compiled", [True, False], ids=["graph", "pynative"])
@@ -99,7 +100,7 @@ def test_heads_are_taken_and_moved_exactly(compiled: bool) -> None:
     np.testing.assert_array_equal(run(layout.tokens_first, compiled, x), x.transpose(1, 0, 2))
 
 
-two_heads = attention.EagerAttention(2, 2, 20)
+two_heads = eager.EagerBackend(2, 2, 20)
 
 
 def _vision(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
@@ -124,7 +125,7 @@ class Extend(nn.Cell):
 
     def __init__(self, keys: Array, values: Array, dtype: Any = ms.float32) -> None:
         super().__init__()
-        self.eager = attention.EagerAttention(6, 2, 16)
+        self.eager = eager.EagerBackend(6, 2, 16)
         self.shape = keys.shape
         self.keys, self.values = (
             Parameter(self.eager.slot_tensor(Tensor(x.astype(np.float32)).astype(dtype)), name=f"rows{i}")
@@ -132,7 +133,7 @@ class Extend(nn.Cell):
         )
 
     def construct(self, q: Tensor, k: Tensor, v: Tensor, slots: Tensor, live: Tensor, count: Tensor) -> Tensor:
-        mask = self.eager.extend_mask(self.shape, q.shape[1], slots, live, count)
+        mask = self.eager.extend_mask(self.shape, q.shape[1], (slots, live, count))
         return self.eager.extend(q, k, v, self.keys, self.values, mask)
 
 

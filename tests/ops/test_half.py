@@ -7,10 +7,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from mindnlp_ocr.backends import select
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.errors import SetupError
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.models.qwen2vl import EMBEDDED
-from mindnlp_ocr.ops import select
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.ops.half import HalfOperators
 from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES
@@ -50,7 +50,7 @@ def test_ascends_flash_operators_take_the_dtype_of_the_slots() -> None:
     config = Qwen2VLConfig.from_folder(EMBEDDED)
     for kv_dtype, dtype in (("fp32", ms.float16), ("fp16", ms.float16), ("bf16", ms.bfloat16)):
         held = select.kv_dtype_for(NPU, "flash", kv_dtype)
-        attentions = select.attentions_for(NPU, "flash", config, select.attention_dtype_for(NPU, "flash", held))
-        assert attentions.text.dtype == attentions.vision.dtype == dtype
+        backends = select.backends_for(NPU, "flash", config, select.attention_dtype_for(NPU, "flash", held))
+        assert backends.text.dtype == backends.vision.dtype == dtype
     assert select.attention_dtype_for(NPU, "eager", "bf16") is None
     assert select.attention_dtype_for(CPU, "flash", "bf16") is None

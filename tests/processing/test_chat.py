@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.errors import PageError, SetupError
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.models.qwen2vl import EMBEDDED
 from mindnlp_ocr.processing.chat import ChatProcessor, image_sources
 from mindnlp_ocr.processing.images import ImageProcessor

@@ -4,7 +4,10 @@ import asyncio
 import base64
 import io
 import json
+import shutil
+import subprocess
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -104,6 +107,29 @@ class TestOpenAI:
             assert json.loads(server.model.submitted[0].sampling.json_schema)["properties"]["total"]
 
 
+def two_steps() -> FakeModel:
+    """A model that finds a title and a text on every page."""
+    layout = (
+        "<|box_start|>100 100 900 200<|box_end|><|ref_start|>title<|ref_end|><|rotate_up|>\n"
+        "<|box_start|>100 300 900 800<|box_end|><|ref_start|>text<|ref_end|><|rotate_up|>"
+    )
+    model = FakeModel()
+    texts = {"\nLayout Detection:": layout, "\nText Recognition:": "Total 12.50"}
+    real = model.submit
+
+    def submit(messages: Any, **options: Any) -> Any:
+        prompt = messages[-1]["content"][-1]["text"]
+        model.ids = model.tokenizer.encode(texts[prompt]).ids
+        handle = real(messages, **options)
+        while not handle.done:
+            handle.step()
+        handle.tell()
+        return handle
+
+    model.submit = submit  # type: ignore[method-assign]
+    return model
+
+
 class TestMinerU:
     """mineru-vl-utils, MinerUClient(backend="http-client")."""
 
@@ -112,24 +138,7 @@ class TestMinerU:
         self.utils = pytest.importorskip("mineru_vl_utils")
 
     def test_a_page_is_laid_out_and_its_blocks_are_read(self) -> None:
-        layout = (
-            "<|box_start|>100 100 900 200<|box_end|><|ref_start|>title<|ref_end|><|rotate_up|>\n"
-            "<|box_start|>100 300 900 800<|box_end|><|ref_start|>text<|ref_end|><|rotate_up|>"
-        )
-        model = FakeModel()
-        texts = {"\nLayout Detection:": layout, "\nText Recognition:": "Total 12.50"}
-        real = model.submit
-
-        def submit(messages: Any, **options: Any) -> Any:
-            prompt = messages[-1]["content"][-1]["text"]
-            model.ids = model.tokenizer.encode(texts[prompt]).ids
-            handle = real(messages, **options)
-            while not handle.done:
-                handle.step()
-            handle.tell()
-            return handle
-
-        model.submit = submit  # type: ignore[method-assign]
+        model = two_steps()
         with started(model, workers=1) as server:
             client = self.utils.MinerUClient(backend="http-client", server_url=server.url)
             blocks = client.two_step_extract(Image.new("RGB", (800, 1000), "white"))
@@ -154,6 +163,21 @@ class TestMinerU:
 
             model.scheduler.config.max_waiting = 8
             assert asyncio.run(read()) == [TEXT] * 3
+
+
+def test_mineru_reads_a_page_by_its_own_command(tmp_path: Path) -> None:
+    """``mineru -b vlm-http-client`` of MinerU 2, which needs an environment of its own: uv tool install 'mineru>=2.7,<3'.
+    MinerU 4 fetches models for its detector from a hub even where a server reads the page."""
+    command = shutil.which("mineru")
+    if command is None:
+        pytest.skip("no mineru on PATH: uv tool install 'mineru>=2.7,<3'")
+    source = tmp_path / "page.png"
+    source.write_bytes(png(800, 1000))
+    with started(two_steps(), workers=1) as server:
+        options = ["-p", str(source), "-o", str(tmp_path / "out"), "-b", "vlm-http-client", "-u", server.url]
+        subprocess.run([command, *options], check=True, timeout=120)
+    (markdown,) = (tmp_path / "out").rglob("page.md")
+    assert markdown.read_text().split() == ["#", "Total", "12.50", "Total", "12.50"]
 
 
 class TestLangChain:

@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.errors import SetupError
-from mindnlp_ocr.models.config import Qwen2VLConfig
 from mindnlp_ocr.models.qwen2vl import EMBEDDED
 from mindnlp_ocr.weights.folder import INDEX, SINGLE, FolderWeights
 from mindnlp_ocr.weights.names import expected_shapes

@@ -2,7 +2,7 @@
 
 docs/ascend.md says which operator does what, where its limits are documented, and what was checked without hardware. The
 operators compute in 16 bits: q, k and v are cast on the way in and the answer back to float32. The KV slots are held in
-that same 16-bit dtype (``AscendAttention.dtype``), because an operator that reads them takes no other, and a cast of the
+that same 16-bit dtype (``AscendBackend.dtype``), because an operator that reads them takes no other, and a cast of the
 whole cache for every token would cost more than the attention.
 """
 
@@ -15,8 +15,9 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, ops
 from mindspore.ops.auto_generate import FlashAttentionScore, IncreFlashAttention, PromptFlashAttention
 
+from mindnlp_ocr.backends.base import StepInputs
+from mindnlp_ocr.backends.eager import EagerBackend
 from mindnlp_ocr.errors import SetupError
-from mindnlp_ocr.ops.attention import EagerAttention
 
 MAX_IMAGES = 1023  # TND takes 1,024 sequences; the padding is one
 _MAX_PATCHES = (1 << 20) - 1  # and 2**20 rows; keys have one more than queries
@@ -27,8 +28,8 @@ _FULL_MASK = 0  # of sparse_mode
 _UNBOUNDED = (1 << 31) - 1  # of next_tokens: its default, 0, would hide what a slot holds beyond the number of queries
 
 
-class AscendAttention(EagerAttention):
-    """As :class:`EagerAttention`, on FlashAttentionScore, PromptFlashAttention and IncreFlashAttention.
+class AscendBackend(EagerBackend):
+    """As :class:`EagerBackend`, with attention on FlashAttentionScore, PromptFlashAttention and IncreFlashAttention.
 
     ``extend`` takes one token in every slot, or one segment of any length.
 
@@ -105,28 +106,25 @@ class AscendAttention(EagerAttention):
         answer = self.packed(q.astype(self.dtype), k, v, None, None, None, None, None, mask[0], mask[1])
         return answer[3].astype(ms.float32)
 
-    def extend_mask(
-        self, kv_shape: tuple[int, int, int, int], tokens: int, slots: Tensor, live: Tensor, count: Tensor
-    ) -> Any:
+    def extend_mask(self, kv_shape: tuple[int, int, int, int], tokens: int, step: StepInputs) -> Any:
         """What each new token may not see, and where its key and value go.
 
         Args:
             kv_shape: (slots, kv_heads, max_length, head_dim).
             tokens: in every segment; 1 where there is a segment for each slot, any number where there is one segment.
-            slots: int32 [segments]; of a segment for each slot, 0, 1, 2 and so on.
-            live: int32 [segments], rows held before the new tokens.
-            count: int32 [segments], tokens that are new; the others are padding. A segment without any rests.
+            step: of a segment for each slot, its ``slots`` are 0, 1, 2 and so on.
         """
-        segments = live.shape[0]
+        slots, cached, count = step
+        segments = cached.shape[0]
         _check_segments(kv_shape, segments, tokens)
-        names, integers = ("slots", "live", "count"), (slots, live, count)
+        names, integers = ("slots", "cached", "count"), (slots, cached, count)
         self.check("extend", names, integers, ((segments,),) * 3, (ms.int32,) * 3)
         _, kv_heads, length, _ = kv_shape
         shape = (segments, tokens, kv_heads)
         # A token of padding repeats the last new one in value, place and sight; of a slot that rests, what is there stays.
         index = ops.range(0, tokens, 1).astype(ms.int32).reshape(1, tokens)
         token = ops.minimum(index, ops.maximum(count - 1, 0).reshape(segments, 1))
-        last = live.reshape(segments, 1) + token
+        last = cached.reshape(segments, 1) + token
         place = (slots.reshape(segments, 1, 1), ops.range(0, kv_heads, 1).astype(ms.int32).reshape(1, 1, kv_heads))
         row = ops.minimum(last, length - 1).reshape(segments, tokens, 1)
         at = ops.stack([ops.broadcast_to(x, shape).reshape(-1) for x in (*place, row)], 1)
@@ -137,7 +135,7 @@ class AscendAttention(EagerAttention):
         return hidden, at, source, fresh, slots
 
     def extend(self, q: Tensor, k: Tensor, v: Tensor, keys: Parameter, values: Parameter, mask: Any) -> Tensor:
-        """New tokens are written behind the live rows of their slot, and see those and, causally, one another.
+        """New tokens are written behind what their slot holds, and see those and, causally, one another.
 
         Args:
             q: float32 [segments, tokens, heads, head_dim].

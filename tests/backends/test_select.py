@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from mindnlp_ocr.cache.config import CacheConfig
+from mindnlp_ocr.backends import select
+from mindnlp_ocr.backends.select import choose_attention
 from mindnlp_ocr.errors import SetupError
-from mindnlp_ocr.ops import detect, native, select
+from mindnlp_ocr.ops import detect, native
 from mindnlp_ocr.ops.detect import detect_flash_attention_support
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.select import choose_attention
 
 CPU, NPU = Device("CPU"), Device("Ascend")
 ON, OFF = True, False
@@ -169,16 +169,14 @@ def test_a_cuda_devices_capability_is_read_from_nvidia_smi(monkeypatch: pytest.M
 def test_where_flash_is_supported_the_settings_decide_and_an_npu_waits_to_be_asked(
     device: Device, asked: Any, enable: bool, automatic: bool, implementation: str
 ) -> None:
-    config = CacheConfig(enable_flash_attention=enable, auto_detect_flash_attention=automatic)
-    assert choose_attention(device, asked, config) == (implementation, True, "Supported (yes)")
+    assert choose_attention(device, asked, (), enable, automatic) == (implementation, True, "Supported (yes)")
 
 
 @pytest.mark.parametrize(("asked", "enable", "automatic"), [("flash", OFF, ON), ("flash", ON, OFF), ("auto", ON, OFF)])
 @pytest.mark.usefixtures("without_flash")
 def test_flash_that_is_demanded_and_not_there_is_an_error_with_the_reason(asked: Any, enable: bool, automatic: bool) -> None:
-    config = CacheConfig(enable_flash_attention=enable, auto_detect_flash_attention=automatic)
     with pytest.raises(SetupError) as error:
-        choose_attention(CPU, asked, config)
+        choose_attention(CPU, asked, (), enable, automatic)
     assert str(error.value) == "flash attention is demanded: Not supported (no): use --attn auto or eager"
 
 
@@ -186,20 +184,20 @@ def test_flash_that_is_demanded_and_not_there_is_an_error_with_the_reason(asked:
 @pytest.mark.usefixtures("without_flash")
 def test_where_the_hardware_decides_eager_runs_by_itself_and_says_why(enable: bool) -> None:
     with pytest.warns(RuntimeWarning, match=r"attention runs eager: Not supported \(no\)"):
-        choice = choose_attention(CPU, "auto", CacheConfig(enable_flash_attention=enable))
+        choice = choose_attention(CPU, "auto", enable=enable)
     assert choice == ("eager", False, "Not supported (no)")
 
 
 @pytest.mark.usefixtures("with_flash")
 def test_a_checkpoint_with_an_odd_head_dim_runs_eager_and_names_it() -> None:
     with pytest.warns(RuntimeWarning, match="head_dim 20 of the checkpoint is no multiple of 8 up to 256"):
-        assert choose_attention(CPU, "auto", CacheConfig(), (64, 20)).implementation == "eager"
+        assert choose_attention(CPU, "auto", (64, 20)).implementation == "eager"
     with pytest.raises(SetupError, match="head_dim 264 of the checkpoint"):
-        choose_attention(CPU, "flash", CacheConfig(), (264,))
+        choose_attention(CPU, "flash", (264,))
     with pytest.raises(SetupError, match="head_dim 72 of the checkpoint is no multiple of 16"):
-        choose_attention(NPU, "flash", CacheConfig(), (72,))
+        choose_attention(NPU, "flash", (72,))
 
 
 def test_an_unknown_attention_is_refused() -> None:
     with pytest.raises(SetupError, match=r"^attention 'sdpa' is unknown: give auto, eager or flash$"):
-        choose_attention(CPU, "sdpa", CacheConfig())  # type: ignore[arg-type]
+        choose_attention(CPU, "sdpa")  # type: ignore[arg-type]

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
 
+from mindnlp_ocr.backends.ascend import AscendBackend, check_lengths
 from mindnlp_ocr.errors import SetupError
-from mindnlp_ocr.ops.ascend import AscendAttention, check_lengths
 from tests.ascend_plugin import cells
 
 PLUGIN = Path(__file__).parent.parent / "ascend_plugin"
@@ -78,7 +78,7 @@ def test_the_graphs_pass_over_emulated_operators(emulated_operators: Path, tests
 def test_each_call_is_exported_to_mindir_and_loaded_again(
     tmp_path: Path, work: str, operators: list[str], dtype: Any
 ) -> None:
-    attention = AscendAttention(*ATTENTION, dtype)
+    attention = AscendBackend(*ATTENTION, dtype)
     cache = slots(1, 2, 16, 64, dtype=dtype)
     cell, inputs = {
         "vision": (cells.Vision(attention), (*qkv(16), Tensor([0, 5, 12], ms.int32))),
@@ -113,13 +113,13 @@ def test_each_call_is_exported_to_mindir_and_loaded_again(
 )
 def test_arguments_that_the_operators_do_not_take_are_refused(arguments: Any, message: str) -> None:
     with pytest.raises(SetupError) as error:
-        AscendAttention(*arguments)
+        AscendBackend(*arguments)
     assert message in str(error.value)
 
 
 @pytest.mark.parametrize("arguments", [(12, 2, 128), (16, 16, 80), (64, 1, 16), (256, 256, 240), (1, 1, 512)])
 def test_arguments_at_the_limits_are_taken(arguments: tuple[int, int, int]) -> None:
-    assert AscendAttention(*arguments, ms.bfloat16).dtype == ms.bfloat16
+    assert AscendBackend(*arguments, ms.bfloat16).dtype == ms.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_lengths_of_images_that_fit_are_taken() -> None:
 
 def graph(work: str, dtype: Any = ms.float16, shape: tuple[int, ...] = (1, 2, 16, 64)) -> Any:
     """The compiled graph of one kind of work; its operators are never reached here."""
-    attention = AscendAttention(*ATTENTION)
+    attention = AscendBackend(*ATTENTION)
     keys, values = slots(*shape, dtype=dtype)
     cell = {
         "vision": lambda: cells.Vision(attention),
@@ -207,7 +207,7 @@ def graph(work: str, dtype: Any = ms.float16, shape: tuple[int, ...] = (1, 2, 16
         (
             {"work": "extend"},
             (*qkv(1, 1), ONE, Tensor([1], ms.int64), ONE),
-            "extend: live is Int64 [1]; give Int32 [1]",
+            "extend: cached is Int64 [1]; give Int32 [1]",
         ),
         (
             {"work": "extend", "shape": (2, 16, 64)},
@@ -248,7 +248,7 @@ def test_tensors_that_do_not_fit_are_refused_while_the_graph_compiles(work: Any,
 def extend_mask(tokens: int, *lengths: list[int]) -> list[Any]:
     """Over three slots of two heads and four rows: hidden, where rows go, whose tokens they are, whether they are new."""
     tensors = (Tensor(np.array(values, np.int32)) for values in lengths)
-    masks = AscendAttention(*ATTENTION).extend_mask((3, 2, 4, 64), tokens, *tensors)
+    masks = AscendBackend(*ATTENTION).extend_mask((3, 2, 4, 64), tokens, tuple(tensors))
     return [mask.asnumpy() for mask in masks[:4]]
 
 
@@ -270,12 +270,12 @@ def test_the_mask_of_a_prompt_is_causal_behind_what_is_held_and_its_padding_repe
 
 
 def test_one_image_a_graph_and_slots_in_order_are_asked_for() -> None:
-    assert AscendAttention.packed_images == 1
-    assert AscendAttention.rows_are_slots
+    assert AscendBackend.packed_images == 1
+    assert AscendBackend.rows_are_slots
 
 
 def test_the_padding_is_an_image_of_its_own_and_never_without_keys() -> None:
-    attention = AscendAttention(*ATTENTION)
+    attention = AscendBackend(*ATTENTION)
     for patches, of_queries, of_keys in ((12, [5, 8, 12], [5, 8, 13]), (8, [5, 8, 8], [5, 8, 9])):
         queries, keys = attention.vision_mask(patches, Tensor([0, 5, 8], ms.int32))
         np.testing.assert_array_equal(queries.asnumpy(), of_queries)

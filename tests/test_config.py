@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mindnlp_ocr.bench import published
+from mindnlp_ocr.config import Qwen2VLConfig, read_json
 from mindnlp_ocr.errors import SetupError
-from mindnlp_ocr.models.config import Qwen2VLConfig, read_json
 from mindnlp_ocr.models.qwen2vl import EMBEDDED
 from mindnlp_ocr.weights.names import expected_shapes
 

@@ -1,7 +1,4 @@
-"""Attention among patches and over the KV slots, and the writes into the slots. MindSpore's own operators: the definition.
-
-Every implementation has the methods of :class:`EagerAttention`; ``select.py`` chooses one. What the layers of a graph share
-(masks, lengths) is made once by the ``..._mask`` methods and is opaque to the caller.
+"""Attention among patches and over the KV slots, on MindSpore's own operators. This is the definition of a backend.
 
 Scores are scaled by 1 / sqrt(head_dim). Grouped-query heads are never repeated: the query heads of a group are rows of
 one product with their shared key-value head (Ainslie et al. 2023, arXiv:2305.13245).
@@ -11,9 +8,11 @@ import math
 from typing import Any
 
 import mindspore as ms
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, ops
 
+from mindnlp_ocr.backends.base import Backend, StepContext, StepInputs, VisionContext
 from mindnlp_ocr.ops.layout import heads_first, tokens_first
+from mindnlp_ocr.ops.rotary import per_head
 
 MASKED = -1e30  # finite: a row of nothing but masked keys must not become NaN
 
@@ -24,31 +23,26 @@ _concat = ops.Concat(axis=-1)
 _scatter = ops.ScatterUpdate()
 
 
-class EagerAttention(nn.Cell):
+class EagerBackend(Backend):
     """Attention whose scores are held in full: O(tokens^2) memory.
 
     Key and value rows of the slots are [slots * kv_heads * max_length, head_dim]; token t of head h in slot s is row
     (s * kv_heads + h) * max_length + t. Answers for padding are finite numbers without meaning.
     """
 
-    vision_block: Any = None  # an operator that takes a whole block of the vision tower, where there is one
-    decoder_layer: Any = None  # one that takes a whole decoder layer
-    greedy_decode: Any = None  # one that takes decode steps of all layers
-    decode_steps = 1  # that one call may take
-    packed_prompts = 1  # that one call may take, rows behind rows without padding between them
-    packed_images = 8  # that one vision graph takes
-    samples_in_graph = False  # whether logits stay on the device when tokens are sampled from them
-    rows_are_slots = False  # whether a decode step needs one segment a slot, in the order of the slots
-
-    def __init__(self, heads: int, kv_heads: int, head_dim: int) -> None:
-        super().__init__(auto_prefix=False)
-        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
-
     def slot_tensor(self, x: Tensor) -> Tensor:
         """Keys or values [slots, kv_heads, max_length, head_dim] in the shape in which the slots hold them."""
         return x.reshape(-1, x.shape[3])
 
     # Packed images
+
+    def vision_context(self, cos: Tensor, sin: Tensor, cu_seqlens: Tensor) -> VisionContext:
+        mask = self.vision_mask(cos.shape[0], cu_seqlens)
+        pairs = 2 * self.heads  # q and k turn together
+        return per_head(cos, pairs), per_head(sin, pairs), mask, cu_seqlens[-1:]
+
+    def vision_attention(self, q: Tensor, k: Tensor, v: Tensor, context: VisionContext) -> Tensor:
+        return self.vision(q, k, v, context[2])
 
     def vision_mask(self, patches: int, cu_seqlens: Tensor) -> Any:
         """For :meth:`vision`: cu_seqlens int32 [images + 1] says where each image begins, and the end of the last.
@@ -76,47 +70,51 @@ class EagerAttention(nn.Cell):
 
     # New tokens over the slots
 
-    def extend_mask(
-        self, kv_shape: tuple[int, int, int, int], tokens: int, slots: Tensor, live: Tensor, count: Tensor
-    ) -> Any:
-        """For :meth:`extend` by up to ``tokens`` new tokens a segment.
+    def step_context(
+        self, cos: Tensor, sin: Tensor, step: StepInputs, rows: Tensor, kv_shape: tuple[int, int, int, int]
+    ) -> StepContext:
+        segments, heads = step[0].shape[0], self.heads + self.kv_heads  # q and k turn together
+        mask = self.extend_mask(kv_shape, cos.shape[0] // segments, step)
+        return per_head(cos, heads), per_head(sin, heads), mask, rows, segments
 
-        Args:
-            kv_shape: (slots, kv_heads, max_length, head_dim).
-            slots: int32 [segments], the slot that each segment's tokens go to.
-            live: int32 [segments], rows that the slot holds before them.
-            count: int32 [segments], how many of them are new; the others are padding. A segment without any rests.
-        """
+    def step_attention(
+        self, q: Tensor, k: Tensor, v: Tensor, keys: Parameter, values: Parameter, context: StepContext
+    ) -> Tensor:
+        return self.extend(q, k, v, keys, values, context[2])
+
+    def extend_mask(self, kv_shape: tuple[int, int, int, int], tokens: int, step: StepInputs) -> Any:
+        """For :meth:`extend` by up to ``tokens`` new tokens a segment; kv_shape as for :meth:`step_context`."""
         _, kv_heads, length, _ = kv_shape
-        segments = live.shape[0]
+        slots, cached, count = step
+        segments = slots.shape[0]
         index = ops.range(0, tokens, 1).astype(ms.int32).reshape(1, tokens)
-        live, count = live.reshape(segments, 1), count.reshape(segments, 1)
+        cached, count = cached.reshape(segments, 1), count.reshape(segments, 1)
         # A token of padding repeats the last new one, value and place; a segment that rests one of a segment that does not,
         # since its own slot may be written by another. Where all rest, what is there stays.
         order = ops.range(0, segments, 1).astype(ms.int32).reshape(segments, 1)
         segment = ops.select(count > 0, order, ops.broadcast_to(ops.argmax(count, 0).astype(ms.int32), (segments, 1)))
         last = ops.maximum(ops.gather(count, segment.reshape(-1), 0) - 1, 0)
         token = ops.minimum(index, last)
-        slot, start = (ops.gather(x.reshape(-1), segment, 0) for x in (slots, live))
+        slot, start = (ops.gather(x.reshape(-1), segment, 0) for x in (slots, cached))
         at = ops.minimum(start + token, length - 1).reshape(segments, tokens, 1)
         heads = slot * kv_heads + ops.range(0, kv_heads, 1).astype(ms.int32).reshape(1, kv_heads)
         rows = (heads.reshape(segments, 1, kv_heads) * length + at).reshape(-1)
         source = (segment * tokens + token).reshape(-1)
         fresh = ops.broadcast_to(count.max() > 0, (segments * tokens * kv_heads, 1))
-        seen = (live + index + 1).reshape(segments, 1, tokens, 1, 1)
+        seen = (cached + index + 1).reshape(segments, 1, tokens, 1, 1)
         hidden = (ops.range(0, length, 1).reshape(1, 1, 1, 1, length) >= seen).astype(ms.float32) * MASKED
         group = self.heads // kv_heads
         hidden = ops.broadcast_to(hidden, (segments, kv_heads, tokens, group, length))
         return rows, source, fresh, slots, hidden.reshape(segments, kv_heads, tokens * group, length)
 
     def extend(self, q: Tensor, k: Tensor, v: Tensor, keys: Parameter, values: Parameter, mask: Any) -> Tensor:
-        """New tokens attend to the live rows of their slot and, causally, to one another; k and v are written in place.
+        """New tokens attend to what their slot holds and, causally, to one another; k and v are written in place.
 
         A prompt is one segment of many tokens, a decode step one token each of many segments.
 
         Args:
             q: [segments, tokens, heads, head_dim].
-            k, v: [segments, tokens, kv_heads, head_dim], written behind the live rows.
+            k, v: [segments, tokens, kv_heads, head_dim], written behind what it holds.
             keys, values: of all slots, float32 or float16, in the shape of :meth:`slot_tensor`. MindSpore 2.7.2 gathers and
                 scatters no bfloat16 on a CPU.
             mask: from :meth:`extend_mask`.

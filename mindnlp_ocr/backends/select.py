@@ -1,18 +1,17 @@
-"""Which implementation of attention runs, and why."""
+"""Which backend runs, and why."""
 
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.ops.detect import detect_flash_attention_support
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES, WeightDtype
 
 if TYPE_CHECKING:
-    from mindnlp_ocr.models.config import Qwen2VLConfig
-    from mindnlp_ocr.ops.attention import EagerAttention
+    from mindnlp_ocr.backends.base import Backend
+    from mindnlp_ocr.config import Qwen2VLConfig
     from mindnlp_ocr.ops.operators import Operators
 
 Attention = Literal["auto", "eager", "flash"]
@@ -25,23 +24,24 @@ class AttentionChoice(NamedTuple):
     reason: str  # of flash_supported
 
 
-class Attentions(NamedTuple):
-    """The operators of the two networks, whose heads differ."""
+class Backends(NamedTuple):
+    """Those of the two networks, whose heads differ."""
 
-    vision: "EagerAttention"
-    text: "EagerAttention"
+    vision: "Backend"
+    text: "Backend"
 
 
 def choose_attention(
-    device: Device, asked: Attention, config: CacheConfig, head_dims: Sequence[int] = ()
+    device: Device, asked: Attention, head_dims: Sequence[int] = (), enable: bool = False, automatic: bool = True
 ) -> AttentionChoice:
     """Flash where it is supported and asked for, or where the hardware may decide; else eager.
 
-    ``asked`` "auto" leaves it to the configuration: with ``auto_detect_flash_attention`` the hardware decides, but on an NPU
-    flash runs only with ``enable_flash_attention``; without, ``enable_flash_attention`` is a demand.
-
     Args:
+        asked: "auto" leaves it to ``enable`` and ``automatic``.
         head_dims: of the checkpoint.
+        enable: ``CacheConfig.enable_flash_attention``, a demand unless ``automatic``.
+        automatic: ``CacheConfig.auto_detect_flash_attention``: the hardware decides, but on an NPU flash runs only with
+            ``enable``.
 
     Raises:
         SetupError: flash is demanded and cannot be had.
@@ -50,17 +50,17 @@ def choose_attention(
         raise SetupError(f"attention {asked!r} is unknown: give auto, eager or flash")
     supported, reason = detect_flash_attention_support(device)
     if supported:
-        from mindnlp_ocr.ops import ascend, native  # these import MindSpore
+        from mindnlp_ocr.backends import ascend  # these import MindSpore
+        from mindnlp_ocr.ops import native  # these import MindSpore
 
         taken = ascend.HEAD_DIMS if device.kind == "Ascend" else native.HEAD_DIMS
         if odd := [dim for dim in head_dims if dim not in taken]:
             supported = False
             reason = f"Not supported (head_dim {odd[0]} of the checkpoint is no multiple of {taken.step} up to {taken[-1]})"
-    automatic = config.auto_detect_flash_attention
-    forced = asked == "flash" or (asked == "auto" and config.enable_flash_attention and not automatic)
+    forced = asked == "flash" or (asked == "auto" and enable and not automatic)
     if forced and not supported:
         raise SetupError(f"flash attention is demanded: {reason}: use --attn auto or eager")
-    wanted = forced or (asked == "auto" and automatic and (config.enable_flash_attention or device.kind != "Ascend"))
+    wanted = forced or (asked == "auto" and automatic and (enable or device.kind != "Ascend"))
     if wanted and not supported:
         warnings.warn(f"attention runs eager: {reason}", RuntimeWarning, stacklevel=2)
     return AttentionChoice("flash" if wanted and supported else "eager", supported, reason)
@@ -84,23 +84,23 @@ def attention_dtype_for(device: Device, implementation: Implementation, kv_dtype
     return kv_dtype if device.kind == "Ascend" and implementation == "flash" else None
 
 
-def attentions_for(
+def backends_for(
     device: Device, implementation: Implementation, config: "Qwen2VLConfig", dtype: str | None = None, fused: bool = True
-) -> Attentions:
-    """The operators of a choice, for both networks of a checkpoint.
+) -> Backends:
+    """The backends of a choice, for both networks of a checkpoint.
 
     Args:
         dtype: from :func:`attention_dtype_for`.
         fused: whether one operator may take a whole layer of the language model.
     """
     vision, heads = config.vision, (config.num_attention_heads, config.num_key_value_heads)
-    return Attentions(
-        vision=attention_for(device, implementation, vision.num_heads, vision.num_heads, vision.head_dim, dtype),
-        text=attention_for(device, implementation, *heads, config.head_dim, dtype, fused),
+    return Backends(
+        vision=backend_for(device, implementation, vision.num_heads, vision.num_heads, vision.head_dim, dtype),
+        text=backend_for(device, implementation, *heads, config.head_dim, dtype, fused),
     )
 
 
-def attention_for(
+def backend_for(
     device: Device,
     implementation: Implementation,
     heads: int,
@@ -108,19 +108,19 @@ def attention_for(
     head_dim: int,
     dtype: str | None = None,
     fused: bool = True,
-) -> "EagerAttention":
-    """The operators of a choice, for heads of one form."""
+) -> "Backend":
+    """The backend of a choice, for heads of one form."""
     import mindspore as ms
 
-    from mindnlp_ocr.ops.ascend import AscendAttention  # these import MindSpore
-    from mindnlp_ocr.ops.attention import EagerAttention
-    from mindnlp_ocr.ops.flash import FlashAttention
+    from mindnlp_ocr.backends.ascend import AscendBackend  # these import MindSpore
+    from mindnlp_ocr.backends.cpu import CpuBackend
+    from mindnlp_ocr.backends.eager import EagerBackend
 
     if implementation == "eager":
-        return EagerAttention(heads, kv_heads, head_dim)
+        return EagerBackend(heads, kv_heads, head_dim)
     if device.kind == "Ascend":
-        return AscendAttention(heads, kv_heads, head_dim, ms.bfloat16 if dtype == "bf16" else ms.float16)
-    return FlashAttention(heads, kv_heads, head_dim, fused)
+        return AscendBackend(heads, kv_heads, head_dim, ms.bfloat16 if dtype == "bf16" else ms.float16)
+    return CpuBackend(heads, kv_heads, head_dim, fused)
 
 
 def runs_ours(device: Device) -> bool:
