@@ -33,7 +33,9 @@ cpu_operators = Extension(
 
 setup(
     packages=find_namespace_packages(include=["mindnlp_ocr*"]),
-    package_data={"": ["py.typed", "*.json", "*.txt", "*.safetensors", "*.md", "*.ttf", "*.html", "*.js", "*.css"]},
+    package_data={
+        "": ["py.typed", "*.json", "*.txt", "*.safetensors", "*.md", "*.ttf", "*.html", "*.js", "*.css", "*.yaml"]
+    },
     ext_modules=[] if os.environ.get(SWITCH) == "1" else [cpu_operators],
     cmdclass={"build_ext": BuildOperators},
 )

@@ -131,6 +131,8 @@ def new_reader(model: Any, arguments: argparse.Namespace) -> Any:
         arguments.max_new_tokens,
         arguments.min_confidence,
         arguments.threads,
+        arguments.preset,
+        arguments.skip_furniture,
     )
 
 

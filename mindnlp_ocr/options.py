@@ -85,10 +85,21 @@ def add_document_options(parser: argparse.ArgumentParser) -> None:
     """How documents are opened and their pages read."""
     parser.add_argument(
         "--layout",
-        choices=("auto", "lines", "page"),
+        choices=("auto", "lines", "page", "model"),
         default="auto",
-        help="lines: find the lines of a page, read each; page: read a page in one request; auto: as the checkpoint "
-        "declares (default: auto)",
+        help="lines: find the lines of a page, read each; page: read a page in one request; model: the model finds the "
+        "blocks of a page, then reads each (extra mineru); auto: as the checkpoint declares (default: auto)",
+    )
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="how pages are read: mineru, olmocr, plain, or a YAML file of yours (default: as the checkpoint declares, or "
+        "by its name)",
+    )
+    parser.add_argument(
+        "--skip-furniture",
+        action="store_true",
+        help="leave out page headers, footers, page numbers and marginal text, where the layout tells them (--layout model)",
     )
     parser.add_argument("--pages", metavar="LIST", help="pages of every document, such as 1-3,7 (default: all)")
     parser.add_argument(
@@ -180,7 +191,9 @@ def check(arguments: argparse.Namespace) -> None:
 def check_shared(arguments: argparse.Namespace) -> None:
     """Refuse what processes that share pages do not do yet: each page is one request, of one image file."""
     asked = {
-        "--layout lines": arguments.layout == "lines",
+        f"--layout {arguments.layout}": arguments.layout in ("lines", "model"),
+        "--preset": arguments.preset,
+        "--skip-furniture": arguments.skip_furniture,
         f"--format {arguments.format}": arguments.format not in ("text", "json"),
         "--output-dir": arguments.output_dir,
         "--visualize": arguments.visualize,

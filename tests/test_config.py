@@ -1,15 +1,18 @@
 """config.json: the published layouts are read alike, and one that cannot be is refused with the value."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mindnlp_ocr.bench import published
 from mindnlp_ocr.config import Qwen2VLConfig, read_json
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.models.qwen2vl import EMBEDDED
+from mindnlp_ocr.weights.names import expected_shapes
 
 RAW: dict[str, Any] = json.loads((EMBEDDED / "config.json").read_text(encoding="utf-8"))
 VISION: dict[str, Any] = RAW["vision_config"]
@@ -246,3 +249,23 @@ def test_an_error_in_a_folders_config_names_the_folder(tmp_path: Path) -> None:
     with pytest.raises(SetupError) as error:
         Qwen2VLConfig.from_folder(tmp_path)
     assert str(error.value).startswith(f"{tmp_path}: config.json cannot be used: ")
+
+
+@pytest.mark.parametrize("name", published.CONFIGS)
+def test_the_published_shapes_are_read_flat_and_nested(name: str) -> None:
+    flat = published.CONFIGS[name]
+    config = Qwen2VLConfig.from_dict(flat)
+    assert config.head_dim == 2 * sum(config.mrope_section)
+    text = {key: value for key, value in flat.items() if key not in ("model_type", "vision_config")}
+    nested = {
+        "model_type": "qwen2_vl",
+        "text_config": {"model_type": "qwen2_vl_text", **text},
+        "vision_config": {**flat["vision_config"], "in_chans": 3, "in_channels": 3},
+    }
+    assert Qwen2VLConfig.from_dict(nested) == config  # as MinerU2.5-Pro-2605 has it: what ties the head is inside too
+
+
+def test_the_shapes_of_mineru_add_up_to_its_published_size() -> None:
+    shapes = expected_shapes(Qwen2VLConfig.from_dict(published.CONFIGS["mineru2.5-1.2b"]))
+    assert "lm_head.weight" not in shapes
+    assert round(2 * sum(math.prod(shape) for shape in shapes.values()) / 2**30, 2) == 2.15

@@ -20,22 +20,11 @@ import numpy as np
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
+from mindnlp_ocr.bench.published import CONFIGS
 from mindnlp_ocr.bench.results import Results, Row
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARD_BYTES = 2 << 30
-# Qwen2-VL-2B-Instruct, but for the tokenizer: that of the built-in model.
-SHAPES = {
-    "vocab_size": 151936,
-    "hidden_size": 1536,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 2,
-    "intermediate_size": 8960,
-    "max_position_embeddings": 32768,
-    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
-}
-VISION = {"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "num_heads": 16}
 
 CHILD = """\
 import json, sys, time
@@ -53,7 +42,7 @@ print(json.dumps([seconds, peak_memory_mb() - before, held]))
 """
 
 
-def make(folder: Path) -> None:
+def make(folder: Path, shapes_of: str) -> None:
     """A checkpoint of random numbers, in shards."""
     from mindnlp_ocr.config import Qwen2VLConfig
     from mindnlp_ocr.models.qwen2vl import EMBEDDED
@@ -62,7 +51,9 @@ def make(folder: Path) -> None:
 
     folder.mkdir()
     raw = json.loads((EMBEDDED / "config.json").read_text(encoding="utf-8"))
-    raw = {**raw, **SHAPES, "vision_config": {**raw["vision_config"], **VISION}}
+    # The tokenizer, and so the special tokens, are those of the built-in model.
+    published = {key: value for key, value in CONFIGS[shapes_of].items() if not key.endswith("token_id")}
+    raw = {**raw, **published, "vision_config": {**raw["vision_config"], **published["vision_config"]}}
     for path in EMBEDDED.glob("*.json"):
         if path.name != INDEX:
             (folder / path.name).write_bytes(path.read_bytes())
@@ -77,20 +68,21 @@ def make(folder: Path) -> None:
         if sum(array.nbytes for array in shard.values()) > SHARD_BYTES or name == list(shapes)[-1]:
             files += 1
             home |= dict.fromkeys(shard, f"model-{files:05}.safetensors")
-            save_file(shard, folder / f"model-{files:05}.safetensors")
+            save_file(shard, folder / f"model-{files:05}.safetensors", {"format": "pt"})
             shard = {}
-    (folder / INDEX).write_text(json.dumps({"weight_map": home}), encoding="utf-8")
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": home}), encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="PATH[:DTYPE]", help="what to load")
     parser.add_argument("--make", type=Path, metavar="DIR", help="write a random checkpoint there first")
+    parser.add_argument("--shapes", choices=CONFIGS, default="2b", help="of that checkpoint (default: 2b)")
     parser.add_argument("--runs", type=int, default=3, help="of each, in turns (default: 3)")
     parser.add_argument("--output", help="write the figures there, as JSON")
     arguments = parser.parse_args()
     if arguments.make:
-        make(arguments.make)
+        make(arguments.make, arguments.shapes)
     figures: dict[str, list[list[float]]] = {model: [] for model in arguments.models}
     for _ in range(arguments.runs):
         for model, runs in figures.items():

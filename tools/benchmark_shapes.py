@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Run all layers of Qwen2-VL-2B with random weights: vision, prefill and decode beside what the machine can do, and memory.
+"""Run all layers of a published Qwen2-VL, random weights: vision, prefill, decode beside the machine's limits, and memory.
 
 Every run is followed by one of the machine's own limit (multiply-adds, or reading memory); medians are compared.
 
 uv run tools/benchmark_shapes.py                  # float32: needs 10 GB of memory and some three minutes
 uv run tools/benchmark_shapes.py --dtype int8     # or bf16, fp16
+uv run tools/benchmark_shapes.py --shapes mineru2.5-1.2b --dtype bf16
 """
 
 import argparse
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindnlp_ocr.backends.select import backends_for, choose_attention, operators_for
+from mindnlp_ocr.bench import published
 from mindnlp_ocr.bench.machine import READ_MB, Machine, peak_memory_mb
 from mindnlp_ocr.bench.results import Results, Row
 from mindnlp_ocr.cache.slots import KVSlots
@@ -30,25 +32,6 @@ from mindnlp_ocr.weights.names import expected_shapes
 from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES
 
 CPU = Device("CPU")
-# The published config.json of Qwen2-VL-2B-Instruct, as far as the network reads it.
-VISION = {"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "num_heads": 16, "mlp_ratio": 4}
-QWEN2_VL_2B = {
-    "model_type": "qwen2_vl",
-    "vocab_size": 151936,
-    "hidden_size": 1536,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 2,
-    "intermediate_size": 8960,
-    "max_position_embeddings": 32768,
-    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
-    "tie_word_embeddings": True,
-    "image_token_id": 151655,
-    "video_token_id": 151656,
-    "vision_start_token_id": 151652,
-    "eos_token_id": 151645,
-    "vision_config": VISION,
-}
 
 
 class RandomWeights(Mapping[str, NDArray[np.float32]]):
@@ -133,6 +116,7 @@ def speeds(graphs: Graphs, config: Qwen2VLConfig, side: int, tokens: int, runs: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", choices=published.CONFIGS, default="2b", help="of which checkpoint (default: 2b)")
     parser.add_argument("--side", type=int, default=32, help="patches along each side of the image (default: 32)")
     parser.add_argument("--tokens", type=int, default=12, help="tokens to decode (default: 12)")
     parser.add_argument("--runs", type=int, default=3, help="of vision and prefill (default: 3)")
@@ -142,9 +126,10 @@ def main() -> None:
     parser.add_argument("--dtype", choices=WEIGHT_DTYPES, default="fp32", help="of weights (default: fp32)")
     parser.add_argument("--output", help="write the figures there, as JSON")
     arguments = parser.parse_args()
-    shapes = dict(QWEN2_VL_2B)
+    shapes, called = dict(published.CONFIGS[arguments.shapes]), published.NAMES[arguments.shapes]
     if arguments.layers:
-        shapes["num_hidden_layers"], shapes["vision_config"] = arguments.layers, {**VISION, "depth": arguments.layers}
+        shapes["num_hidden_layers"] = arguments.layers
+        shapes["vision_config"] = {**shapes["vision_config"], "depth": arguments.layers}
     config = Qwen2VLConfig.from_dict(shapes)
     choice = choose_attention(CPU, arguments.attn, (config.head_dim, config.vision.head_dim))
     backends = backends_for(CPU, choice.implementation, config)
@@ -156,12 +141,12 @@ def main() -> None:
         f"Random weights in {arguments.dtype}, {choice.implementation} attention. Products beside the multiply-add rate "
         "of this machine, decoding beside its rate of reading memory; both are measured in turns with the work."
     )
-    results.add("speed", f"The shapes of Qwen2-VL-2B, {arguments.dtype}", rows, about)
+    results.add("speed", f"The shapes of {called}, {arguments.dtype}", rows, about)
     weights = sum(parameter.nbytes for parameter in graphs.parameters()) / 2**20
     held = sum(parameter.nbytes for parameter in (*kv.keys, *kv.values)) / 2**20
     peak = peak_memory_mb() - READ_MB
     row: Row = {"weights_mb": weights, "kv_mb": held, "peak_mb": peak, "beside_mb": peak - weights - held}
-    results.add("memory", f"Memory at the shapes of Qwen2-VL-2B, {arguments.dtype}", [row], "Of the whole process.")
+    results.add("memory", f"Memory at the shapes of {called}, {arguments.dtype}", [row], "Of the whole process.")
     if arguments.output:
         results.save(arguments.output)
 

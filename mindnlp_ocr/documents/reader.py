@@ -1,41 +1,36 @@
-"""Pages to text: lines are found, cut, read many at a time in the slots of the model, and put in order."""
+"""Pages to text: lines or blocks are found, read many at a time in the slots of the model, and put in order."""
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from threading import Event
 
 import numpy as np
 from PIL import Image
 
-from mindnlp_ocr.documents.confidence import line_confidence, page_confidence, repetition_start
-from mindnlp_ocr.documents.crops import crops_of, split_cells
-from mindnlp_ocr.documents.detector import Detection, LineDetector, Quad, width
+from mindnlp_ocr.documents import presets
+from mindnlp_ocr.documents.ahead import ahead, since
+from mindnlp_ocr.documents.confidence import page_confidence
+from mindnlp_ocr.documents.detector import LineDetector
+from mindnlp_ocr.documents.line_pages import FoundLines, LinePages
 from mindnlp_ocr.documents.order import arranged
-from mindnlp_ocr.documents.placing import placed, placed_back, turned
-from mindnlp_ocr.documents.result import Block, Box, CutReason, Line, Page, Rotation
-from mindnlp_ocr.documents.settings import DocumentSettings, LayoutChoice
+from mindnlp_ocr.documents.readings import Part, Readings
+from mindnlp_ocr.documents.regions import blocks_of
+from mindnlp_ocr.documents.result import FURNITURE, Block, Box, Layout, Line, Page, Rotation
+from mindnlp_ocr.documents.settings import LayoutChoice
 from mindnlp_ocr.documents.source import SourcePage
+from mindnlp_ocr.documents.two_steps import TwoSteps, inserted, uncovered
+from mindnlp_ocr.documents.whole_pages import WholePages
 from mindnlp_ocr.engine.generate import Reading
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
 from mindnlp_ocr.models.requests import Request
 
 AHEAD = 2  # pages that are opened and searched for lines while an NPU reads others; a CPU does one thing at a time
-ROTATION_LINES = 5  # that are read both ways where it is not clear which way is up
+PAGES_AT_ONCE = 2  # of which the blocks are read together: the last ones of a page leave slots free
 
-
-@dataclass
-class _Part:
-    """One line, or one part of a long line, and what came of it."""
-
-    line: int
-    image: Image.Image
-    blank_before: bool
-    outcome: Reading | PageError | None = None
+Given = SourcePage | Page | Callable[[], SourcePage | Page]
 
 
 @dataclass
@@ -43,30 +38,31 @@ class _Prepared:
     """A page that is being read: what its requests are, and what came of them."""
 
     source: SourcePage
-    rotation: Rotation = 0
-    quads: list[Quad] = field(default_factory=list)
-    parts: list[_Part] = field(default_factory=list)
+    lines: FoundLines = field(default_factory=FoundLines)
     whole: Reading | PageError | None = None  # where the page is read in one request
-    layout: str = "lines"
+    layout: Layout = "lines"
     open_requests: int = 0
     timings_ms: dict[str, float] = field(default_factory=dict)
 
 
 class DocumentReader:
-    """Reads pages with a model, in the way that its checkpoint declares or the caller chooses.
+    """Reads pages with a model, in the way that its checkpoint or a preset declares, or the caller chooses.
 
     Args:
         model: the model; pages of all callers share its slots.
-        layout: "lines": find the lines, read each by itself; "page": read a page in one request; "auto": as the checkpoint
-            declares in ``document_config.json``.
-        prompt: the question to ask of a whole page, or of every line; by default the checkpoint's own.
+        layout: "lines": find the lines, read each by itself; "page": read a page in one request; "model": the model finds
+            the blocks of a page, then reads each; "auto": as the settings of the checkpoint say.
+        prompt: the question to ask of a whole page, or of every line; by default the settings' own.
         batch_size: requests at a time; by default as many as there are slots.
         max_new_tokens: longest answer of a request.
-        min_confidence: lines below it are doubtful; by default the checkpoint's own threshold.
+        min_confidence: lines below it are doubtful; by default the settings' own threshold.
         threads: CPU threads of the line detector.
+        preset: the name or the YAML file of the settings; by default what the checkpoint declares, or what fits its name.
+        skip_furniture: whether page headers, footers, page numbers and marginal text are left out.
 
     Raises:
-        SetupError: the checkpoint does not read lines, though they are asked for.
+        SetupError: the settings cannot be used, or do not say how the layout that is asked for is done; or a package is
+            missing that it needs.
     """
 
     def __init__(
@@ -78,27 +74,43 @@ class DocumentReader:
         max_new_tokens: int | None = None,
         min_confidence: float | None = None,
         threads: int | None = None,
+        preset: str | None = None,
+        skip_furniture: bool = False,
     ) -> None:
         self._model = model
         with model.files() as folder:
-            self.settings = DocumentSettings.from_folder(folder)
+            self.settings = presets.settings_of(folder, model.checkpoint_path, preset)
         if layout == "lines" and self.settings.lines is None:
             raise SetupError(
                 "--layout lines was requested, but the checkpoint does not declare how it reads lines: use --layout page, "
                 "or add document_config.json to its folder"
             )
-        self._layout, self._prompt, self._max_new_tokens = layout, prompt, max_new_tokens
+        if layout == "model" and self.settings.model_layout is None:
+            raise SetupError(
+                "--layout model was requested, but the checkpoint does not declare that it finds blocks: give --preset "
+                "mineru for one that was trained as MinerU2.5, or another --layout"
+            )
         self._batch_size = batch_size or model.slots
+        self._max_new_tokens, self._layout = max_new_tokens, layout
+        self._skip_furniture = skip_furniture
         confidence = self.settings.confidence
-        self._threshold = min_confidence if min_confidence is not None else confidence.threshold if confidence else 0.0
+        threshold = min_confidence if min_confidence is not None else confidence.threshold if confidence else 0.0
+        self._readings = Readings(model, self.settings, threshold)
+        self._whole_pages = WholePages(model, self.settings, self._readings, prompt, max_new_tokens)
         self._detector = LineDetector(threads)
+        self._line_pages = self.settings.lines and LinePages(
+            model, self.settings.lines, self._readings, self._detector, prompt, max_new_tokens, self._batch_size
+        )
+        self._finds_blocks = "model" in (layout, self.settings.layout if layout == "auto" else None)
+        if self._finds_blocks:
+            self._two_steps(lambda: True)  # whether it can be done is said before a page is opened
 
-    def layout_of(self, width: int, height: int) -> str:
-        """How a picture of this size is read: "lines" or "page"."""
+    def layout_of(self, width: int, height: int) -> Layout:
+        """How a picture of this size is read: "lines", "page" or "model"."""
         if self._layout != "auto":
             return self._layout
         small = width * height <= self.settings.page_max_pixels
-        return "page" if self.settings.layout == "page" or small else "lines"
+        return "page" if small else self.settings.layout
 
     def read_image(
         self,
@@ -112,13 +124,13 @@ class DocumentReader:
         Args:
             number: the page's number in its document, from 1.
             dpi: pixels an inch, where they are known.
-            on_text: called with each piece of text while a whole page is read in one request; with lines, once.
+            on_text: called with each piece of text while a whole page is read in one request; else once.
         """
         source = SourcePage(number, image, dpi)
-        if on_text is not None and self.layout_of(*image.size) == "page":
+        if on_text is not None and self.layout_of(*image.size) == "page" and self._whole_pages.streams:
             prepared = _Prepared(source, layout="page")
             try:
-                request = self._page_request(image)
+                request = self._whole_pages.request(image)
                 prepared.whole = self._model.generate(request.messages, request.max_new_tokens, on_text)
             except PageError as error:
                 prepared.whole = error
@@ -141,42 +153,38 @@ class DocumentReader:
             SetupError: the checkpoint does not read lines.
             PageError: a line cannot be read.
         """
-        settings = self.settings.lines
-        if settings is None:
+        if not self._line_pages:
             raise SetupError(
                 "lines at known places were requested, but the checkpoint does not declare how it reads lines: add "
                 "document_config.json to its folder"
             )
-        if margin is not None:
-            settings = settings.model_copy(update={"margin": margin})
-        quads, parts = [], list[_Part]()
-        for number, box in enumerate(boxes):
+        quads = []
+        for box in boxes:
             left, right = (min(max(0.0, x), image.width) for x in (box.left, box.right))
             top, bottom = (min(max(0.0, y), image.height) for y in (box.top, box.bottom))
             quads.append(np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float64))
-            if left < right and top < bottom:
-                crops = crops_of(image, quads[-1], settings)
-                parts += [_Part(number, crop.image, crop.blank_before) for crop in crops]
-        requests = (self._line_request(part.image) for part in parts)
-        for number, outcome in self._model.generate_batch(requests, batch_size=self._batch_size):
-            if isinstance(outcome, PageError):
-                raise outcome
-            parts[number].outcome = outcome
-        return [self._line(quad, [part for part in parts if part.line == number]) for number, quad in enumerate(quads)]
+        return self._line_pages.read_at(image, quads, margin)
 
-    def read_pages(self, pages: Iterable[SourcePage | Page | Callable[[], SourcePage | Page]]) -> Iterator[Page]:
-        """Read many pages, in their order. The lines of following pages fill slots that the last lines of a page leave free.
+    def read_pages(self, pages: Iterable[Given]) -> Iterator[Page]:
+        """Read many pages, in their order. What following pages ask for fills slots that the end of a page leaves free.
 
         Args:
             pages: opened pages, or functions that open them when their turn comes. A ``Page`` stands for one that needs no
                 reading and is handed on.
         """
+        return self._read_in_two_steps(pages) if self._finds_blocks else self._read_together(pages)
+
+    def _read_together(self, pages: Iterable[Given], layout: Layout | None = None) -> Iterator[Page]:
+        """Pages of which all requests are known before any is answered; ``layout`` is in place of the chosen one."""
         waiting: deque[_Prepared | Page] = deque()
-        owners: dict[int, tuple[_Prepared, _Part | None]] = {}
+        owners: dict[int, tuple[_Prepared, Part | None]] = {}
+
+        def prepare(page: Given) -> _Prepared | Page:
+            return self._prepare(page, layout)
 
         def requests() -> Iterator[Request]:
             count = 0
-            for prepared in _ahead(pages, self._prepare, AHEAD if self._model.device.leaves_host_free else 0):
+            for prepared in ahead(pages, prepare, AHEAD if self._model.device.leaves_host_free else 0):
                 waiting.append(prepared)
                 if isinstance(prepared, Page):
                     continue
@@ -184,12 +192,13 @@ class DocumentReader:
                     owners[count] = prepared, None
                     prepared.open_requests = 1
                     count += 1
-                    yield self._page_request(prepared.source.image)
-                prepared.open_requests += len(prepared.parts)
-                for part in prepared.parts:
+                    yield self._whole_pages.request(prepared.source.image)
+                prepared.open_requests += len(prepared.lines.parts)
+                for part in prepared.lines.parts:
+                    assert self._line_pages
                     owners[count] = prepared, part
                     count += 1
-                    yield self._line_request(part.image)
+                    yield self._line_pages.request(part.image)
 
         for number, outcome in self._model.generate_batch(requests(), batch_size=self._batch_size):
             prepared, part = owners.pop(number)
@@ -203,195 +212,133 @@ class DocumentReader:
         while waiting:
             yield self._page(waiting.popleft())
 
+    # Blocks first, then their text
+
+    def _two_steps(self, wanted: Callable[[], bool]) -> TwoSteps:
+        settings = self.settings.model_layout
+        assert settings is not None
+        return TwoSteps(self._model, settings, self._batch_size, self._max_new_tokens, wanted)
+
+    def _read_in_two_steps(self, pages: Iterable[Given]) -> Iterator[Page]:
+        """Pages of which the requests follow from answers: each in a thread of its own, which waits for the engine."""
+        stopped = Event()
+        steps = self._two_steps(lambda: not stopped.is_set())
+
+        def opened() -> Iterator[tuple[SourcePage | Page, float | None]]:
+            for page in pages:
+                start = time.perf_counter()
+                yield (page(), since(start)) if callable(page) else (page, None)
+
+        def read(entry: tuple[SourcePage | Page, float | None]) -> Page:
+            page, opening = entry
+            if isinstance(page, Page):
+                return page
+            if self.layout_of(*page.image.size) != "model":
+                return next(self._read_together([page]))
+            try:
+                return self._page_of_blocks(page, steps, {} if opening is None else {"open": opening})
+            except PageError as error:
+                return self._finished(page, "model", error=str(error))
+
+        read_pages = ahead(opened(), read, PAGES_AT_ONCE - 1, PAGES_AT_ONCE)
+        try:
+            for page in read_pages:  # noqa: UP028 - with `yield from`, who gives up waits for all of the pages under way
+                yield page
+        finally:
+            stopped.set()
+            read_pages.close()
+
+    def _page_of_blocks(self, source: SourcePage, steps: TwoSteps, timings: dict[str, float]) -> Page:
+        """A page whose blocks the model finds. Lines outside of them are read by themselves, all of them where there are
+        no blocks."""
+        image, lines, settings = source.image, self._line_pages, self.settings.model_layout
+        found = steps.read(image)
+        blocks, warnings = blocks_of(found.blocks, image.size, self._readings.estimate), list(found.warnings)
+        if not any(block.lines for block in blocks) and (not lines or not found.blocks):
+            page = next(self._read_together([source], "lines" if lines else "page"))
+            if page.lines or page.error:
+                how = "by its lines" if lines else "in one request"
+                warnings.append(f"The model found no block with text; the page was read {how}.")
+            return page.model_copy(update={"warnings": (*warnings, *page.warnings)})
+        if lines and settings is not None and settings.fill_gaps:
+            start = time.perf_counter()
+            quads = self._detector.detect(image).quads
+            timings = {**timings, "detect": since(start)}
+            gaps = uncovered(quads, found.covered, image.size)
+            more = arranged([line for line in lines.read_at(image, gaps) if line.text])
+            if more:
+                count = sum(len(block.lines) for block in more)
+                warnings.append(f"{count} lines lie outside of the model's blocks, and were read by themselves.")
+                blocks = inserted(blocks, more)
+        timings = {**timings, **found.timings_ms}
+        return self._finished(source, "model", blocks, 0, warnings, timings)
+
     # What a page needs before it is read
 
-    def _prepare(self, page: SourcePage | Page | Callable[[], SourcePage | Page]) -> _Prepared | Page:
+    def _prepare(self, page: Given, layout: Layout | None) -> _Prepared | Page:
         start = time.perf_counter()
         opened = page() if callable(page) else page
         if isinstance(opened, Page):
             return opened
-        prepared = _Prepared(opened, layout=self.layout_of(*opened.image.size))
+        prepared = _Prepared(opened, layout=layout or self.layout_of(*opened.image.size))
         if callable(page):
-            prepared.timings_ms["open"] = _since(start)
-        if prepared.layout == "page":
-            return prepared
-        start = time.perf_counter()
-        image = opened.image
-        found = self._detector.detect(image)
-        prepared.rotation = self._rotation(image, found)
-        image, found = turned(image, found, prepared.rotation)
-        prepared.timings_ms["detect"] = _since(start)
-        start = time.perf_counter()
-        settings = self.settings.lines
-        assert settings is not None
-        for quad in found.quads:
-            for cell in split_cells(image, quad):
-                prepared.parts += [
-                    _Part(len(prepared.quads), crop.image, crop.blank_before) for crop in crops_of(image, cell, settings)
-                ]
-                prepared.quads.append(cell)
-        prepared.timings_ms["crop"] = _since(start)
+            prepared.timings_ms["open"] = since(start)
+        if prepared.layout != "page":
+            assert self._line_pages
+            prepared.lines = self._line_pages.find(opened.image)
         return prepared
-
-    def _rotation(self, image: Image.Image, found: Detection) -> Rotation:
-        """How the page has to be turned. Where that is not clear, some lines are read both ways: the surer one wins."""
-        candidates = self._detector.rotations(image, found)
-        if len(candidates) == 1:
-            return candidates[0]
-        settings = self.settings.lines
-        assert settings is not None
-        sure: dict[Rotation, float] = {}
-        for rotation in candidates:
-            page, lines = turned(image, found, rotation)
-            longest = sorted(lines.quads, key=lambda quad: -width(quad))[: 3 * ROTATION_LINES : 3]
-            values = []
-            for quad in longest:
-                request = self._line_request(crops_of(page, quad, settings)[0].image)
-                try:
-                    values += self._model.generate(request.messages, request.max_new_tokens).logprobs
-                except PageError:
-                    continue
-            sure[rotation] = sum(values) / len(values) if values else -math.inf
-        return max(candidates, key=lambda rotation: sure[rotation])
-
-    def _page_request(self, image: Image.Image) -> Request:
-        return Request(_messages(image, self._prompt or self.settings.page_prompt), self._max_new_tokens)
-
-    def _line_request(self, image: Image.Image) -> Request:
-        settings = self.settings.lines
-        assert settings is not None
-        return Request(_messages(image, self._prompt or settings.prompt), self._max_new_tokens or settings.max_new_tokens)
 
     # What came of it
 
     def _page(self, prepared: _Prepared | Page) -> Page:
         if isinstance(prepared, Page):
             return prepared
-        source, warnings = prepared.source, list(prepared.source.warnings)
-        common: dict[str, Any] = {
-            "number": source.number,
-            "width": source.image.width,
-            "height": source.image.height,
-            "dpi": source.dpi,
-            "layout": prepared.layout,
-        }
+        source = prepared.source
         if isinstance(prepared.whole, PageError):
-            return Page(**common, error=str(prepared.whole), warnings=tuple(warnings))
+            return self._finished(source, prepared.layout, error=str(prepared.whole))
         start = time.perf_counter()
         if prepared.whole is not None:
-            blocks = self._whole(prepared.whole, source.image.size)
-            timings = prepared.whole.timings_ms
+            whole = self._whole_pages.read(prepared.whole, source.image)
+            blocks, rotation, timings, warnings = whole.blocks, whole.rotation, whole.timings_ms, list(whole.warnings)
         else:
-            failed = [part.outcome for part in prepared.parts if isinstance(part.outcome, PageError)]
-            if failed:
-                warnings.append(f"{len(failed)} of {len(prepared.parts)} parts could not be read: {failed[0]}")
-            blocks = placed_back(arranged(self._lines(prepared)), prepared.rotation, source.image.size)
-            timings = _sum(part.outcome.timings_ms for part in prepared.parts if isinstance(part.outcome, Reading))
-        timings = {**prepared.timings_ms, **timings, "order": _since(start)}
+            assert self._line_pages
+            rotation = prepared.lines.rotation
+            blocks, timings, warnings = self._line_pages.blocks(prepared.lines, source.image.size)
+        timings = {**prepared.timings_ms, **prepared.lines.timings_ms, **timings, "order": since(start)}
+        return self._finished(source, prepared.layout, blocks, rotation, warnings, timings)
+
+    def _finished(
+        self,
+        source: SourcePage,
+        layout: Layout,
+        blocks: tuple[Block, ...] = (),
+        rotation: Rotation = 0,
+        warnings: Sequence[str] = (),
+        timings: dict[str, float] | None = None,
+        error: str | None = None,
+    ) -> Page:
+        """A page with all that is known of it."""
+        if self._skip_furniture:
+            blocks = tuple(block for block in blocks if block.kind not in FURNITURE)
         lines = [line for block in blocks for line in block.lines]
         confidence = page_confidence(lines)
-        doubtful = confidence is not None and confidence < self._threshold
+        doubtful = confidence is not None and confidence < self._readings.threshold
+        said = [*source.warnings, *warnings]
         if doubtful:
-            warnings.append(f"Little of this page can be trusted: its confidence is {confidence:.2f}.")
+            said.append(f"Little of this page can be trusted: its confidence is {confidence:.2f}.")
         if any(line.cut == "repetition" for line in lines):
-            warnings.append("The model began to repeat itself; the text was cut where that began.")
+            said.append("The model began to repeat itself; the text was cut where that began.")
         return Page(
-            **common,
-            rotation=prepared.rotation,
+            number=source.number,
+            width=source.image.width,
+            height=source.image.height,
+            dpi=source.dpi,
+            layout=layout,
+            rotation=rotation,
             blocks=blocks,
             confidence=confidence,
             doubtful=doubtful,
-            warnings=tuple(warnings),
-            timings_ms={name: round(value, 3) for name, value in timings.items()},
+            warnings=tuple(said),
+            error=error,
+            timings_ms={name: round(value, 3) for name, value in (timings or {}).items()},
         )
-
-    def _lines(self, prepared: _Prepared) -> list[Line]:
-        """The lines that hold text, upright, in pixels of the page as it was read."""
-        lines = []
-        for number, quad in enumerate(prepared.quads):
-            line = self._line(quad, [part for part in prepared.parts if part.line == number])
-            if line.text:
-                lines.append(line)
-        return lines
-
-    def _line(self, quad: Quad, parts: Iterable[_Part]) -> Line:
-        """One line, of what was read of its parts."""
-        text, cut, logprobs = "", None, list[float]()
-        for part in parts:
-            if isinstance(part.outcome, Reading):
-                piece, why = self._text(part.outcome)
-                text += (" " if part.blank_before and text and piece else "") + piece.strip()
-                cut = cut or why
-                logprobs += part.outcome.logprobs
-        text = " ".join(text.split())
-        confidence = line_confidence(logprobs, self.settings.confidence) if text else None
-        box, polygon = placed(quad)
-        doubtful = confidence is not None and confidence < self._threshold
-        return Line(text=text, box=box, polygon=polygon, confidence=confidence, doubtful=doubtful, cut=cut)
-
-    def _text(self, reading: Reading) -> tuple[str, CutReason | None]:
-        """What was read, without what the model repeated, and why it ends early."""
-        if reading.finish_reason == "stop":
-            return reading.text, None
-        if reading.finish_reason == "repetition":  # the engine has cut it
-            return reading.text, "repetition"
-        keep = repetition_start(reading.token_ids)
-        if keep is None:
-            return reading.text, "length"
-        return self._model.decode(reading.token_ids[:keep]), "repetition"
-
-    def _whole(self, reading: Reading, size: tuple[int, int]) -> tuple[Block, ...]:
-        """A page that was read in one request, as one block: where its lines stand is not known."""
-        text, cut = self._text(reading)
-        if not text.strip():
-            return ()
-        texts = text.split("\n")
-        logprobs: list[list[float]] = [[] for _ in texts]
-        number = 0
-        for piece, value in zip(self._model.pieces(reading.token_ids), reading.logprobs, strict=True):
-            logprobs[min(number, len(texts) - 1)].append(value)
-            number += piece.count("\n")
-        box = Box(0, 0, *size)
-        lines = []
-        for row, (line, values) in enumerate(zip(texts, logprobs, strict=True)):
-            confidence = line_confidence(values, self.settings.confidence) if line else None
-            doubtful = confidence is not None and confidence < self._threshold
-            last = cut if row == len(texts) - 1 else None
-            lines.append(Line(text=line, box=box, confidence=confidence, doubtful=doubtful, row=row, cut=last))
-        return (Block(box=box, lines=tuple(lines)),)
-
-
-def _messages(image: Image.Image, prompt: str) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": prompt}]}]
-
-
-def _ahead(pages: Iterable[Any], prepare: Callable[[Any], _Prepared | Page], depth: int) -> Iterator[_Prepared | Page]:
-    """Pages prepared in another thread, ``depth`` of them before they are needed; 0: in this thread, when they are."""
-    if depth == 0:
-        yield from map(prepare, pages)
-        return
-    with ThreadPoolExecutor(1, "pages") as pool:
-        ready: deque[Future[_Prepared | Page]] = deque()
-        try:
-            for page in pages:
-                ready.append(pool.submit(prepare, page))
-                if len(ready) > depth:
-                    yield ready.popleft().result()
-            while ready:
-                yield ready.popleft().result()
-        finally:
-            for future in ready:
-                future.cancel()
-
-
-def _sum(timings: Iterable[dict[str, float]]) -> dict[str, float]:
-    total: dict[str, float] = {}
-    for one in timings:
-        for name, value in one.items():
-            if name != "total":  # from the request to its end: the waiting of one line is the reading of another
-                total[name] = total.get(name, 0.0) + value
-    return total
-
-
-def _since(start: float) -> float:
-    return (time.perf_counter() - start) * 1e3

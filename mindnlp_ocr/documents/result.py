@@ -12,8 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION: Literal[1] = 1
 
-BlockKind = Literal["text", "title", "list", "table", "figure", "formula", "caption", "header", "footer"]
-Layout = Literal["lines", "page", "text-layer"]
+BlockKind = Literal[
+    "text", "title", "list", "table", "figure", "formula", "code", "caption", "footnote", "header", "footer", "aside"
+]
+FURNITURE: frozenset[BlockKind] = frozenset({"header", "footer", "aside"})  # what belongs to the page, not to its text
+Layout = Literal["lines", "page", "model", "text-layer"]
 Rotation = Literal[0, 90, 180, 270]
 CutReason = Literal["repetition", "length"]
 
@@ -100,14 +103,28 @@ class Block(_Result):
     """Lines that belong together: a paragraph, a heading, a table.
 
     Attributes:
-        kind: what the block is.
+        kind: what the block is; "aside" is text in the margin of a page.
         box: the upright rectangle around all lines.
-        lines: the lines in reading order; never empty.
+        lines: the lines in reading order; empty for a figure without text.
+        label: how the model calls this kind of block, such as "page_footnote"; None where no model said what it is.
+        level: of a heading, from 1, where the model tells levels apart.
+        angle: degrees (0, 90, 180 or 270) by which its text is turned clockwise on the page.
+        continues: whether it goes on with the paragraph of the last text block before it.
+        html: a table with its merged cells, as HTML; None where it was read as lines.
+        latex: a formula, without delimiters.
+        markdown: the block as the model wrote it, where it wrote Markdown.
     """
 
     kind: BlockKind = "text"
     box: Box
     lines: tuple[Line, ...]
+    label: str | None = None
+    level: Annotated[int, Field(ge=1, le=6)] | None = None
+    angle: Rotation = 0
+    continues: bool = False
+    html: str | None = None
+    latex: str | None = None
+    markdown: str | None = None
 
     @property
     def rows(self) -> tuple[tuple[Line, ...], ...]:
@@ -163,7 +180,11 @@ class Page(_Result):
     @property
     def text(self) -> str:
         """The text in reading order, blocks separated by an empty line."""
-        return "\n\n".join(block.text for block in self.blocks)
+        parts: list[str] = []
+        for block in self.blocks:
+            if text := block.text:
+                parts.append(text if not parts else f"\n{text}" if block.continues else f"\n\n{text}")
+        return "".join(parts)
 
 
 class Document(_Result):

@@ -1,7 +1,7 @@
-"""How a checkpoint wants documents to be read: ``document_config.json`` in its folder."""
+"""How a checkpoint wants documents to be read: ``document_config.json`` in its folder, or a preset (``presets.py``)."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
@@ -9,7 +9,10 @@ from mindnlp_ocr.config import read_json
 from mindnlp_ocr.errors import SetupError
 
 FILE = "document_config.json"
-LayoutChoice = Literal["auto", "lines", "page"]
+LayoutChoice = Literal["auto", "lines", "page", "model"]
+PresetName = Literal["mineru", "olmocr", "plain"]  # those that ship with the package
+PageAnswer = Literal["text", "markdown", "olmocr"]
+Settings = TypeVar("Settings", bound="DocumentSettings")
 
 
 class LineSettings(BaseModel):
@@ -34,6 +37,43 @@ class LineSettings(BaseModel):
     max_new_tokens: PositiveInt = 192
 
 
+class BlockSampling(BaseModel):
+    """How the text of one kind of block is chosen, under the names of mineru-vl-utils; what is left out is as it has it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repetition_penalty: PositiveFloat | None = None
+    no_repeat_ngram_size: Annotated[int, Field(ge=0)] | None = None
+    max_new_tokens: PositiveInt | None = None
+
+
+class ModelLayoutSettings(BaseModel):
+    """How ``--layout model`` works: the model finds the blocks of a page, then reads each.
+
+    Attributes:
+        image_size: width and height in pixels of the picture in which blocks are looked for.
+        prompts: by kind of block, "[layout]" and "[default]" among them, in place of those of mineru-vl-utils.
+        sampling: the same of how tokens are chosen.
+        image_analysis: whether pictures and charts are described.
+        most_boxes: boxes of one page; what follows is left out.
+        fill_gaps: whether lines outside of all boxes are looked for, and read by themselves.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_size: tuple[PositiveInt, PositiveInt] = (1036, 1036)
+    prompts: dict[str, str] = {}
+    sampling: dict[str, BlockSampling] = {}
+    image_analysis: bool = False
+    most_boxes: PositiveInt = 300
+    fill_gaps: bool = True
+
+
 class ConfidenceSettings(BaseModel):
     """The probability that a line is right, from the log-probabilities of its tokens: a logistic function of the logarithms
     of the lowest one and of their sum, both without their sign. The checkpoint's README says on which pages it was fitted.
@@ -54,22 +94,33 @@ class ConfidenceSettings(BaseModel):
 
 
 class DocumentSettings(BaseModel):
-    """What a checkpoint declares, or the defaults of one that declares nothing: whole pages in one request.
+    """What a checkpoint or a preset declares, or the defaults where nothing does: whole pages in one request.
 
     Attributes:
         layout: how pages are read where the user leaves the choice.
-        page_prompt: the text that follows the image of a whole page.
-        page_max_pixels: with layout "lines", pictures up to this area are read whole; 0: none are.
-        lines: how line crops are read; None where the checkpoint does not read them.
-        confidence: how a confidence is estimated; None where it is not.
+        page_prompt: the text that goes with the image of a whole page; {width} and {height} stand for its pixels.
+        page_prompt_first: whether that text stands before the image.
+        page_max_pixels: with layout "lines" or "model", pictures up to this area are read whole; 0: none are.
+        page_longest_side: pixels to which larger pages are shrunk before they are read whole.
+        page_max_new_tokens: longest answer for a whole page; null: the model's own.
+        page_answer: what the model answers for a whole page: "text", "markdown", or "olmocr": JSON with the text in
+            Markdown and the turn that the page needs.
+        lines: how line crops are read; null where the checkpoint does not read them.
+        model_layout: how the model finds the blocks of a page; null where it does not.
+        confidence: how a confidence is estimated; null where it is not.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    layout: Literal["lines", "page"] = "page"
+    layout: Literal["lines", "page", "model"] = "page"
     page_prompt: str = "Extract all text from this image."
+    page_prompt_first: bool = False
     page_max_pixels: Annotated[int, Field(ge=0)] = 0
+    page_longest_side: PositiveInt | None = None
+    page_max_new_tokens: PositiveInt | None = None
+    page_answer: PageAnswer = "text"
     lines: LineSettings | None = None
+    model_layout: ModelLayoutSettings | None = None
     confidence: ConfidenceSettings | None = None
 
     @classmethod
@@ -80,14 +131,23 @@ class DocumentSettings(BaseModel):
             SetupError: the file is not JSON, or a setting is unknown or has no possible value.
         """
         path = folder / FILE
-        if not path.exists():
-            return cls()
+        return cls.checked(read_json(path), path) if path.exists() else cls()
+
+    @classmethod
+    def checked(cls: type[Settings], given: dict[str, Any], path: Path) -> Settings:
+        """Settings as a file gives them.
+
+        Raises:
+            SetupError: a setting is unknown or has no possible value.
+        """
         try:
-            settings = cls(**read_json(path))
+            settings = cls(**given)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise SetupError(f"{path} cannot be used: {where}: {first['msg']}") from error
         if settings.layout == "lines" and settings.lines is None:
             raise SetupError(f"{path} cannot be used: layout is 'lines', but it has no settings for lines: add them")
+        if settings.layout == "model" and settings.model_layout is None:
+            raise SetupError(f"{path} cannot be used: layout is 'model', but it has no model_layout: add it, {{}} suffices")
         return settings

@@ -44,15 +44,21 @@ def forecast(generation: Generation, backends: Backends, item_bytes: int) -> For
     patches = max((image.tokens * merge for image in generation.key.images), default=0)
     tokens = len(generation.key)
     longest = min(generation.max_length, tokens + generation.max_new_tokens)
-    vision = _vision_bytes(config, patches, backends) if patches else 0
     return Forecast(
         prompt_tokens=tokens,
         patches=patches,
         max_tokens=longest,
         kv_bytes=KVSlots.bytes_needed(config, 1, longest, item_bytes),
-        activation_bytes=max(vision, _prefill_bytes(config, tokens, generation.max_length, backends)),
+        activation_bytes=activation_bytes(config, patches, tokens, generation.max_length, backends),
         available_bytes=psutil.virtual_memory().available,
     )
+
+
+def activation_bytes(config: Qwen2VLConfig, patches: int, tokens: int, max_length: int, backends: Backends) -> int:
+    """What the larger of the vision and the prefill graph allocates above the weights, for a prompt of so many tokens with a
+    largest image of so many patches, in slots of ``max_length`` tokens."""
+    vision = _vision_bytes(config, patches, backends) if patches else 0
+    return max(vision, _prefill_bytes(config, tokens, max_length, backends))
 
 
 def _vision_bytes(config: Qwen2VLConfig, patches: int, backends: Backends) -> int:

@@ -272,14 +272,20 @@ class Qwen2VLModel:
 
     # Tokens and files
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of tokens, without special ones."""
-        return self._processor.decode(token_ids)
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The text of tokens, without special ones unless they are asked for."""
+        return self._processor.decode(token_ids, skip_special_tokens)
 
     def pieces(self, token_ids: Sequence[int]) -> list[str]:
         """The text that each token adds: "" for one that ends inside a character."""
         stream = self._processor.stream()
         return [stream.feed(token_id) for token_id in token_ids]
+
+    @property
+    def checkpoint_path(self) -> str:
+        """Where the checkpoint lies; its name, where it lies in no file of its own."""
+        paths = self._network.stored.paths
+        return str(paths[0]) if paths else self._network.name
 
     @property
     def slots(self) -> int:

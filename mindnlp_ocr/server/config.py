@@ -84,6 +84,7 @@ class ServerConfig:
         document_pages: pages that are read of one document.
         documents_at_once: documents that are read at a time; others wait.
         documents_waiting: documents that wait; more are refused.
+        preset: how documents are read that do not say it, by its name or a file; None: as the checkpoint declares.
         shutdown_seconds: how long running requests may go on when the server is stopped.
         log_level, log_format: of standard error.
     """
@@ -109,6 +110,7 @@ class ServerConfig:
     document_pages: int = 2000
     documents_at_once: int = 1
     documents_waiting: int = 32
+    preset: str | None = None
     shutdown_seconds: float = 30.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"

@@ -16,7 +16,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from mindnlp_ocr.documents.schema import PageResult
 from mindnlp_ocr.documents.selection import PageSelection
-from mindnlp_ocr.documents.settings import LayoutChoice
+from mindnlp_ocr.documents.settings import LayoutChoice, PresetName
 from mindnlp_ocr.documents.stream import TextLayer
 from mindnlp_ocr.documents.writers import FORMATS
 from mindnlp_ocr.errors import PageError, SetupError
@@ -51,6 +51,8 @@ class DocumentRequest(BaseModel):
         document: the file in base64, or as a data URL.
         name: how the file is called in answers.
         pages: which pages to read, such as 1-3,7.
+        preset: how pages are read; null: as the server was started.
+        skip_furniture: leave out page headers, footers, page numbers and marginal text, where the layout tells them.
         stream: answer with events, a page each, as they are read.
         format: answer with the document in this format when it has been read.
     """
@@ -64,6 +66,8 @@ class DocumentRequest(BaseModel):
     dpi: float = Field(default=200.0, ge=24, le=600)
     password: str | None = Field(default=None, max_length=255)
     text_layer: TextLayer = "ignore"
+    preset: PresetName | None = None
+    skip_furniture: bool = False
     stream: bool = False
     format: Format | None = None
 
@@ -206,7 +210,9 @@ class Documents:
             raise
         except PageError as error:
             raise ApiError(f"{error}, or PDF", param="document") from error
-        how = Reading(asked.pages, asked.layout, asked.dpi, asked.password, asked.text_layer)
+        how = Reading(
+            asked.pages, asked.layout, asked.dpi, asked.password, asked.text_layer, asked.preset, asked.skip_furniture
+        )
         return self._jobs.add(content, _shown(asked.name), how, owner)
 
     # What is answered

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from mindnlp_ocr.documents.result import Page
 from mindnlp_ocr.documents.selection import PageSelection
-from mindnlp_ocr.documents.settings import LayoutChoice
+from mindnlp_ocr.documents.settings import LayoutChoice, PresetName
 from mindnlp_ocr.documents.source import Source
 from mindnlp_ocr.documents.stream import Begun, DocumentStream, Ended, PageRead, TextLayer
 from mindnlp_ocr.documents.writers import FORMATS, PagePicture
@@ -41,6 +41,8 @@ class Reading:
     dpi: float = 200.0
     password: str | None = None
     text_layer: TextLayer = "ignore"
+    preset: PresetName | None = None
+    skip_furniture: bool = False
 
 
 @dataclass(eq=False)
@@ -224,14 +226,17 @@ class Jobs:
 
     # In the threads that read
 
-    def _reader(self, layout: LayoutChoice) -> Any:
-        """A reader of this thread: its line detector is no other's."""
+    def _reader(self, how: Reading) -> Any:
+        """A reader of this thread: its line detector is no other's. What a document does not say is as the server was
+        started."""
         from mindnlp_ocr.documents.reader import DocumentReader
 
-        readers = self._readers.__dict__
-        if layout not in readers:
-            readers[layout] = DocumentReader(self._model, layout)
-        return readers[layout]
+        readers: dict[Any, DocumentReader] = self._readers.__dict__.setdefault("made", {})
+        preset = how.preset or self._config.preset
+        key = how.layout, preset, how.skip_furniture
+        if key not in readers:
+            readers[key] = DocumentReader(self._model, how.layout, preset=preset, skip_furniture=how.skip_furniture)
+        return readers[key]
 
     def _read(self, job: Job) -> None:
         try:
@@ -251,7 +256,7 @@ class Jobs:
 
     def _read_pages(self, job: Job) -> None:
         how, started = job.how, time.monotonic()
-        stream = DocumentStream(self._reader(how.layout), PageSelection(how.pages), how.dpi, how.password, how.text_layer)
+        stream = DocumentStream(self._reader(how), PageSelection(how.pages), how.dpi, how.password, how.text_layer)
         events = stream.read([str(job.source)])
         try:
             for happened in events:

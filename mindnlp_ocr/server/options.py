@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from mindnlp_ocr.documents import presets
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.options import Parser, add_options
 from mindnlp_ocr.server.config import LOOPBACK, ApiKeys, ServerConfig
@@ -67,6 +68,12 @@ def parser() -> Parser:
     _number(parser, "--document-pages", 2000, "pages of one document")
     _number(parser, "--documents-at-once", 1, "documents that are read at a time")
     _number(parser, "--documents-waiting", 32, "documents that wait; more are refused")
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="how documents are read: mineru, olmocr, plain, or a YAML file (default: as the checkpoint declares, or by its "
+        "name)",
+    )
     parser.add_argument("--no-warm-up", action="store_true", help="compile graphs when they are needed, not at the start")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(default: info)")
     parser.add_argument("--log-format", choices=("text", "json"), default="text", help="of log lines (default: text)")
@@ -93,6 +100,8 @@ def server_config(arguments: argparse.Namespace) -> ServerConfig:
     ):  # fmt: skip
         if (value := getattr(arguments, name)) < least.get(name, 1):
             raise SetupError(f"--{name.replace('_', '-')} is {value}: give {least.get(name, 1)} or more")
+    if arguments.preset is not None:
+        presets.load(arguments.preset)  # what is wrong with it is said before the model is loaded
     return ServerConfig(
         host=arguments.host,
         port=arguments.port,
@@ -115,6 +124,7 @@ def server_config(arguments: argparse.Namespace) -> ServerConfig:
         document_pages=arguments.document_pages,
         documents_at_once=arguments.documents_at_once,
         documents_waiting=arguments.documents_waiting,
+        preset=arguments.preset,
         shutdown_seconds=arguments.shutdown_seconds,
         log_level=arguments.log_level,
         log_format=arguments.log_format,

@@ -57,12 +57,12 @@ NOT_RUN = {
 # Tools whose options alone are parsed here, and why.
 PARSED = {
     r"tools/benchmark_\w+\.py": "minutes; tests of their own try those that have --smoke",
-    r"tools/(report|evaluate)\.py": "they have tests of their own",
+    r"tools/(report|evaluate|evaluate_layout)\.py": "they have tests of their own",
     r"tools/compare_dtypes\.py": "a minute, over all pages",
     r"tools/selftest\.py": "tests/test_selftest.py runs it",
     r"tools/serve\.py": "it serves until it is stopped; tests/server starts it",
 }
-RUN = ("tools/infer.py", "mindnlp-ocr", "tools/convert.py", "tools/export.py")
+RUN = ("tools/infer.py", "mindnlp-ocr", "tools/convert.py", "tools/export.py", "tools/forecast_memory.py")
 WRITE = ("tools/convert.py", "tools/export.py")
 # Few and small graphs in what is exported: the last of an option counts.
 SMALL_EXPORT = ["--max-length", "128", "--max-new-tokens", "32", "--slots", "1", "--vision-patches", "64"]

@@ -119,7 +119,7 @@ def test_auto_reads_small_pictures_whole_and_pages_by_line(model: Qwen2VLModel, 
 
 
 def test_a_checkpoint_that_does_not_read_lines_refuses_to(model: Qwen2VLModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mindnlp_ocr.documents.settings.FILE", "no_such_file.json")
+    monkeypatch.setattr("mindnlp_ocr.documents.presets.FILE", "no_such_file.json")
     assert DocumentReader(model).layout_of(3000, 4000) == "page"
     with pytest.raises(SetupError, match="--layout lines was requested, but the checkpoint does not declare"):
         DocumentReader(model, layout="lines")

@@ -253,7 +253,9 @@ def record_pages(checkpoint: Path, output: Path) -> None:
     write(output / "pages", {"cases": entries}, arrays)
 
 
-def shape_config(*, hidden: int, heads: int, key_heads: int, inner: int, layers: int, tied: bool) -> dict[str, Any]:
+def shape_config(
+    *, hidden: int, heads: int, key_heads: int, inner: int, layers: int, tied: bool, sections: tuple[int, ...] = (16, 24, 24)
+) -> dict[str, Any]:
     """A config.json in the published flat layout: true layers of Qwen2-VL, but few, and a small vocabulary."""
     return {
         "architectures": ["Qwen2VLForConditionalGeneration"],
@@ -268,7 +270,7 @@ def shape_config(*, hidden: int, heads: int, key_heads: int, inner: int, layers:
         "num_key_value_heads": key_heads,
         "intermediate_size": inner,
         "rope_theta": 1000000.0,
-        "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+        "rope_scaling": {"type": "mrope", "mrope_section": list(sections)},
         "rms_norm_eps": 1e-06,
         "tie_word_embeddings": tied,
         "max_position_embeddings": 32768,
@@ -306,8 +308,9 @@ def shape_config(*, hidden: int, heads: int, key_heads: int, inner: int, layers:
 SHAPES = {
     "2b": shape_config(hidden=1536, heads=12, key_heads=2, inner=8960, layers=2, tied=True),
     "7b": shape_config(hidden=3584, heads=28, key_heads=4, inner=18944, layers=1, tied=False),
+    "mineru2.5-1.2b": shape_config(hidden=896, heads=14, key_heads=2, inner=4864, layers=2, tied=True, sections=(8, 12, 12)),
 }
-SEEDS = {"2b": 3, "7b": 5}  # chosen among the first few for varied tokens without near ties
+SEEDS = {"2b": 3, "7b": 5, "mineru2.5-1.2b": 7}  # chosen among the first few for varied tokens without near ties
 
 
 def random_model(config: dict[str, Any], seed: int) -> Qwen2VLForConditionalGeneration:

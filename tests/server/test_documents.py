@@ -181,6 +181,7 @@ def test_a_name_is_a_name_and_no_path(name: str, shown: str, http: httpx.Client,
         (WORD.read_bytes(), {"pages": "9" * 500}, "pages"),
         (WORD.read_bytes(), {"dpi": "1e9"}, "dpi"),
         (WORD.read_bytes(), {"layout": "spiral"}, "layout"),
+        (WORD.read_bytes(), {"preset": "/etc/passwd"}, "preset"),
         (WORD.read_bytes(), {"format": "docx"}, "format"),
         (WORD.read_bytes(), {"unknown": "1"}, "unknown"),
     ],
@@ -279,6 +280,17 @@ def test_more_documents_than_may_wait_are_refused(model: Qwen2VLModel) -> None:
         for answer in sent:
             if answer.status_code == 202:
                 http.delete(f"{PATH}/{answer.json()['id']}")
+
+
+def test_blocks_that_the_model_finds_come_as_those_of_the_command_line(http: httpx.Client) -> None:
+    content = io.BytesIO()
+    with Image.open(ROOT / "examples" / "letter.png") as image:
+        image.crop((0, 0, image.width, image.height // 2)).save(content, "PNG")
+    how = {"layout": "model", "preset": "mineru", "skip_furniture": "true"}
+    answer = send(http, content.getvalue(), "letter.png", **how, format="json")  # comes when it has been read
+    [result] = answer.json()["results"]
+    assert (result["error"], result["pages"][0]["layout"]) == (None, "model")
+    assert "Northfield Public Library" in result["text"]
 
 
 def test_lines_of_a_page_have_boxes_and_confidences(http: httpx.Client) -> None:

@@ -103,7 +103,9 @@ def test_bodies(body: bytes, path: str, http: httpx.Client) -> None:
 @MANY
 @given(
     fields=st.dictionaries(
-        st.sampled_from(["document", "name", "pages", "layout", "dpi", "password", "text_layer", "stream", "format", "x"]),
+        st.sampled_from(
+            ["document", "name", "pages", "layout", "dpi", "password", "text_layer", "stream", "format", "preset", "x"]
+        ),
         anything,
     )
 )

@@ -78,6 +78,8 @@ class AltoWriter(Writer):
 
 
 def _block(block: Block, page: Page, name: str) -> str:
+    if not block.lines:
+        return _open("Illustration", 4, close=True, ID=name, **_place(block.box, page), TAGREFS=f"kind-{block.kind}")
     if block.kind != "table":
         return _text_block(block.lines, page, name, block.box, 4, TAGREFS=f"kind-{block.kind}")
     rows = []

@@ -8,7 +8,7 @@ from mindnlp_ocr.documents.result import Block, Box, Line, Page
 from mindnlp_ocr.documents.writers.base import PagePicture, Writer, printable
 from mindnlp_ocr.documents.writers.words import baseline, pixels, placed, words
 
-CAPABILITIES = "ocr_page ocr_carea ocr_par ocr_line ocrx_word ocrp_wconf"
+CAPABILITIES = "ocr_page ocr_carea ocr_par ocr_line ocr_photo ocrx_word ocrp_wconf"
 
 _HEAD = """\
 <?xml version="1.0" encoding="UTF-8"?>
@@ -61,6 +61,8 @@ class HocrWriter(Writer):
 
 def _area(block: Block, page: Page, name: str) -> str:
     box = _bbox(block.box, page)
+    if not block.lines:
+        return f'      <div class="ocr_photo" id="block_{name}" title={_title([box, f"x_kind {block.kind}"])}></div>\n'
     lines = "".join(_line(line, page, f"{name}_{number}") for number, line in enumerate(block.lines, 1))
     return (
         f'      <div class="ocr_carea" id="block_{name}" title={_title([box, f"x_kind {block.kind}"])}>\n'

@@ -5,10 +5,12 @@ import unicodedata
 from collections.abc import Sequence
 
 from mindnlp_ocr.documents.result import Block, Line, Page
-from mindnlp_ocr.documents.writers.base import PagePicture, Writer, printable
+from mindnlp_ocr.documents.tables import cells_of, has_spans
+from mindnlp_ocr.documents.writers.base import PagePicture, Writer, encodable, printable
 
 _HYPHENS = "-\u2010\u00ad"
 _SIGN = re.compile(r"\s*(?:[•·‣◦▪■●○∙]|[*–-](?!\S)|(?P<number>\d{1,9})(?:[.)](?!\S)|、))")
+_FORMULA = re.compile(r"\\\((.+?)\\\)")
 _ESCAPES = (
     (re.compile(r"\\(?=[!-/:-@\[-`{-~])"), r"\\\\"),
     (re.compile(r"([`*])"), r"\\\1"),
@@ -25,9 +27,11 @@ _AT_THE_BEGINNING = (
 
 
 class MarkdownWriter(Writer):
-    """The blocks in reading order. Lines of a paragraph are joined, and words that were parted at their ends.
+    """The blocks in reading order. Lines of a paragraph are joined, and words that were parted at their ends; a paragraph
+    that goes on in a later block is one.
 
-    Of a page that was read in one request the lines are kept, for nobody knows which of them are paragraphs.
+    Of a page that was read in one request, as plain text, the lines are kept, for nobody knows which of them are paragraphs.
+    A formula stands between $$, code in a fence, and a table with merged cells in HTML. Figures without text are left out.
 
     Comments, which a rendered page does not show, tell where a page begins, mark doubtful lines with their confidence, and
     say what could not be read. Several documents in one file stand under their names, as headings.
@@ -45,8 +49,8 @@ class MarkdownWriter(Writer):
             self._part(f"<!-- page {page.number} -->")
         if page.error is not None:
             self._part(_comment(page.error))
-        for block in page.blocks:
-            for paragraph in _paragraphs(block) if page.layout == "page" else [self._block(block)]:
+        for block in _joined(page.blocks):
+            for paragraph in _paragraphs(block) if _unparted(page, block) else [self._block(block)]:
                 if paragraph:
                     self._part(paragraph)
 
@@ -59,12 +63,41 @@ class MarkdownWriter(Writer):
         self._first = False
 
     def _block(self, block: Block) -> str:
+        if block.markdown is not None:
+            return encodable(block.markdown)
+        if block.latex is not None:
+            return f"$$\n{encodable(block.latex).strip()}\n$$"
+        if block.kind == "code":
+            return code(block)
+        if block.html is not None and has_spans(cells_of(block.html)):
+            return encodable(block.html)
         if block.kind == "table":
             return table(block)
         if block.kind == "list":
             return items(block)
         text = running(block.rows)
-        return f"{'##' if self.heads else '#'} {text}" if block.kind == "title" and text else at_the_beginning(text)
+        level = min(6, (block.level or 1) + (1 if self.heads else 0))
+        return f"{'#' * level} {text}" if block.kind == "title" and text else at_the_beginning(text)
+
+
+def _unparted(page: Page, block: Block) -> bool:
+    """Whether nobody knows which lines of a block are paragraphs."""
+    return page.layout == "page" and block.label is None
+
+
+def _joined(blocks: Sequence[Block]) -> list[Block]:
+    """The blocks, those that go on with a paragraph put to it."""
+    joined: list[Block] = []
+    for block in blocks:
+        before = [place for place, other in enumerate(joined) if other.kind == "text"]
+        if not (block.continues and before):
+            joined.append(block)
+            continue
+        begun = joined[before[-1]]
+        first = 1 + max(line.row for line in begun.lines)
+        more = (line.model_copy(update={"row": first + line.row}) for line in block.lines)
+        joined[before[-1]] = begun.model_copy(update={"lines": (*begun.lines, *more)})
+    return joined
 
 
 def _paragraphs(block: Block) -> list[str]:
@@ -84,6 +117,25 @@ def escape(text: str) -> str:
     for pattern, replacement in _ESCAPES:
         text = pattern.sub(replacement, text)
     return text
+
+
+def with_formulas(text: str) -> str:
+    """The text escaped, but for its formulas, which a model puts between \\( and \\)."""
+    parts = _FORMULA.split(printable(text).strip())
+    return "".join(f"${part.strip()}$" if number % 2 else _escaped_part(part) for number, part in enumerate(parts))
+
+
+def _escaped_part(text: str) -> str:
+    """A part of a line, with the blanks at its ends."""
+    inner = text.strip()
+    return text.replace(inner, escape(inner)) if inner else text
+
+
+def code(block: Block) -> str:
+    """Code in a fence that is longer than any in it."""
+    text = "\n".join(encodable(line.text) for line in block.lines)
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}\n{text}\n{fence}" if text.strip() else ""
 
 
 def at_the_beginning(text: str) -> str:
@@ -125,7 +177,7 @@ def _unspaced(character: str) -> bool:
 
 
 def _marked(line: Line) -> str:
-    text = escape(line.text)
+    text = with_formulas(line.text)
     if not text or not line.doubtful:
         return text
     return f"{text} <!-- doubtful{'' if line.confidence is None else f' {line.confidence:.2f}'} -->"

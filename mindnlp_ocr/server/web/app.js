@@ -5,7 +5,7 @@ const TEXTS = {
   en: {
     theme: "Dark or light", key: "API key", use: "Use it", choose: "Choose a document",
     drop: "or drop an image or a PDF here", pages: "Pages", layout: "Read", auto: "as the model prefers",
-    lines: "line by line", page: "the page as a whole", cancel: "Cancel", copy: "Copy the text", download: "Download:",
+    lines: "line by line", page: "the page as a whole", model: "block by block", cancel: "Cancel", copy: "Copy the text", download: "Download:",
     text: "Text", pdf: "Searchable PDF", delete: "Delete from the server", confidence: "Confidence:", high: "high",
     fair: "fair", low: "low", sending: "Sending {name} …", waiting: "{name} waits for its turn.",
     reading: "Reading {name}, pages: {done} of {all}", done: "{name} was read, pages: {done}.",
@@ -16,7 +16,7 @@ const TEXTS = {
   },
   zh: {
     theme: "深色或浅色", key: "API 密钥", use: "使用", choose: "选择文件", drop: "或将图片、PDF 拖到这里", pages: "页码",
-    layout: "识别方式", auto: "按模型默认", lines: "逐行", page: "整页", cancel: "取消", copy: "复制文本", download: "下载：",
+    layout: "识别方式", auto: "按模型默认", lines: "逐行", page: "整页", model: "逐块", cancel: "取消", copy: "复制文本", download: "下载：",
     text: "文本", pdf: "可搜索 PDF", delete: "从服务器删除", confidence: "置信度：", high: "高", fair: "中", low: "低",
     sending: "正在上传 {name} …", waiting: "{name} 正在排队。", reading: "正在识别 {name}：第 {done} / {all} 页",
     done: "{name}：已识别 {done} 页。", cancelled: "{name} 已取消，已识别 {done} 页。", failed: "{name} 无法识别：{error}",

@@ -1,0 +1,165 @@
+"""What a model answers for a whole page, where it is more than plain text: Markdown, or olmOCR's JSON around it."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mindnlp_ocr.documents.result import Block, BlockKind, Box, CutReason, Line, Rotation
+from mindnlp_ocr.documents.tables import cells_of, to_html
+
+_HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*$")
+_ITEM = re.compile(r"^\s*(?:[-*+]|\d{1,9}[.)])\s+\S")
+_RULE = re.compile(r"^\s*\|?\s*:?-{2,}:?\s*(?:\|\s*:?-{2,}:?\s*)*\|?\s*$")
+_INLINE = (
+    (re.compile(r"(\*\*|__)(?=\S)(.+?)(?<=\S)\1"), r"\2"),
+    (re.compile(r"(?<!\w)([*_])(?=\S)(.+?)(?<=\S)\1(?!\w)"), r"\2"),
+    (re.compile(r"!?\[([^\]]*)\]\([^)]*\)"), r"\1"),
+)
+
+
+class OlmOcrAnswer(BaseModel):
+    """The JSON that olmOCR-7B-0225 answers.
+
+    Attributes:
+        natural_text: the page in Markdown; null where there is nothing to read.
+        is_rotation_valid: whether the page stands upright.
+        rotation_correction: degrees by which it has to be turned clockwise where it does not.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    natural_text: str | None = None
+    primary_language: str | None = None
+    is_rotation_valid: bool = True
+    rotation_correction: Literal[0, 90, 180, 270] = 0
+    is_table: bool = False
+    is_diagram: bool = False
+
+    @property
+    def turn(self) -> Rotation:
+        """By how much the page has to be turned clockwise."""
+        return 0 if self.is_rotation_valid else self.rotation_correction
+
+
+def olmocr_answer(text: str) -> tuple[OlmOcrAnswer, str | None]:
+    """The answer, and what is wrong with it: where it is no such JSON, or ends too soon, what can be read of it is taken."""
+    try:
+        return OlmOcrAnswer.model_validate_json(text.strip()), None
+    except ValidationError:
+        pass
+    start = re.search(r'"natural_text"\s*:\s*"', text)
+    if start is None:
+        return OlmOcrAnswer(natural_text=text), "The model did not answer in JSON; its answer was taken as the text."
+    rest = text[start.end() :]
+    end = re.match(r'(?:[^"\\]|\\.)*', rest, re.DOTALL)
+    assert end is not None
+    body = re.sub(r"\\(?:u[0-9a-fA-F]{0,3})?$", "", end[0])  # an escape that was cut short
+    try:
+        natural = json.loads(f'"{body}"', strict=False)
+    except ValueError:
+        natural = body
+    return OlmOcrAnswer(
+        natural_text=natural
+    ), "The model's JSON is damaged or ends too soon; its text was taken all the same."
+
+
+def markdown_blocks(text: str, box: Box, **about: Any) -> tuple[Block, ...]:
+    """The blocks of a page in Markdown. Where they stand is not known, so each has the box of the whole page.
+
+    Args:
+        about: fields of every line, such as its confidence.
+    """
+    return tuple(
+        Block(
+            kind=kind,
+            box=box,
+            lines=tuple(Line(text=line, box=box, row=row, **about) for row, line in lines),
+            label=kind,
+            level=level,
+            html=html,
+            latex=latex,
+            markdown=source,
+        )
+        for kind, lines, level, html, latex, source in map(_block, _chunks(text))
+    )
+
+
+def marked_cut(blocks: tuple[Block, ...], cut: CutReason | None) -> tuple[Block, ...]:
+    """The same blocks, the last line marked with why it ends early."""
+    if cut is None or not blocks or not blocks[-1].lines:
+        return blocks
+    *lines, last = blocks[-1].lines
+    return (*blocks[:-1], blocks[-1].model_copy(update={"lines": (*lines, last.model_copy(update={"cut": cut}))}))
+
+
+_Rows = list[tuple[int, str]]
+_Parsed = tuple[BlockKind, _Rows, int | None, str | None, str | None, str]
+
+
+def _chunks(text: str) -> list[list[str]]:
+    """The lines of each block: parted by empty lines, headings and fences; a table or a fence keeps its empty lines."""
+    chunks: list[list[str]] = [[]]
+    until: Callable[[str], bool] | None = None
+    for line in text.split("\n"):
+        if until is not None:
+            chunks[-1].append(line)
+            if until(line):
+                until = None
+                chunks.append([])
+            continue
+        stripped = line.strip()
+        opened = _opened(stripped)
+        if not stripped or opened is not None or _HEADING.match(stripped):
+            chunks.append([])
+        if stripped:
+            chunks[-1].append(line)
+        if opened is not None:
+            until = opened if not (len(stripped) > 3 and opened(stripped[2:])) else None
+        if until is None and (opened is not None or _HEADING.match(stripped)):
+            chunks.append([])
+    return [chunk for chunk in chunks if any(line.strip() for line in chunk)]
+
+
+def _opened(line: str) -> Callable[[str], bool] | None:
+    """What ends the block that a line opens, where that is no empty line."""
+    ends = {"```": "```", "$$": "$$", "\\[": "\\]"}
+    for start, end in ends.items():
+        if line.startswith(start):
+            return lambda line: line.rstrip().endswith(end)
+    return (lambda line: "</table>" in line.lower()) if line.lower().startswith("<table") else None
+
+
+def _block(lines: Sequence[str]) -> _Parsed:
+    source = "\n".join(lines)
+    text = source.strip()
+    if heading := _HEADING.match(text):
+        return "title", [(0, plain(heading[2]))], len(heading[1]), None, None, source
+    if text.startswith("```"):
+        return "code", list(enumerate(line for line in lines if not line.startswith("```"))), None, None, None, source
+    if text.startswith(("$$", "\\[")):
+        latex = text[2:].removesuffix("$$").removesuffix("\\]").strip()
+        return "formula", list(enumerate(latex.split("\n"))), None, None, latex, source
+    if text.lower().startswith("<table") and (cells := cells_of(text)):
+        return "table", [(cell.row, cell.text) for cell in cells], None, to_html(cells), None, to_html(cells)
+    if len(lines) > 1 and _RULE.match(lines[1]) and "|" in lines[0]:
+        rows = [line for number, line in enumerate(lines) if number != 1]
+        found = [(row, plain(cell)) for row, line in enumerate(rows) for cell in _pipe_cells(line)]
+        return "table", found, None, None, None, source
+    kind: BlockKind = "list" if all(_ITEM.match(line) for line in lines) else "text"
+    return kind, [(row, plain(line.strip())) for row, line in enumerate(lines)], None, None, None, source
+
+
+def _pipe_cells(line: str) -> list[str]:
+    stripped = line.strip().removeprefix("|")
+    stripped = stripped[:-1] if stripped.endswith("|") and not stripped.endswith("\\|") else stripped
+    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", stripped)]
+
+
+def plain(text: str) -> str:
+    """The text of a line of Markdown without emphasis and links."""
+    for pattern, replacement in _INLINE:
+        text = pattern.sub(replacement, text)
+    return text

@@ -1,0 +1,169 @@
+"""What a model found and read on a page, in the words of mineru-vl-utils, to our blocks."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from mindnlp_ocr.documents.result import Block, BlockKind, Box, CutReason, Line, Point, Rotation
+from mindnlp_ocr.documents.tables import cells_of, to_html
+
+KINDS: dict[str, BlockKind] = {
+    "text": "text",
+    "ref_text": "text",
+    "index": "text",
+    "phonetic": "text",
+    "list_item": "list",
+    "list": "list",
+    "title": "title",
+    "doc_title": "title",
+    "paragraph_title": "title",
+    "table": "table",
+    "equation": "formula",
+    "equation_block": "formula",
+    "formula_number": "formula",
+    "code": "code",
+    "algorithm": "code",
+    "image": "figure",
+    "chart": "figure",
+    "image_block": "figure",
+    "caption": "caption",
+    "table_caption": "caption",
+    "image_caption": "caption",
+    "code_caption": "caption",
+    "footnote": "footnote",
+    "table_footnote": "footnote",
+    "image_footnote": "footnote",
+    "page_footnote": "footnote",
+    "header": "header",
+    "footer": "footer",
+    "page_number": "footer",
+    "aside_text": "aside",
+}
+LEVELS = {"title": 1, "doc_title": 1, "paragraph_title": 2}
+CONTAINERS = frozenset({"list", "equation_block", "image_block"})  # hold other blocks, and are not read
+PICTURES = frozenset({"image", "chart", "image_block"})
+INSIDE = 0.8  # share of a block that lies in a list of which it is an item
+_DELIMITERS = re.compile(r"^\s*(?:\\\[|\$\$)|(?:\\\]|\$\$)\s*$")
+_FENCE = re.compile(r"^\s*```[^\n]*\n|\n?```\s*$")
+
+Found = Mapping[str, Any]  # a ContentBlock: type, bbox as shares of the page, angle, content, merge_prev; label, scored
+Estimate = Callable[[Sequence[float]], tuple[float | None, bool]]
+
+
+def blocks_of(found: Sequence[Found], size: tuple[int, int], estimate: Estimate) -> tuple[Block, ...]:
+    """The blocks of a page, in the order of the model.
+
+    Args:
+        found: the blocks after post-processing. A list that holds items gives its kind to them, and is left out; so is
+            what was read as nothing, unless it is a figure.
+        size: width and height of the page in pixels.
+        estimate: the confidence of a text with these log-probabilities, and whether it is doubtful.
+    """
+    lists = [block for block in found if block["type"] == "list" and not block.get("content")]
+    items = [any(share_inside(block["bbox"], outer["bbox"]) >= INSIDE for outer in lists) for block in found]
+    blocks = []
+    for block, is_item in zip(found, items, strict=True):
+        if any(block is outer for outer in lists):
+            continue
+        made = _block(block, is_item, size, estimate)
+        if made.lines or made.kind == "figure":
+            blocks.append(made)
+    return tuple(blocks)
+
+
+def _block(found: Found, is_item: bool, size: tuple[int, int], estimate: Estimate) -> Block:
+    label = found.get("label", found["type"])
+    kind = KINDS.get(label if found["type"] == "text" else found["type"], "text")
+    if is_item and kind == "text":
+        kind = "list"
+    content = (found.get("content") or "").strip()
+    scored = found.get("scored")
+    confidence, doubtful = estimate(scored.logprobs) if scored is not None and content else (None, False)
+    cut = cut_of(scored)
+    frame = Frame(pixels(found["bbox"], size), found.get("angle") or 0)
+    common: dict[str, Any] = {"box": frame.box, "kind": kind, "label": label, "angle": frame.angle}
+    about: dict[str, Any] = {"confidence": confidence, "doubtful": doubtful}
+
+    if kind == "table" and (cells := cells_of(content)):
+        height = max(cell.row + cell.rows for cell in cells)
+        width = max(cell.column + cell.columns for cell in cells)
+        lines = [
+            frame.line(
+                (cell.column / width, cell.row / height, (cell.column + cell.columns) / width,
+                 min(height, cell.row + cell.rows) / height),
+                text=cell.text, row=cell.row, cut=cut if number == len(cells) - 1 else None, **about,
+            )
+            for number, cell in enumerate(cells)
+        ]  # fmt: skip
+        return Block(**common, lines=tuple(lines), html=to_html(cells))
+    latex = None
+    if kind == "formula" and label != "formula_number":
+        content = latex = _DELIMITERS.sub("", content).strip()
+    if kind == "code":
+        content = _FENCE.sub("", content)
+        texts = [text.rstrip() for text in content.split("\n")] if content else []
+    else:
+        texts = [" ".join(text.split()) for text in content.split("\n") if text.strip()]
+    lines = [
+        frame.line(
+            (0, row / len(texts), 1, (row + 1) / len(texts)),
+            text=text, row=row, cut=cut if row == len(texts) - 1 else None, **about,
+        )
+        for row, text in enumerate(texts)
+    ]  # fmt: skip
+    return Block(
+        **common,
+        lines=tuple(lines),
+        level=LEVELS.get(label) if kind == "title" else None,
+        continues=bool(found.get("merge_prev")) and kind == "text",
+        latex=latex or None,
+    )
+
+
+class Frame:
+    """A region, in which places are given as shares of its width and height as its text stands upright.
+
+    Args:
+        box: the region, in pixels of the page.
+        angle: degrees by which its text is turned clockwise.
+    """
+
+    def __init__(self, box: Box, angle: Rotation = 0) -> None:
+        self.box, self.angle = box, angle
+
+    def line(self, place: tuple[float, float, float, float], **fields: Any) -> Line:
+        """A line that fills a place: left, top, right, bottom."""
+        left, top, right, bottom = place
+        corners = (self._point(left, top), self._point(right, top), self._point(right, bottom), self._point(left, bottom))
+        xs, ys = zip(*corners, strict=True)
+        box = Box(min(xs), min(ys), max(xs), max(ys))
+        return Line(**fields, box=box, polygon=corners if self.angle else None)
+
+    def _point(self, x: float, y: float) -> Point:
+        if self.angle == 90:
+            x, y = 1 - y, x
+        elif self.angle == 180:
+            x, y = 1 - x, 1 - y
+        elif self.angle == 270:
+            x, y = y, 1 - x
+        return Point(round(self.box.left + x * self.box.width, 2), round(self.box.top + y * self.box.height, 2))
+
+
+def pixels(bbox: Sequence[float], size: tuple[int, int]) -> Box:
+    """A box in shares of a page, in its pixels."""
+    width, height = size
+    return Box(*(round(value, 2) for value in (bbox[0] * width, bbox[1] * height, bbox[2] * width, bbox[3] * height)))
+
+
+def share_inside(inner: Sequence[float], outer: Sequence[float]) -> float:
+    """The share of one box that lies in another."""
+    width = min(inner[2], outer[2]) - max(inner[0], outer[0])
+    height = min(inner[3], outer[3]) - max(inner[1], outer[1])
+    area = (inner[2] - inner[0]) * (inner[3] - inner[1])
+    return width * height / area if width > 0 and height > 0 and area > 0 else 0.0
+
+
+def cut_of(scored: Any) -> CutReason | None:
+    """Why an answer ends early."""
+    reason: CutReason | Literal["stop"] = getattr(scored, "finish_reason", "stop")
+    return None if reason == "stop" else reason

@@ -1,0 +1,173 @@
+"""``--layout model``: the model finds the blocks of a page, then reads each; what it left out is found all the same."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from mindnlp_ocr.documents.ahead import added
+from mindnlp_ocr.documents.detector import Quad, bounds
+from mindnlp_ocr.documents.regions import CONTAINERS, PICTURES, share_inside
+from mindnlp_ocr.documents.result import Block, Box
+from mindnlp_ocr.documents.settings import ModelLayoutSettings
+from mindnlp_ocr.errors import PageError, SetupError
+from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
+
+if TYPE_CHECKING:
+    from mindnlp_ocr.documents.mineru import EngineMinerUClient, EngineOutput, Review
+
+OVERLAP = 0.8  # share of the smaller of two boxes that both cover, from which on the later one is left out
+SMALLEST = 3  # pixels of a box; what is smaller holds no text
+MOST_OF_A_PAGE = 0.6  # area of a picture, from which on lines in it are looked for
+COVERED = 0.5  # share of a line that boxes have to cover
+BOX = "<|box_start|>"
+
+
+@dataclass
+class Found:
+    """What the two steps gave for a page.
+
+    Attributes:
+        blocks: as mineru-vl-utils has them.
+        warnings: what was wrong with the answers.
+        timings_ms: of all requests.
+    """
+
+    blocks: list[Any] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def covered(self) -> list[Sequence[float]]:
+        """The boxes, in shares of the page, whose text was read or that hold none, as pictures but for those of a page."""
+        boxes = []
+        for block in self.blocks:
+            left, top, right, bottom = block["bbox"]
+            small = (right - left) * (bottom - top) < MOST_OF_A_PAGE
+            if block.get("content") or (block.get("label") in PICTURES and small):
+                boxes.append(block["bbox"])
+        return boxes
+
+
+class TwoSteps:
+    """Reads pages in two steps. Its methods may be called from several threads.
+
+    Args:
+        batch_size: blocks of one page at a time.
+        max_new_tokens: longest answer of a block and of the layout; by default the model's own.
+        wanted: asked between requests; False ends the reading of a page with an error.
+
+    Raises:
+        SetupError: mineru-vl-utils is not installed.
+    """
+
+    def __init__(
+        self,
+        model: Qwen2VLModel,
+        settings: ModelLayoutSettings,
+        batch_size: int | None = None,
+        max_new_tokens: int | None = None,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
+        try:
+            from mindnlp_ocr.documents import mineru
+        except ImportError as error:
+            raise SetupError(
+                f"--layout model needs mineru-vl-utils, which cannot be imported ({error}): "
+                "pip install 'mindnlp-ocr[mineru]'"
+            ) from error
+        self._settings = settings
+        client = mineru.EngineVlmClient(model, batch_size, max_new_tokens, wanted, isolate_block_errors=True)
+        sampling = {
+            kind: mineru.MinerUSamplingParams(**chosen.model_dump(exclude_none=True))
+            for kind, chosen in settings.sampling.items()
+        }
+        options = {"layout_image_size": settings.image_size, "image_analysis": settings.image_analysis}
+
+        def new_client(review: "Review") -> "EngineMinerUClient":
+            return mineru.EngineMinerUClient(client, settings.prompts, sampling, review, **options)
+
+        self._new_client = new_client
+
+    def read(self, image: Image.Image) -> Found:
+        """The blocks of an RGB page with what they say.
+
+        Raises:
+            PageError: the reading was cancelled, or the layout could not be asked for.
+        """
+        found = Found()
+
+        def review(page: Image.Image, blocks: list[Any], answer: "EngineOutput") -> list[Any]:
+            if answer.fault is not None:
+                raise PageError(f"the layout of the page could not be read: {answer.fault}")
+            return self._reviewed(page, blocks, answer, found.warnings)
+
+        try:
+            result = self._new_client(review).two_step_extract(image, scored=True)
+        except ValueError as error:  # a RequestError of the library
+            raise PageError(f"the page could not be read in two steps: {error}") from error
+        found.blocks = list(result)
+        outputs = [result.layout_scored, *(block.get("scored") for block in result)]
+        found.timings_ms = added(output.timings_ms for output in outputs if output is not None and output.timings_ms)
+        faults = [output.fault for output in outputs if output is not None and output.fault is not None]
+        if faults:
+            found.warnings.append(f"{len(faults)} of {len(result)} blocks could not be read: {faults[0]}")
+        return found
+
+    def _reviewed(self, page: Image.Image, blocks: list[Any], answer: "EngineOutput", warnings: list[str]) -> list[Any]:
+        """The blocks that are worth reading: not too small, not over others, and not without end."""
+        if answer.finish_reason != "stop":
+            why = "repeated itself" if answer.finish_reason == "repetition" else "reached the longest answer"
+            warnings.append(f"The list of blocks was cut off, for the model {why}.")
+        named = answer.text.count(BOX)
+        kept: list[Any] = []
+        for block in blocks:
+            left, top, right, bottom = block["bbox"]
+            large = (right - left) * page.width >= SMALLEST and (bottom - top) * page.height >= SMALLEST
+            if large and not any(_doubled(block, other) for other in kept):
+                kept.append(block)
+        if named > len(kept):
+            warnings.append(
+                f"{named - len(kept)} of {named} boxes of the model were left out: outside of the page, of an unknown kind, "
+                "too small, or over others."
+            )
+        if len(kept) > self._settings.most_boxes:
+            warnings.append(f"The model gave {len(kept)} blocks; the first {self._settings.most_boxes} were read.")
+        return kept[: self._settings.most_boxes]
+
+
+def _doubled(block: Any, other: Any) -> bool:
+    """Whether two blocks would be read twice over: one covers the other, and both hold text of their own."""
+    if {block["type"], other["type"]} & (CONTAINERS | PICTURES):
+        return False
+    one, two = block["bbox"], other["bbox"]
+    return max(share_inside(one, two), share_inside(two, one)) >= OVERLAP
+
+
+def uncovered(quads: Sequence[Quad], covered: Sequence[Sequence[float]], size: tuple[int, int]) -> list[Quad]:
+    """The lines of which less than half lies in a box; boxes are in shares of a page of this size."""
+    width, height = size
+    left_out = []
+    for quad in quads:
+        left, top, right, bottom = (float(value) for value in bounds(quad))
+        line = (left / width, top / height, right / width, bottom / height)
+        if sum(share_inside(line, box) for box in covered) < COVERED:
+            left_out.append(quad)
+    return left_out
+
+
+def inserted(blocks: Sequence[Block], more: Sequence[Block]) -> tuple[Block, ...]:
+    """Blocks in reading order, with others put behind the last one that stands above them in their column."""
+    order = list(blocks)
+    for block in more:
+        middle = (block.box.top + block.box.bottom) / 2
+        above = [
+            place for place, other in enumerate(order) if other.box.bottom <= middle and _shares_column(other.box, block.box)
+        ]
+        order.insert(above[-1] + 1 if above else 0, block)
+    return tuple(order)
+
+
+def _shares_column(one: Box, other: Box) -> bool:
+    return min(one.right, other.right) > max(one.left, other.left)
