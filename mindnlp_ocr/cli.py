@@ -25,6 +25,10 @@ DEFAULT_PROMPT = "Extract all text from this image."
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the pages that ``argv`` names, or serve; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] == "batch":
+        from mindnlp_ocr.farm.command import main as batch
+
+        return batch(argv[1:])
     if argv and argv[0] == "serve":
         from mindnlp_ocr.server.command import main as serve
 
