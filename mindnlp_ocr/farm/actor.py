@@ -120,10 +120,14 @@ class TaskReader:
         except SetupError as error:
             account.stop = str(error)
         except OSError as error:
-            account.stop = f"{self._settings.output} cannot be written or read ({error}): see to it, and run the same line again"
+            account.stop = (
+                f"{self._settings.output} cannot be written or read ({error}): see to it, and run the same line again"
+            )
         except Exception as error:  # a fault of ours: Ray would try it again without end
             traceback.print_exc()
-            account.stop = f"task {number}-{task} failed ({type(error).__name__}: {error}): see the log of its actor, and report it"
+            account.stop = (
+                f"task {number}-{task} failed ({type(error).__name__}: {error}): see the log of its actor, and report it"
+            )
         account.seconds = time.perf_counter() - start
         self._metrics.add(account.pages, len(account.failures), account.seconds)
         return account
@@ -162,7 +166,7 @@ class TaskReader:
         except SetupError:
             raise
         except Exception as error:
-            print(f"read alone after {type(error).__name__}: {error}", flush=True)  # noqa: T201 - to the actor's log
+            print(f"read alone after {type(error).__name__}: {error}", flush=True)
             return None
 
     def _alone(self, ranges: Sequence[tuple[Document, Sequence[int]]], started: Started) -> list[Page]:

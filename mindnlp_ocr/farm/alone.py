@@ -54,6 +54,7 @@ def alone(kind: Kind, items: Sequence[Item], settings: FarmSettings, given_up: d
         for line in process.lines():
             if "begun" in line:
                 yield Begun(number)
+                process.go_on()
             elif "setup" in line:
                 raise SetupError(line["setup"])
             else:
@@ -82,7 +83,14 @@ class _Process:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it is gone: its end says why
             pickle.dump((kind, list(items), settings), self._process.stdin)
-            self._process.stdin.close()
+            self._process.stdin.flush()
+
+    def go_on(self) -> None:
+        """It begins an item when that has been noted here: the item may end both."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(b"\n")
+            self._process.stdin.flush()
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """What it answers, until it ends."""
@@ -96,6 +104,8 @@ class _Process:
         finally:
             self._process.kill()  # where it has not ended, or nobody listens any more
             self._process.wait()
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()  # type: ignore[union-attr]
 
     def end(self) -> str:
         """How it ended."""
@@ -125,6 +135,7 @@ def main() -> None:
             return
         for name, place, index in items:
             answer(begun=True)
+            sys.stdin.buffer.readline()
             try:
                 if reader is None:
                     answer(result=count_pages(name, place, settings))

@@ -59,7 +59,7 @@ def farm_settings(arguments: argparse.Namespace, reader: str = READER) -> FarmSe
 
 def _workers(arguments: argparse.Namespace) -> Workers:
     npus = 1 if Device.parse(arguments.device).kind == "Ascend" else 0
-    return Workers(arguments.ray or os.environ.get("RAY_ADDRESS"), arguments.actors, arguments.cpus_per_actor, npus)
+    return Workers(arguments.ray or os.environ.get("RAY_ADDRESS") or None, arguments.actors, arguments.cpus_per_actor, npus)
 
 
 if __name__ == "__main__":

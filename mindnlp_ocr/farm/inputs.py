@@ -95,7 +95,9 @@ def _rows(name: str, file: Any) -> Iterator[str]:
         raise SetupError(f"{name} is no Parquet file ({error}): write it again") from error
     columns = [column for column in COLUMNS if column in table.schema_arrow.names]
     if not columns:
-        raise SetupError(f"{name} has neither of the columns path and uri, but {', '.join(table.schema_arrow.names)}: rename one")
+        raise SetupError(
+            f"{name} has neither of the columns path and uri, but {', '.join(table.schema_arrow.names)}: rename one"
+        )
     for batch in table.iter_batches(columns=columns[:1]):
         yield from (str(value) for value in batch.column(0).to_pylist())
 
@@ -137,4 +139,4 @@ def _matched(uri: str) -> Iterator[str]:
         found = sorted(ArrowFSWrapper(system).glob(base + pattern))
     except OSError as error:
         raise SetupError(f"{uri} cannot be listed ({error}): check its name and your credentials") from error
-    yield from [f"{head}{path[len(base):]}{mark}{query}" for path in found] or [uri]
+    yield from [f"{head}{path[len(base) :]}{mark}{query}" for path in found] or [uri]

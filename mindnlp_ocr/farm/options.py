@@ -32,11 +32,15 @@ def parser() -> Parser:
         help="documents, folders, patterns, lists (.txt; - for standard input) or references (.jsonl or .parquet with a "
         "column path or uri); local, or URIs such as s3://bucket/folder",
     )
-    parser.add_argument("--output", required=True, metavar="URI", help="a folder that all machines see, or an object store's")
+    parser.add_argument(
+        "--output", required=True, metavar="URI", help="a folder that all machines see, or an object store's"
+    )
     parser.add_argument(
         "--format", choices=FORMATS, help="write a file for each document (default: Parquet, a row a page, in pages/)"
     )
-    parser.add_argument("--config", metavar="FILE", help="settings, such as configs/cpu.yaml; options given here win over it")
+    parser.add_argument(
+        "--config", metavar="FILE", help="settings, such as configs/cpu.yaml; options given here win over it"
+    )
     parser.add_argument(
         "--ray", metavar="ADDRESS", help="of a Ray cluster, or auto (default: $RAY_ADDRESS; else Ray is started here)"
     )

@@ -7,8 +7,8 @@ from typing import Any
 
 from mindnlp_ocr.documents.result import Page
 from mindnlp_ocr.documents.source import Source, SourcePage
-from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.documents.stream import open_page
+from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.farm.opening import opened
 from mindnlp_ocr.farm.settings import FarmSettings
 

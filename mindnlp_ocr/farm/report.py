@@ -62,7 +62,9 @@ class Report:
     def lines(self) -> list[str]:
         """For the terminal."""
         rate = f"{self.pages_per_second:.2f} pages a second"
-        lines = [f"{self.pages} pages in {self.tasks} tasks, {self.seconds:.1f} s: {rate} (start: {self.start_seconds:.1f} s)"]
+        lines = [
+            f"{self.pages} pages in {self.tasks} tasks, {self.seconds:.1f} s: {rate} (start: {self.start_seconds:.1f} s)"
+        ]
         if self.cost_per_million is not None:
             lines.append(f"a million pages at this rate: {self.cost_per_million:.2f} at {self.cost_per_hour:g} an hour")
         if total := self.failures.total():

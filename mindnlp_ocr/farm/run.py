@@ -56,6 +56,7 @@ def run(settings: FarmSettings, names: Iterable[str], workers: Workers, cost_per
         report = Report(cost_per_hour=cost_per_hour)
         with _connected(workers):
             _read(settings, chunks, workers, report, start)
+        store.clean()
         report.failures = failures(store)
         store.write(f"{FOLDER}/runs/{settings.run}.json", json.dumps(report.as_dict(), indent=2).encode())
     except OSError as error:
@@ -106,14 +107,13 @@ def _accounts(settings: FarmSettings, chunks: int, workers: Workers) -> Iterator
     source = ray.data.from_items([{"chunk": number} for number in range(chunks)], override_num_blocks=blocks)
     planners = ray.data.TaskPoolStrategy(size=min(PLANNERS, blocks))
     tasks = source.map_batches(plan, batch_size=1, num_cpus=0, compute=planners)
-    resources = {"resources": {"NPU": workers.npus}} if workers.npus else {}
     accounts = tasks.map_batches(
         TaskReader,
         fn_constructor_args=[settings],
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
         num_cpus=workers.cpus,
-        **resources,
+        resources={"NPU": float(workers.npus)} if workers.npus else None,
     )
     try:
         for batch in accounts.iter_batches(batch_size=None, prefetch_batches=0):
@@ -127,7 +127,7 @@ def _actors(workers: Workers) -> int:
     """How many actors are wanted; SetupError where the cluster has no room for one."""
     import ray
 
-    there = ray.cluster_resources()
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     room = there.get("CPU", 0) / workers.cpus if workers.cpus else float("inf")
     if workers.npus:
         room = min(room, there.get("NPU", 0) / workers.npus)
@@ -162,7 +162,6 @@ def _check_settings(store: Store, settings: FarmSettings) -> None:
 
 def _check_ray() -> None:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this environment, and make none by uv
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its notes go to standard error, past every logger
     try:
         import ray.data  # noqa: F401
     except ImportError as error:
@@ -179,14 +178,17 @@ def _connected(workers: Workers) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    own: dict[str, Any] = {"num_cpus": usable_cores(), "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
-    options = own if workers.address is None else {"address": workers.address}
+    options: dict[str, Any] = {"address": workers.address or "local"}
+    if workers.address is None:
+        options |= {"num_cpus": usable_cores(), "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     try:
-        ray.init(logging_level="ERROR", log_to_driver=False, runtime_env={"env_vars": ENVIRONMENT}, **options)
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env={"env_vars": ENVIRONMENT}, **options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         place = "on this machine" if workers.address is None else f"at {workers.address}"
-        raise SetupError(f"Ray {place} cannot be used ({reason}): see `ray status`, or give another --ray ADDRESS") from error
+        raise SetupError(
+            f"Ray {place} cannot be used ({reason}): see `ray status`, or give another --ray ADDRESS"
+        ) from error
     try:
         yield
     finally:

@@ -17,13 +17,13 @@ class Note:
     Attributes:
         run: by which run. Whoever ended an earlier one, it was not an item of the task.
         item: which was worked on alone; None where all were worked on together.
-        deaths: of the process, during that item.
+        deaths: of processes, by the item during which they came.
         given_up: items that are not tried again, and why.
     """
 
     run: str
     item: int | None = None
-    deaths: int = 0
+    deaths: dict[str, int] = field(default_factory=dict)
     given_up: dict[str, str] = field(default_factory=dict)
 
 
@@ -52,7 +52,7 @@ class Started:
     def at(self, item: int) -> None:
         """Note that an item is worked on alone."""
         if self._note.item != item:
-            self._note = replace(self._note, item=item, deaths=0)
+            self._note = replace(self._note, item=item)
             self._write(self._note)
 
     def end(self) -> None:
@@ -62,11 +62,12 @@ class Started:
     def _counted(self, note: Note) -> Note:
         if note.item is None:
             return note
-        note = replace(note, deaths=note.deaths + 1)
-        if note.deaths < DEATHS:
+        item = str(note.item)
+        note = replace(note, item=None, deaths=note.deaths | {item: note.deaths.get(item, 0) + 1})
+        if note.deaths[item] < DEATHS:
             return note
         why = f"{DEATHS} actors ended while they worked on nothing else: leave the page out, or give its reader more memory"
-        return Note(note.run, given_up=note.given_up | {str(note.item): why})
+        return replace(note, given_up=note.given_up | {item: why})
 
     def _read(self) -> Note | None:
         with contextlib.suppress(FileNotFoundError):

@@ -2,6 +2,7 @@
 
 import os
 import posixpath
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
@@ -9,7 +10,7 @@ from uuid import uuid4
 from mindnlp_ocr.errors import SetupError
 
 COPY_BYTES = 1 << 20
-_PARTIAL = ".partial"
+PARTIAL = "_farm/partial"  # local files until they are complete; what was killed leaves some
 
 
 def file_system(uri: str) -> tuple[Any, str]:
@@ -64,21 +65,17 @@ class Store:
             with self._system.open_output_stream(self._path(name)) as stream:  # object stores show whole objects only
                 stream.write(content)
             return
-        with self._partial(name) as (part, file):
-            file.write(content)
-            self._commit(part, file, name)
+        self._copy(name, [content])
 
     def copy_in(self, name: str, source: BinaryIO) -> None:
         """Write a file from an open one, from its beginning."""
         source.seek(0)
+        pieces = iter(lambda: source.read(COPY_BYTES), b"")
         if self._local:
-            with self._partial(name) as (part, file):
-                while piece := source.read(COPY_BYTES):
-                    file.write(piece)
-                self._commit(part, file, name)
+            self._copy(name, pieces)
             return
         with self._system.open_output_stream(self._path(name)) as stream:
-            while piece := source.read(COPY_BYTES):
+            for piece in pieces:
                 stream.write(piece)
 
     def names(self, folder: str) -> list[str]:
@@ -87,8 +84,7 @@ class Store:
 
         selector = fs.FileSelector(self._path(folder), allow_not_found=True)
         found = self._system.get_file_info(selector)
-        names = (posixpath.basename(info.path) for info in found if info.type == fs.FileType.File)
-        return sorted(name for name in names if not name.endswith(_PARTIAL))
+        return sorted(posixpath.basename(info.path) for info in found if info.type == fs.FileType.File)
 
     def exists(self, name: str) -> bool:
         """Whether a file is there."""
@@ -109,26 +105,20 @@ class Store:
     def _path(self, name: str) -> str:
         return posixpath.join(self._base, name)
 
-    def _partial(self, name: str) -> "_Partial":
-        return _Partial(Path(self._path(name)))
+    def _copy(self, name: str, pieces: Iterable[bytes]) -> None:
+        part, path = Path(self._path(f"{PARTIAL}/{uuid4().hex}")), Path(self._path(name))
+        for folder in (part.parent, path.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as file:
+                file.writelines(pieces)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
-    def _commit(self, part: Path, file: BinaryIO, name: str) -> None:
-        file.flush()
-        os.fsync(file.fileno())
-        part.replace(self._path(name))
-
-
-class _Partial:
-    """An open file beside the one that it will replace; removed where that does not come to pass."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path.with_name(f".{path.name}.{uuid4().hex}{_PARTIAL}")
-
-    def __enter__(self) -> tuple[Path, BinaryIO]:
-        self._file: BinaryIO = self._path.open("wb")
-        return self._path, self._file
-
-    def __exit__(self, *exc: object) -> None:
-        self._file.close()
-        self._path.unlink(missing_ok=True)
+    def clean(self) -> None:
+        """Remove what was killed while it was written. Nobody else may write meanwhile."""
+        for name in self.names(PARTIAL):
+            self.remove(f"{PARTIAL}/{name}")
