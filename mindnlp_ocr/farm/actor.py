@@ -4,6 +4,8 @@ What they make goes to the output folder; to the driver goes a short account of 
 """
 
 import json
+import os
+import platform
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -34,6 +36,7 @@ class Account:
         pages: that were read, or could not be.
         failures: of pages and documents.
         seconds: that it took.
+        actor: which did it, and where.
         stop: why no further task can be done; None where nothing is wrong.
     """
 
@@ -43,6 +46,7 @@ class Account:
     failures: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    actor: str = ""
     stop: str | None = None
 
 
@@ -100,7 +104,7 @@ class TaskReader:
 
     def __init__(self, settings: FarmSettings) -> None:
         self._settings, self._store = settings, Store(settings.output)
-        self._metrics = Metrics()
+        self._metrics, self._name = Metrics(), f"{platform.node()}:{os.getpid()}"
         self._reader: Any = None
         self._plan: tuple[int, Plan] | None = None
 
@@ -111,7 +115,7 @@ class TaskReader:
 
     def do(self, number: int, task: int) -> Account:
         """Do one task, whatever comes; what would stop all others is in the account."""
-        account, start = Account(number, task), time.perf_counter()
+        account, start = Account(number, task, actor=self._name), time.perf_counter()
         try:
             plan = self._planned(number)
             if task != FINISH:

@@ -108,15 +108,20 @@ def _named(names: Iterable[str], settings: FarmSettings, outputs: dict[str, str]
             yield Document(name, absolute(name))
         return
     names = list(dict.fromkeys(names))  # a file name depends on those of all others
-    found = OutputNames(FORMATS[settings.format].suffix, names)
+    found = OutputNames(FORMATS[settings.format].suffix, list(map(_without_options, names)))
     for name in names:
-        document = Document(name, absolute(name), found.of(name))
-        if outputs.get(found.of(name), document.place) != document.place:
+        output = found.of(_without_options(name))
+        document = Document(name, absolute(name), output)
+        if outputs.get(output, document.place) != document.place:
             raise SetupError(
-                f"{found.of(name)} holds the text of {outputs[found.of(name)]}, and {name} would be written to it: give "
-                "another --output"
+                f"{output} holds the text of {outputs[output]}, and {name} would be written to it: give another --output"
             )
         yield document
+
+
+def _without_options(name: str) -> str:
+    """A name without the options of a file system that may follow a URI."""
+    return name.partition("?")[0] if "://" in name else name
 
 
 def _unknown(documents: Iterable[Document], known: set[bytes]) -> Iterator[Document]:

@@ -27,6 +27,7 @@ class Report:
         start_seconds: before that: Ray, and finding what is to be read.
         failures: in the whole output, by their cause.
         cost_per_hour: of the cluster, in any currency.
+        warm: pages and seconds of every actor, without its first task.
     """
 
     pages: int = 0
@@ -35,6 +36,22 @@ class Report:
     start_seconds: float = 0.0
     failures: Counter[str] = field(default_factory=Counter)
     cost_per_hour: float | None = None
+    warm: dict[str, list[float]] = field(default_factory=dict)
+
+    def note(self, account: dict[str, Any]) -> None:
+        """A task has been done."""
+        self.pages += account["pages"]
+        self.tasks += 1
+        if account["actor"] not in self.warm:  # its first task: the model was loaded meanwhile
+            self.warm[account["actor"]] = [0.0, 0.0]
+            return
+        warm = self.warm[account["actor"]]
+        self.warm[account["actor"]] = [warm[0] + account["pages"], warm[1] + account["seconds"]]
+
+    @property
+    def warm_pages_per_second(self) -> float:
+        """Of all actors together, while they read, but for the first task of each."""
+        return sum(pages / seconds for pages, seconds in self.warm.values() if seconds)
 
     @property
     def pages_per_second(self) -> float:
@@ -55,6 +72,7 @@ class Report:
             "seconds": round(self.seconds, 3),
             "start_seconds": round(self.start_seconds, 3),
             "pages_per_second": round(self.pages_per_second, 3),
+            "warm_pages_per_second": round(self.warm_pages_per_second, 3),
             "failures": dict(self.failures.most_common()),
             "cost_per_million_pages": self.cost_per_million,
         }

@@ -76,8 +76,7 @@ def _read(settings: FarmSettings, chunks: int, workers: Workers, report: Report,
                 first = now - account["seconds"]
                 report.start_seconds = first - start
             progress.task(account)
-            report.pages += account["pages"]
-            report.tasks += 1
+            report.note(account)
             report.seconds = now - first
     finally:
         progress.close()

@@ -45,6 +45,10 @@ NOT_RUN = {
     "bash .ci/run": "it runs this",
     "uv run msrun": "it takes ports and half a minute; tests/cluster runs both ways",
     "uv run --isolated --group clients pytest": "a job of CI of its own",
+    "mindnlp-ocr batch": "it starts Ray; tests/farm runs farms",
+    "ray ": "it starts a cluster",
+    "kubectl": "it needs a cluster",
+    "sbatch": "it needs a cluster",
     "mindnlp-ocr serve": "it serves until it is stopped; tests/server starts it",
     "curl": "it needs a server; tests/server asks the same",
     "npu-smi": "a tool of Ascend's driver",
@@ -60,6 +64,7 @@ PARSED = {
     r"tools/(report|evaluate)\.py": "they have tests of their own",
     r"tools/compare_dtypes\.py": "a minute, over all pages",
     r"tools/selftest\.py": "tests/test_selftest.py runs it",
+    r"tools/batch\.py": "it starts Ray; tests/farm runs farms",
     r"tools/serve\.py": "it serves until it is stopped; tests/server starts it",
 }
 RUN = ("tools/infer.py", "mindnlp-ocr", "tools/convert.py", "tools/export.py")
