@@ -124,14 +124,15 @@ class TaskReader:
         except SetupError as error:
             account.stop = str(error)
         except OSError as error:
-            account.stop = (
-                f"{self._settings.output} cannot be written or read ({error}): see to it, and run the same line again"
-            )
+            place = self._settings.output
+            fault = SetupError(f"{place} cannot be written or read ({error}): see to it, and run the same line again")
+            account.stop = str(fault)
         except Exception as error:  # a fault of ours: Ray would try it again without end
             traceback.print_exc()
-            account.stop = (
-                f"task {number}-{task} failed ({type(error).__name__}: {error}): see the log of its actor, and report it"
+            fault = SetupError(
+                f"task {number}-{task} failed ({type(error).__name__}: {error}): report it, with its actor's log"
             )
+            account.stop = str(fault)
         account.seconds = time.perf_counter() - start
         self._metrics.add(account.pages, len(account.failures), account.seconds)
         return account

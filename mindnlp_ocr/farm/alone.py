@@ -144,7 +144,7 @@ def main() -> None:
             except PageError as error:
                 answer(error=str(error))
             except Exception as error:
-                answer(error=f"{type(error).__name__}: {error}: see the log of the worker")
+                answer(error=str(PageError(f"{type(error).__name__}: {error}: see the log of the worker")))
 
 
 def _page(reader: Any, name: str, place: str, index: int) -> str:

@@ -66,8 +66,10 @@ class Started:
         note = replace(note, item=None, deaths=note.deaths | {item: note.deaths.get(item, 0) + 1})
         if note.deaths[item] < DEATHS:
             return note
-        why = f"{DEATHS} actors ended while they worked on nothing else: leave the page out, or give its reader more memory"
-        return replace(note, given_up=note.given_up | {item: why})
+        error = (
+            f"{DEATHS} actors ended while they worked on nothing else: leave the page out, or give its reader more memory"
+        )
+        return replace(note, given_up=note.given_up | {item: error})
 
     def _read(self) -> Note | None:
         with contextlib.suppress(FileNotFoundError):
