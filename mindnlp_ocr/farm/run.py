@@ -19,6 +19,7 @@ from mindnlp_ocr.ops.cores import usable_cores
 PLANNERS = 2  # processes that open documents; they wait for the actors, by Ray Data's back-pressure
 OBJECT_STORE_BYTES = 128 << 20  # of a Ray that we start: numbers of tasks pass through it, and no pages
 SOURCE_BLOCKS = 1000
+AHEAD = 4.0  # tasks that wait for an actor, by those that are with one
 # Ray loads protobuf before MindSpore, whose messages only the implementation in Python takes.
 ENVIRONMENT = {"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"}
 
@@ -96,6 +97,7 @@ def _accounts(settings: FarmSettings, chunks: int, workers: Workers) -> Iterator
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = 1  # a block is a task: blocks are what actors take
     context.enable_progress_bars = False
+    context.downstream_capacity_backpressure_ratio = AHEAD
 
     def plan(batch: dict[str, Any]) -> Iterator[dict[str, list[int]]]:
         for number, task in plan_chunks(batch["chunk"], settings):
@@ -112,6 +114,7 @@ def _accounts(settings: FarmSettings, chunks: int, workers: Workers) -> Iterator
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
         num_cpus=workers.cpus,
+        runtime_env={"env_vars": ENVIRONMENT},  # of actors alone: a process with one of its own takes seconds to start
         resources={"NPU": float(workers.npus)} if workers.npus else None,
     )
     try:
@@ -161,6 +164,8 @@ def _check_settings(store: Store, settings: FarmSettings) -> None:
 
 def _check_ray() -> None:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this environment, and make none by uv
+    # Tasks are so small that Ray Data would not hold them back before there are millions.
+    os.environ.setdefault("RAY_DATA_DOWNSTREAM_CAPACITY_OBJECT_STORE_BUDGET_UTIL_THRESHOLD", "0")
     try:
         import ray.data  # noqa: F401
     except ImportError as error:
@@ -181,7 +186,7 @@ def _connected(workers: Workers) -> Iterator[None]:
     if workers.address is None:
         options |= {"num_cpus": usable_cores(), "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     try:
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env={"env_vars": ENVIRONMENT}, **options)
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         place = "on this machine" if workers.address is None else f"at {workers.address}"

@@ -15,7 +15,6 @@ import ray
 
 from mindnlp_ocr.cli import main
 from mindnlp_ocr.farm import command
-from mindnlp_ocr.farm.run import ENVIRONMENT
 from mindnlp_ocr.farm.settings import FOLDER
 from tests.conftest import ROOT
 from tests.farm.fakes import READER, tiff
@@ -35,7 +34,7 @@ def cluster() -> Iterator[str]:
         patch.setenv("RAY_ADDRESS", "")
         patch.delenv("LD_LIBRARY_PATH", raising=False)
         options = {"include_dashboard": False, "object_store_memory": 100 << 20, "log_to_driver": False}
-        ray.init(num_cpus=2, logging_level="ERROR", runtime_env={"env_vars": ENVIRONMENT}, **options)
+        ray.init(num_cpus=2, logging_level="ERROR", **options)
         yield ray.get_runtime_context().gcs_address
         ray.shutdown()
 
