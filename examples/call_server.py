@@ -4,7 +4,6 @@ Run it as: uv run --with openai python examples/call_server.py [URL]
 
 Prints the text of examples/invoice.png as the server sends it. URL is http://127.0.0.1:8000 by default.
 """
-# ruff: noqa: T201
 
 import base64
 import sys

@@ -2,7 +2,6 @@
 
 Results arrive in the order in which the texts end, so each comes with the number of its page.
 """
-# ruff: noqa: T201
 
 from mindnlp_ocr import PageError, Qwen2VLModel
 

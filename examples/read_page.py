@@ -2,7 +2,6 @@
 
 Prints the text of examples/invoice.png, and how sure the model is of it. A PDF or a TIFF of several pages is read likewise.
 """
-# ruff: noqa: T201
 
 from mindnlp_ocr import Qwen2VLModel
 from mindnlp_ocr.documents.reader import DocumentReader

@@ -3,7 +3,6 @@ uv run python examples/reuse_cache.py
 
 Prints the text of examples/receipt.png, the tokens that each question reused, and the statistics of the cache.
 """
-# ruff: noqa: T201
 
 from mindnlp_ocr import Qwen2VLModel
 

@@ -2,7 +2,6 @@
 
 Prints the text of examples/letter.png, a few tokens at a time.
 """
-# ruff: noqa: T201
 
 from mindnlp_ocr import Qwen2VLModel
 

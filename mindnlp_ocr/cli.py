@@ -13,18 +13,25 @@ from tqdm import tqdm
 
 from mindnlp_ocr.cache.config import DEFAULT_SLOTS, CacheConfig, get_optimal_cache_config
 from mindnlp_ocr.cluster.launch import Launch
+from mindnlp_ocr.cluster.parts import read_in_parts, settle
+from mindnlp_ocr.cluster.shard import Shard
 from mindnlp_ocr.errors import PageError, SetupError
-from mindnlp_ocr.options import check, check_shared, parser
+from mindnlp_ocr.options import check, check_parts, parser
 from mindnlp_ocr.output import Output, Printer, print_report, result, status
 from mindnlp_ocr.settings import settings
 
 LINE_SLOTS = 16  # lines that are read at a time where the budget has room: more gain little
+ALL = Shard()
 DEFAULT_PROMPT = "Extract all text from this image."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the pages that ``argv`` names, or serve; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] == "batch":
+        from mindnlp_ocr.farm.command import main as batch
+
+        return batch(argv[1:])
     if argv and argv[0] == "serve":
         from mindnlp_ocr.server.command import main as serve
 
@@ -59,16 +66,23 @@ def _run(arguments: argparse.Namespace) -> int:
     from mindnlp_ocr.documents.source import expand
 
     paths = [path for name in names for path in expand(name)]
-    if (launch := Launch.from_environment()) is not None or arguments.tensor_parallel != 1:
-        from mindnlp_ocr.cluster import pages
+    launch = Launch.from_environment()
+    if launch is not None or arguments.tensor_parallel != 1:
+        settle(arguments, launch)
+    if arguments.tensor_parallel != 1:
+        check_parts(arguments)
+        return read_in_parts(arguments, paths, launch, read)
+    shard = Shard.choose(arguments.shard, launch, arguments.output_dir)
+    if launch is None:
+        return read_documents(arguments, paths, shard)
+    if launch.scheduler:  # nobody asks anything of it
+        return 0
+    read_documents(arguments, paths, shard)
+    return 0  # whatever could not be read: msrun kills all workers when one fails
 
-        check_shared(arguments)
-        return pages.run(arguments, paths, launch)
-    return read_documents(arguments, paths)
 
-
-def read_documents(arguments: argparse.Namespace, names: Sequence[str]) -> int:
-    """Read documents in this process."""
+def read_documents(arguments: argparse.Namespace, names: Sequence[str], shard: Shard = ALL) -> int:
+    """Read documents, or a part of them, in this process."""
     from mindnlp_ocr.documents.files import OutputFolder
     from mindnlp_ocr.documents.run import FolderTarget, OneTarget, Target, run
     from mindnlp_ocr.documents.selection import PageSelection
@@ -83,7 +97,7 @@ def read_documents(arguments: argparse.Namespace, names: Sequence[str]) -> int:
     several = len(names) > 1
     if arguments.output_dir:
         folder = OutputFolder(arguments.output_dir, WRITERS[arguments.format].suffix, names, arguments.resume)
-        names = [name for name in names if folder.wanted(name)]
+        names = [name for name in shard.of(names) if folder.wanted(name)]
         target: Target = FolderTarget(arguments.format, folder)
     else:
         if several and WRITERS[arguments.format].one_document:
@@ -91,6 +105,8 @@ def read_documents(arguments: argparse.Namespace, names: Sequence[str]) -> int:
         if arguments.format == "pdf" and arguments.output is None and sys.stdout.isatty():
             raise SetupError("a PDF would be written to the terminal: give --output FILE")
         target = OneTarget(arguments.format, arguments.output, several)
+    if arguments.cache_dir and shard != ALL:
+        arguments.cache_dir = str(Path(arguments.cache_dir) / f"shard-{shard.index}")
     try:
         model = load_model(arguments)
         reader = new_reader(model, arguments)

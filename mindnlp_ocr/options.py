@@ -22,7 +22,8 @@ examples:
   cat scan.pdf | %(prog)s -                             read standard input
   %(prog)s page.png --format json | jq .results         lines, boxes, confidence and timings
   %(prog)s serve                                      OpenAI's API, documents and a web page (see serve --help)
-  msrun --worker_num 4 --local_worker_num 4 --join True %(prog)s scans/ --output pages.txt
+  %(prog)s batch scans/ --output read                 millions of pages, on a Ray cluster (see batch --help)
+  %(prog)s scans/ --output-dir texts --resume --shard 0/4   the first of four parts, for four processes
 
 exit status: 0 every page was read; 1 some were not (the others are); 2 wrong usage, or a model or device that
 cannot be used
@@ -71,11 +72,17 @@ def parser() -> Parser:
     parser.add_argument("--stats", action="store_true", help="print the cache's statistics to standard error at the end")
     parser.add_argument("--cache-dir", metavar="DIR", help="keep what the cache holds there, for the next run")
     parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="with --output-dir: read part I, from 0, of N parts of the documents (default: all; under msrun the worker's "
+        "own)",
+    )
+    parser.add_argument(
         "--tensor-parallel",
         type=int,
         default=1,
         metavar="N",
-        help="hold the language model in N parts, under msrun with N workers (default: 1; the workers share the pages)",
+        help="hold the language model in N parts, under msrun with N workers (default: 1)",
     )
     parser.add_argument("--version", action="version", version=f"mindnlp-ocr {__version__}")
     return parser
@@ -188,14 +195,15 @@ def check(arguments: argparse.Namespace) -> None:
         raise SetupError(f"--min-confidence is {confidence:g}: give 0 to 1")
 
 
-def check_shared(arguments: argparse.Namespace) -> None:
-    """Refuse what processes that share pages do not do yet: each page is one request, of one image file."""
+def check_parts(arguments: argparse.Namespace) -> None:
+    """Refuse what a model in parts does not do yet: each page is one request, of one image file."""
     asked = {
         f"--layout {arguments.layout}": arguments.layout in ("lines", "model"),
         "--preset": arguments.preset,
         "--skip-furniture": arguments.skip_furniture,
         f"--format {arguments.format}": arguments.format not in ("text", "json"),
         "--output-dir": arguments.output_dir,
+        "--shard": arguments.shard,
         "--visualize": arguments.visualize,
         "--pages": arguments.pages,
         "--password": arguments.password,
@@ -204,6 +212,5 @@ def check_shared(arguments: argparse.Namespace) -> None:
     }
     if given := [option for option, value in asked.items() if value]:
         raise SetupError(
-            f"under msrun images are read whole, as text or json into one file: leave out {', '.join(given)}, or start one "
-            "process for each folder"
+            f"with --tensor-parallel images are read whole, as text or json into one file: leave out {', '.join(given)}"
         )

@@ -2,9 +2,9 @@
 # Read pages on several machines with Ascend cards. NOT RUN ON HARDWARE.
 #
 # On every machine, with its own number, 0 on the one that MASTER_ADDR names:
-#   MASTER_ADDR=10.0.0.1 NODES=2 NODE_RANK=0 examples/cluster/ascend.sh /shared/scans --output /shared/pages.txt
+#   MASTER_ADDR=10.0.0.1 NODES=2 NODE_RANK=0 examples/cluster/ascend.sh /shared/scans --output-dir /shared/texts --resume
 #
-# The machines must reach MASTER_PORT of the first. The first prints and writes; each keeps its workers' logs.
+# The machines must reach MASTER_PORT of the first. Each machine keeps its workers' logs.
 set -euo pipefail
 : "${MASTER_ADDR:?the address of the first machine, as the others see it}"
 : "${NODES:?how many machines there are}"

@@ -1,8 +1,7 @@
 """Counters of the cache, in the words of the request."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 Cause = Literal["lru", "ttl", "resize"]
 
@@ -48,20 +47,3 @@ class CacheStats:
             "evictions": self.evictions,
             "cache_items": items,
         }
-
-
-def total(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One report of several caches, by the keys of the first: counts are added up."""
-    whole: dict[str, Any] = {}
-    for name in reports[0] if reports else ():
-        values = [report[name] for report in reports]
-        if isinstance(values[0], Mapping):
-            whole[name] = total(values)
-        elif isinstance(values[0], str):
-            unit = values[0].lstrip("0123456789.")
-            whole[name] = f"{sum(float(value.removesuffix(unit)) for value in values):.2f}{unit}"
-        else:
-            whole[name] = sum(values)
-    if "hit_rate" in whole:
-        whole["hit_rate"] = f"{100 * whole['cache_hits'] / max(whole['total_requests'], 1):.2f}%"
-    return whole

@@ -28,23 +28,16 @@ class OutputFolder:
     """
 
     def __init__(self, folder: str, suffix: str, names: Sequence[str], resume: bool = False) -> None:
-        self._folder, self._suffix, self._resume = Path(folder), suffix, resume
+        self._folder, self._resume = Path(folder), resume
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SetupError(f"--output-dir {folder} cannot be made ({error.strerror}): name another folder") from error
-        self._stems = Counter(_stem(name) for name in names)
-        paths: dict[Path, str] = {}
-        for name in names:
-            if (other := paths.setdefault(self.path(name), name)) != name:
-                raise SetupError(
-                    f"{other} and {name} would both be written to {self.path(name)}: read them into two folders"
-                )
+        self._names = OutputNames(suffix, names)
 
     def path(self, name: str) -> Path:
         """Where the output of a document goes."""
-        stem = _stem(name)
-        return self._folder / ((stem if self._stems[stem] == 1 else _base(name)) + self._suffix)
+        return self._folder / self._names.of(name)
 
     def wanted(self, name: str) -> bool:
         """Whether a document is still to be read."""
@@ -53,6 +46,27 @@ class OutputFolder:
     def open(self, name: str) -> "OutputFile":
         """A file that appears when it is complete."""
         return OutputFile(self.path(name))
+
+
+class OutputNames:
+    """The names of the files of documents.
+
+    Raises:
+        SetupError: two documents have the same file name.
+    """
+
+    def __init__(self, suffix: str, names: Sequence[str]) -> None:
+        self._suffix = suffix
+        self._stems = Counter(_stem(name) for name in names)
+        owners: dict[str, str] = {}
+        for name in names:
+            if (other := owners.setdefault(self.of(name), name)) != name:
+                raise SetupError(f"{other} and {name} would both be written to {self.of(name)}: read them into two folders")
+
+    def of(self, name: str) -> str:
+        """The file name of a document's output."""
+        stem = _stem(name)
+        return (stem if self._stems[stem] == 1 else _base(name)) + self._suffix
 
 
 class OutputFile:

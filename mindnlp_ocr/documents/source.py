@@ -47,14 +47,17 @@ class Source:
         name: a file, or "-" for standard input.
         dpi: at which the pages of a PDF are rendered.
         password: of an encrypted PDF.
+        content: where the name is not that of a file here: a file that holds the document, or its bytes.
 
     Raises:
         PageError: it cannot be opened.
     """
 
-    def __init__(self, name: str, dpi: float = DEFAULT_DPI, password: str | None = None) -> None:
+    def __init__(
+        self, name: str, dpi: float = DEFAULT_DPI, password: str | None = None, content: Path | bytes | None = None
+    ) -> None:
         self.name = name
-        self.content: Path | bytes = self._content(name)
+        self.content: Path | bytes = self._content(name) if content is None else content
         self.pdf = Pdf(self.content, name, password, dpi) if _is_pdf(self.content) else None
         self.pages = self.pdf.pages if self.pdf is not None else self._frames()
 

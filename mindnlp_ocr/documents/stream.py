@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from mindnlp_ocr.documents.order import arranged
@@ -129,21 +130,27 @@ class DocumentStream:
         return Document(source=name, pages=tuple(pages), error=error)
 
     def _opener(self, source: Source, index: int) -> Callable[[], SourcePage | Page]:
-        def opened() -> SourcePage | Page:
-            try:
-                page = source.page(index, self._text_layer != "ignore")
-            except PageError as error:
-                return Page(number=index + 1, error=str(error))
-            if self._text_layer == "ignore" or (self._text_layer == "prefer" and not page.text_layer):
-                return page
-            return Page(
-                number=page.number,
-                width=page.image.width,
-                height=page.image.height,
-                dpi=page.dpi,
-                layout="text-layer",
-                blocks=arranged(page.text_layer),
-                warnings=page.warnings if page.text_layer else (*page.warnings, "The page has no text layer."),
-            )
+        return partial(open_page, source, index, self._text_layer)
 
-        return opened
+
+def open_page(source: Source, index: int, text_layer: TextLayer = "ignore") -> SourcePage | Page:
+    """A page to be read; or what was made of it, where it cannot be opened or its own text is taken.
+
+    Args:
+        index: from 0.
+    """
+    try:
+        page = source.page(index, text_layer != "ignore")
+    except PageError as error:
+        return Page(number=index + 1, error=str(error))
+    if text_layer == "ignore" or (text_layer == "prefer" and not page.text_layer):
+        return page
+    return Page(
+        number=page.number,
+        width=page.image.width,
+        height=page.image.height,
+        dpi=page.dpi,
+        layout="text-layer",
+        blocks=arranged(page.text_layer),
+        warnings=page.warnings if page.text_layer else (*page.warnings, "The page has no text layer."),
+    )

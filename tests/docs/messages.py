@@ -53,15 +53,11 @@ def _texts(node: ast.AST, names: set[str]) -> Iterator[ast.expr]:
         name = _name(node)
         if name in names or name == "warn" or _to_stderr(node):
             yield node.args[0]
-        elif name == "_lose":  # what became of a worker
-            yield node.args[1]
-    elif isinstance(node, ast.Dict) and [getattr(key, "value", None) for key in node.keys] == ["error"]:
-        yield from node.values  # what a worker is told
     elif (
         isinstance(node, ast.Assign | ast.AnnAssign)
         and ast.unparse(getattr(node, "target", None) or node.targets[0]) == "error"
     ):
-        yield node.value  # the same, before it is sent
+        yield node.value  # a message, before it is handed on
     elif isinstance(node, ast.ClassDef) and node.name in names:  # a class that makes its message itself
         inits = (
             call for call in ast.walk(node) if isinstance(call, ast.Call) and ast.unparse(call.func) == "super().__init__"

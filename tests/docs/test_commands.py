@@ -60,6 +60,7 @@ PARSED = {
     r"tools/(report|evaluate|evaluate_layout)\.py": "they have tests of their own",
     r"tools/compare_dtypes\.py": "a minute, over all pages",
     r"tools/selftest\.py": "tests/test_selftest.py runs it",
+    r"tools/batch\.py": "it starts Ray; tests/farm runs farms",
     r"tools/serve\.py": "it serves until it is stopped; tests/server starts it",
 }
 RUN = ("tools/infer.py", "mindnlp-ocr", "tools/convert.py", "tools/export.py", "tools/forecast_memory.py")

@@ -1,5 +1,6 @@
 """Every benchmark runs, small: one run, few tokens. What they measure is not looked at, only that they measure it."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 
 from mindnlp_ocr.bench.results import Results
 from mindnlp_ocr.models.qwen2vl import EMBEDDED
+from tests.cluster.runs import clean_environment
+from tests.conftest import ROOT
 from tests.tools.conftest import Tool
 
 WORD = "tests/pages/word_56x56.png"
@@ -71,6 +74,16 @@ def test_the_others_write_their_figures(
     sections = Results.load(tmp_path / "a.json").sections
     assert {section: len(figures.rows) for section, figures in sections.items()} == rows
     assert all(value is not None for section in sections.values() for row in section.rows for value in row.values())
+
+
+def test_a_farm_beside_one_process(tmp_path: Path) -> None:
+    """In a process of its own: Ray's workers must not find MindSpore imported."""
+    small = ["--copies", "2", "--pages-per-task", "1", "--simulated-pages", "40", "--simulated-actors", "2", "--image", WORD]
+    command = [sys.executable, "tools/benchmark_farm.py", *small, "--output", str(tmp_path / "a.json")]
+    subprocess.run(command, cwd=ROOT, env=clean_environment(), check=True, timeout=400)
+    sections = Results.load(tmp_path / "a.json").sections
+    assert [row["what"] for row in sections["pages"].rows][-1] == "1 process of 2 threads"
+    assert [row["tasks"] for row in sections["simulated"].rows] == [3]
 
 
 def test_a_library_of_operators_is_timed_on_teams_of_several_sizes(tool: Tool, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,66 @@
+"""``mindnlp-ocr batch`` and ``tools/batch.py``."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import uuid4
+
+from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.farm.inputs import absolute, documents
+from mindnlp_ocr.farm.options import check_farm, parser
+from mindnlp_ocr.farm.run import Workers, run
+from mindnlp_ocr.farm.settings import READER, FarmSettings
+from mindnlp_ocr.ops.device import Device
+from mindnlp_ocr.options import check
+from mindnlp_ocr.settings import settings
+
+
+def main(argv: Sequence[str] | None = None, reader: str = READER) -> int:
+    """Read what ``argv`` names on a Ray cluster; returns the exit status.
+
+    Args:
+        reader: the class that reads pages, as "module:name".
+    """
+    options, argv = parser(), sys.argv[1:] if argv is None else argv
+    arguments = options.parse_args(argv)
+    try:
+        if arguments.config:  # as if its settings stood before all others
+            arguments = options.parse_args([*settings(Path(arguments.config), options.options), *argv])
+        check(arguments)
+        check_farm(arguments)
+        report = run(
+            farm_settings(arguments, reader), documents(arguments.inputs), _workers(arguments), arguments.cost_per_hour
+        )
+    except SetupError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped: what was read is kept, and the same line goes on where it stopped", file=sys.stderr)
+        return 130
+    print(*report.lines(), sep="\n", file=sys.stderr)
+    return 1 if report.failures else 0
+
+
+def farm_settings(arguments: argparse.Namespace, reader: str = READER) -> FarmSettings:
+    """What every process of the farm has to know."""
+    options = vars(arguments) | {"threads": max(1, int(arguments.cpus_per_actor))}
+    for name in ("model", "lora"):
+        if options[name] is not None:
+            options[name] = absolute(options[name])
+    if Device.parse(arguments.device).kind == "Ascend":
+        options["device"] = "npu:0"  # Ray shows an actor its own card alone
+    run_name = f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid4().hex[:8]}"
+    output = arguments.output if "://" in arguments.output else absolute(arguments.output)
+    return FarmSettings(output, options, run_name, reader)
+
+
+def _workers(arguments: argparse.Namespace) -> Workers:
+    npus = 1 if Device.parse(arguments.device).kind == "Ascend" else 0
+    return Workers(arguments.ray or os.environ.get("RAY_ADDRESS") or None, arguments.actors, arguments.cpus_per_actor, npus)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""What was read of one task, as a Parquet file: a row a page."""
+
+import io
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from mindnlp_ocr.documents.result import Page
+from mindnlp_ocr.documents.schema import PageResult
+
+
+class Row(NamedTuple):
+    """One page of a document, or a document that could not be opened.
+
+    Attributes:
+        path: the name of the document.
+        page: None for a document that could not be opened.
+        error: why it could not be; the error of a page stands in the page.
+    """
+
+    path: str
+    page: Page | None
+    error: str | None = None
+
+
+def schema() -> Any:
+    """The columns; docs/cluster.md describes them."""
+    import pyarrow as pa
+
+    text = pa.string()
+    return pa.schema([("path", text), ("page", pa.int32()), ("text", text), ("error", text), ("json", text)])
+
+
+def encode(rows: Iterable[Row]) -> bytes:
+    """The file. The same rows give the same bytes: what differs from run to run, ``timings_ms``, is left out."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    table = pa.Table.from_pylist([_columns(row) for row in rows], schema=schema())
+    buffer = io.BytesIO()
+    parquet.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def decode(content: bytes) -> Iterator[Row]:
+    """The rows of a file."""
+    from pyarrow import parquet
+
+    for batch in parquet.ParquetFile(io.BytesIO(content)).iter_batches(columns=["path", "error", "json"]):
+        for columns in batch.to_pylist():
+            page = None if columns["json"] is None else _page(json.loads(columns["json"]))
+            yield Row(columns["path"], page, columns["error"])
+
+
+def _columns(row: Row) -> dict[str, Any]:
+    path = row.path.encode(errors="replace").decode()  # names of files may not be UTF-8
+    if row.page is None:
+        return {"path": path, "page": None, "text": None, "error": row.error, "json": None}
+    page = PageResult.of(row.page.model_copy(update={"timings_ms": {}}))
+    text = None if page.error is not None else page.text
+    return {"path": path, "page": page.number, "text": text, "error": page.error, "json": page.model_dump_json()}
+
+
+def _page(result: dict[str, Any]) -> Page:
+    """The page that a result was made of: without what was added for readers of JSON."""
+    result.pop("text")
+    for block in result["blocks"]:
+        block.pop("text")
+        for line in block["lines"]:
+            line.pop("box_points")
+    return Page.model_validate(result)

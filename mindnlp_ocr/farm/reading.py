@@ -1,0 +1,81 @@
+"""The model of one process of a farm. MindSpore is imported here, when the first page comes, and nowhere else in a farm."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from mindnlp_ocr.documents.result import Page
+from mindnlp_ocr.documents.source import Source, SourcePage
+from mindnlp_ocr.documents.stream import open_page
+from mindnlp_ocr.errors import PageError
+from mindnlp_ocr.farm.opening import opened
+from mindnlp_ocr.farm.settings import FarmSettings
+
+Wanted = tuple[str, str, Sequence[int]]  # a document's name and place, and the indices of its pages
+
+
+class PageReader:
+    """Reads ranges of pages with one model; the lines of all of them share its slots.
+
+    Raises:
+        SetupError: the model or the device cannot be used.
+    """
+
+    def __init__(self, settings: FarmSettings) -> None:
+        from mindnlp_ocr.cli import load_model, new_reader
+
+        arguments = settings.namespace()
+        self._settings = settings
+        self._reader: Any = new_reader(load_model(arguments), arguments)
+
+    def read(self, wanted: Sequence[Wanted]) -> Iterator[Page]:
+        """Every page, in the order of the documents and of their indices; what cannot be read has an error."""
+        owners: deque[_Document] = deque()  # of the pages that have not come yet
+
+        def pages() -> Iterator[Callable[[], SourcePage | Page]]:
+            for name, place, indices in wanted:
+                document = _Document(name, place, self._settings)
+                for index in indices:
+                    owners.append(document)
+                    yield document.opener(index)
+
+        try:
+            for page in self._reader.read_pages(pages()):
+                document = owners.popleft()
+                if not owners or owners[0] is not document:
+                    document.close()
+                yield page
+        finally:
+            for document in owners:
+                document.close()
+
+
+class _Document:
+    """A document that is opened for its first page."""
+
+    def __init__(self, name: str, place: str, settings: FarmSettings) -> None:
+        self._name, self._place, self._settings = name, place, settings
+        self._open = ExitStack()
+        self._source: Source | None = None
+        self._error: str | None = None
+
+    def opener(self, index: int) -> Callable[[], SourcePage | Page]:
+        """A function that opens a page."""
+
+        def page() -> SourcePage | Page:
+            if self._source is None and self._error is None:
+                try:
+                    self._source = self._open.enter_context(opened(self._name, self._place, self._settings))
+                except PageError as error:
+                    self._error = str(error)
+            if self._source is None:
+                return Page(number=index + 1, error=self._error)
+            return open_page(self._source, index, self._settings.arguments["text_layer"])
+
+        return page
+
+    def close(self) -> None:
+        """Free what is held of it; a page that is still to come opens it again."""
+        self._open.close()
+        self._source = None

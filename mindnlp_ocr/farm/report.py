@@ -1,0 +1,119 @@
+"""What a farm says: a bar while it reads, and an account at the end."""
+
+import json
+import re
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from tqdm import tqdm
+
+from mindnlp_ocr.farm.settings import FOLDER
+from mindnlp_ocr.farm.store import Store
+
+FAILED = f"{FOLDER}/failed"
+CAUSES = 10  # that are named
+
+
+@dataclass
+class Report:
+    """One run.
+
+    Attributes:
+        pages: that this run read, those that could not be read among them.
+        tasks: that it did.
+        seconds: from the start of the first task to the end of the last.
+        start_seconds: before that: Ray, and finding what is to be read.
+        failures: in the whole output, by their cause.
+        cost_per_hour: of the cluster, in any currency.
+        warm: pages and seconds of every actor, without its first task.
+    """
+
+    pages: int = 0
+    tasks: int = 0
+    seconds: float = 0.0
+    start_seconds: float = 0.0
+    failures: Counter[str] = field(default_factory=Counter)
+    cost_per_hour: float | None = None
+    warm: dict[str, list[float]] = field(default_factory=dict)
+
+    def note(self, account: dict[str, Any]) -> None:
+        """A task has been done."""
+        self.pages += account["pages"]
+        self.tasks += 1
+        if account["actor"] not in self.warm:  # its first task: the model was loaded meanwhile
+            self.warm[account["actor"]] = [0.0, 0.0]
+            return
+        warm = self.warm[account["actor"]]
+        self.warm[account["actor"]] = [warm[0] + account["pages"], warm[1] + account["seconds"]]
+
+    @property
+    def warm_pages_per_second(self) -> float:
+        """Of all actors together, while they read, but for the first task of each."""
+        return sum(pages / seconds for pages, seconds in self.warm.values() if seconds)
+
+    @property
+    def pages_per_second(self) -> float:
+        return self.pages / self.seconds if self.seconds else 0.0
+
+    @property
+    def cost_per_million(self) -> float | None:
+        """What a million pages cost at the rate of this run; None where that is not known."""
+        if self.cost_per_hour is None or not self.pages_per_second:
+            return None
+        return 1e6 / self.pages_per_second / 3600 * self.cost_per_hour
+
+    def as_dict(self) -> dict[str, Any]:
+        """As ``_farm/runs/*.json`` has it."""
+        return {
+            "pages": self.pages,
+            "tasks": self.tasks,
+            "seconds": round(self.seconds, 3),
+            "start_seconds": round(self.start_seconds, 3),
+            "pages_per_second": round(self.pages_per_second, 3),
+            "warm_pages_per_second": round(self.warm_pages_per_second, 3),
+            "failures": dict(self.failures.most_common()),
+            "cost_per_million_pages": self.cost_per_million,
+        }
+
+    def lines(self) -> list[str]:
+        """For the terminal."""
+        rate = f"{self.pages_per_second:.2f} pages a second"
+        lines = [
+            f"{self.pages} pages in {self.tasks} tasks, {self.seconds:.1f} s: {rate} (start: {self.start_seconds:.1f} s)"
+        ]
+        if self.cost_per_million is not None:
+            lines.append(f"a million pages at this rate: {self.cost_per_million:.2f} at {self.cost_per_hour:g} an hour")
+        if total := self.failures.total():
+            lines.append(f"{total} pages or documents of the whole output could not be read:")
+            lines += [f"  {count} x {cause}" for cause, count in self.failures.most_common(CAUSES)]
+        return lines
+
+
+class Progress:
+    """Pages that have been read, and what is wrong with some."""
+
+    def __init__(self, shown: bool) -> None:
+        self._bar = tqdm(unit="page", file=sys.stderr, disable=not shown)
+
+    def task(self, account: dict[str, Any]) -> None:
+        """A task has been done."""
+        for warning in account["warnings"]:
+            tqdm.write(f"warning: {warning}", file=sys.stderr)
+        for failure in account["failures"]:
+            where = f" page {failure['page']}" if failure["page"] else ""
+            tqdm.write(f"error: {failure['path']}{where}: {failure['error']}", file=sys.stderr)
+        self._bar.update(account["pages"])
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def failures(store: Store) -> Counter[str]:
+    """The failures of the whole output, by their cause: the message without what is particular to one page."""
+    causes: Counter[str] = Counter()
+    for name in store.names(FAILED):
+        for failure in json.loads(store.read(f"{FAILED}/{name}")):
+            causes[re.sub(r"\d+", "N", failure["error"].replace(failure["path"], "..."))] += 1
+    return causes

@@ -1,0 +1,199 @@
+"""The driver of a farm: it starts Ray, hands out what is still to be read, and counts. Pages never pass through it."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.farm.plan import add_documents
+from mindnlp_ocr.farm.report import Progress, Report, failures
+from mindnlp_ocr.farm.settings import FOLDER, FarmSettings
+from mindnlp_ocr.farm.store import Store
+from mindnlp_ocr.ops.cores import usable_cores
+
+PLANNERS = 2  # processes that open documents; they wait for the actors, by Ray Data's back-pressure
+OBJECT_STORE_BYTES = 128 << 20  # of a Ray that we start: numbers of tasks pass through it, and no pages
+SOURCE_BLOCKS = 1000
+AHEAD = 4.0  # tasks that wait for an actor, by those that are with one
+# Ray loads protobuf before MindSpore, whose messages only the implementation in Python takes.
+ENVIRONMENT = {"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"}
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What reads.
+
+    Attributes:
+        address: of a Ray cluster, or "auto"; None: Ray is started on this machine, and ended afterwards.
+        actors: each with a model; None: as many as the cluster has room for.
+        cpus: of each actor, in Ray's count.
+        npus: of each actor.
+    """
+
+    address: str | None = None
+    actors: int | None = None
+    cpus: float = 1
+    npus: int = 0
+
+
+def run(settings: FarmSettings, names: Iterable[str], workers: Workers, cost_per_hour: float | None = None) -> Report:
+    """Read documents, but for what an earlier run with the same output has read.
+
+    Raises:
+        SetupError: Ray is missing or cannot be used, the output cannot be written or is another run's, or the model cannot
+            be loaded.
+    """
+    start = time.perf_counter()
+    _check_ray()
+    try:
+        store = Store(settings.output)
+        _check_settings(store, settings)
+        chunks = add_documents(store, names, settings)
+        report = Report(cost_per_hour=cost_per_hour)
+        with _connected(workers):
+            _read(settings, chunks, workers, report, start)
+        store.clean()
+        report.failures = failures(store)
+        store.write(f"{FOLDER}/runs/{settings.run}.json", json.dumps(report.as_dict(), indent=2).encode())
+    except OSError as error:
+        raise SetupError(f"--output {settings.output} cannot be written or read ({error}): name another place") from error
+    return report
+
+
+def _read(settings: FarmSettings, chunks: int, workers: Workers, report: Report, start: float) -> None:
+    first: float | None = None
+    progress = Progress(sys.stderr.isatty())
+    try:
+        for account in _accounts(settings, chunks, workers):
+            if account["stop"] is not None:
+                raise SetupError(account["stop"])
+            now = time.perf_counter()
+            if first is None:
+                first = now - account["seconds"]
+                report.start_seconds = first - start
+            progress.task(account)
+            report.note(account)
+            report.seconds = now - first
+    finally:
+        progress.close()
+    if first is None:
+        report.start_seconds = time.perf_counter() - start
+
+
+def _accounts(settings: FarmSettings, chunks: int, workers: Workers) -> Iterator[dict[str, Any]]:
+    """The account of every task, as it is done."""
+    import ray
+
+    from mindnlp_ocr.farm.actor import TaskReader, plan_chunks
+
+    if not chunks:
+        return
+    actors = _actors(workers)
+    context = ray.data.DataContext.get_current()
+    context.target_max_block_size = 1  # a block is a task: blocks are what actors take
+    context.enable_progress_bars = False
+    context.downstream_capacity_backpressure_ratio = AHEAD
+
+    def plan(batch: dict[str, Any]) -> Iterator[dict[str, list[int]]]:
+        for number, task in plan_chunks(batch["chunk"], settings):
+            yield {"chunk": [number], "task": [task]}
+
+    # Planning takes no CPU in Ray's count: actors that hold all would starve it.
+    blocks = min(chunks, SOURCE_BLOCKS)
+    source = ray.data.from_items([{"chunk": number} for number in range(chunks)], override_num_blocks=blocks)
+    planners = ray.data.TaskPoolStrategy(size=min(PLANNERS, blocks))
+    tasks = source.map_batches(plan, batch_size=1, num_cpus=0, compute=planners)
+    accounts = tasks.map_batches(
+        TaskReader,
+        fn_constructor_args=[settings],
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
+        num_cpus=workers.cpus,
+        runtime_env={"env_vars": ENVIRONMENT},  # of actors alone: a process with one of its own takes seconds to start
+        resources={"NPU": float(workers.npus)} if workers.npus else None,
+    )
+    try:
+        for batch in accounts.iter_batches(batch_size=None, prefetch_batches=0):
+            yield from map(json.loads, batch["account"])
+    except (ray.exceptions.RayError, RuntimeError) as error:
+        last = str(error).strip().splitlines()[-1]
+        raise SetupError(f"the farm has stopped ({last}): what was read is kept, run the same line again") from error
+
+
+def _actors(workers: Workers) -> int:
+    """How many actors are wanted; SetupError where the cluster has no room for one."""
+    import ray
+
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    room = there.get("CPU", 0) / workers.cpus if workers.cpus else float("inf")
+    if workers.npus:
+        room = min(room, there.get("NPU", 0) / workers.npus)
+    if room < 1:
+        raise SetupError(
+            f"an actor takes {workers.cpus:g} CPUs and {workers.npus} NPUs, and the cluster has {there.get('CPU', 0):g} and "
+            f"{there.get('NPU', 0):g}: lower --cpus-per-actor, or start Ray where the cards are"
+        )
+    return workers.actors or int(min(room, 1e6))
+
+
+# The output
+
+
+def _check_settings(store: Store, settings: FarmSettings) -> None:
+    name = f"{FOLDER}/settings.json"
+    wanted = json.loads(json.dumps(settings.decisive()))
+    if not store.exists(name):
+        store.write(name, json.dumps(wanted, indent=2).encode())
+        return
+    before = json.loads(store.read(name))
+    for option, value in wanted.items():
+        if before.get(option) != value:
+            raise SetupError(
+                f"{settings.output} was begun with {option} {before.get(option)}, and {option} is now {value}: give another "
+                "--output, or the options of before"
+            )
+
+
+# Ray
+
+
+def _check_ray() -> None:
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this environment, and make none by uv
+    # Tasks are so small that Ray Data would not hold them back before there are millions.
+    os.environ.setdefault("RAY_DATA_DOWNSTREAM_CAPACITY_OBJECT_STORE_BUDGET_UTIL_THRESHOLD", "0")
+    try:
+        import ray.data  # noqa: F401
+    except ImportError as error:
+        raise SetupError(f"a farm needs Ray ({error}): pip install 'mindnlp-ocr[ray]'") from error
+
+
+@contextmanager
+def _connected(workers: Workers) -> Iterator[None]:
+    import logging
+
+    import ray
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    if ray.is_initialized():
+        yield
+        return
+    options: dict[str, Any] = {"address": workers.address or "local"}
+    if workers.address is None:
+        options |= {"num_cpus": usable_cores(), "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+    try:
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        place = "on this machine" if workers.address is None else f"at {workers.address}"
+        raise SetupError(
+            f"Ray {place} cannot be used ({reason}): see `ray status`, or give another --ray ADDRESS"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,56 @@
+"""What every process of a farm has to know."""
+
+from argparse import Namespace
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+FOLDER = "_farm"  # what a run keeps beside its results, and needs to go on
+READER = "mindnlp_ocr.farm.reading:PageReader"
+
+# Options that alter what is written: a run goes on only with the same ones.
+DECISIVE = (
+    *("model", "lora", "layout", "prompt", "max_new_tokens", "max_length", "min_pixels", "max_pixels", "dtype", "kv_dtype"),
+    *("attn", "pages", "dpi", "text_layer", "min_confidence", "format", "pages_per_task"),
+)
+
+
+@dataclass(frozen=True)
+class FarmSettings:
+    """The settings of one run.
+
+    Attributes:
+        output: the URI of the folder that is written.
+        arguments: the options of the command line, by their names.
+        run: what tells this run from the others that wrote the same output.
+        reader: the class that reads pages, as "module:name".
+    """
+
+    output: str
+    arguments: dict[str, Any] = field(repr=False)
+    run: str = ""
+    reader: str = READER
+
+    @property
+    def format(self) -> str | None:
+        """Of a file for each document; None where pages go to Parquet."""
+        value: str | None = self.arguments["format"]
+        return value
+
+    @property
+    def parts(self) -> str:
+        """The folder of what was read."""
+        return "pages" if self.format is None else f"{FOLDER}/parts"
+
+    def namespace(self) -> Namespace:
+        """The options as :func:`mindnlp_ocr.cli.load_model` takes them."""
+        return Namespace(**self.arguments)
+
+    def decisive(self) -> dict[str, Any]:
+        """The options that alter what is written."""
+        return {name: self.arguments.get(name) for name in DECISIVE}
+
+    def new_reader(self) -> Any:
+        """What reads pages in this process; SetupError where the model cannot be loaded."""
+        module, _, name = self.reader.partition(":")
+        return getattr(import_module(module), name)(self)

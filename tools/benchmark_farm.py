@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""What a farm on Ray costs: pages a second beside one process, and the overhead of a farm whose readers sleep.
+
+uv run tools/benchmark_farm.py --output farm.json
+uv run tools/benchmark_farm.py --copies 4 --simulated-pages 20000 --simulated-actors 4 8 --sleep-ms 250
+"""
+
+import argparse
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pikepdf
+import psutil
+
+from mindnlp_ocr.bench.results import Results, Row
+from mindnlp_ocr.bench.sleeping import READER as SLEEPING
+from mindnlp_ocr.bench.tool import positive, run_tool, writable
+from mindnlp_ocr.farm.command import farm_settings
+from mindnlp_ocr.farm.inputs import documents
+from mindnlp_ocr.farm.options import parser as farm_parser
+from mindnlp_ocr.farm.reading import PageReader
+from mindnlp_ocr.farm.report import Report
+from mindnlp_ocr.farm.run import Workers, run
+from mindnlp_ocr.farm.settings import READER
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES_A_FILE = 1000  # of the documents of a simulated farm
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--image", default=str(ROOT / "examples" / "letter.png"), help="the page (default: the letter)")
+    parser.add_argument("--copies", type=positive, default=32, help="of the page (default: 32)")
+    parser.add_argument("--pages-per-task", type=positive, default=4, help="of the farm that reads (default: 4)")
+    parser.add_argument("--simulated-pages", type=positive, default=20000, help="of 16 a task (default: 20000)")
+    parser.add_argument("--simulated-actors", type=positive, nargs="+", default=[4], help="(default: 4)")
+    parser.add_argument("--sleep-ms", type=int, default=0, help="a simulated page (default: 0, which leaves the overhead)")
+    parser.add_argument("--output", help="write the figures there, as JSON")
+    arguments = parser.parse_args()
+    writable(arguments.output)
+    results = Results.start()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [simulated(Path(folder), arguments, actors) for actors in arguments.simulated_actors]
+        results.add("simulated", "A farm whose readers sleep", rows, "overhead: of all but sleeping, a page.")
+        rows = list(read(Path(folder), arguments))
+        about = "warm: without the first task of each process, in which the model is loaded; outputs are compared."
+        results.add("pages", "Pages a second", rows, about)
+    if arguments.output:
+        results.save(arguments.output)
+
+
+# Pages that are read
+
+
+def read(folder: Path, arguments: argparse.Namespace) -> Iterator[Row]:
+    """Farms of one and of two actors, then one process of two threads, over the same pages."""
+    pages = folder / "pages"
+    pages.mkdir()
+    for number in range(arguments.copies):
+        shutil.copy(arguments.image, pages / f"{number:04}{Path(arguments.image).suffix}")
+    texts = set()
+    for name, actors, cpus in (
+        ("1 actor of 2 threads", 1, 2),
+        ("1 actor of 1 thread", 1, 1),
+        ("2 actors of 1 thread", 2, 1),
+    ):
+        output = folder / f"{actors}x{cpus}"
+        start = time.perf_counter()
+        report = farm(pages, output, READER, actors, cpus, arguments.pages_per_task)
+        whole = time.perf_counter() - start
+        texts.add(tuple(path.read_bytes() for path in sorted((output / "pages").rglob("*.parquet"))))
+        wall = report.pages / report.seconds if report.seconds else 0.0
+        yield {
+            "what": name,
+            "pages": report.pages,
+            "warm_pages_per_s": report.warm_pages_per_second,
+            "pages_per_s": wall,
+            "start_s": report.start_seconds,
+            "whole_s": whole,
+        }
+    if len(texts) != 1:
+        raise SystemExit("error: the farms wrote different files: report it")
+    yield one_process(pages, arguments.pages_per_task)
+
+
+def one_process(pages: Path, pages_per_task: int) -> Row:
+    """The same pages without Ray; the last, since MindSpore is imported here."""
+    start = time.perf_counter()
+    argv = [str(pages), "--output", "unused", "--cpus-per-actor", "2"]
+    reader = PageReader(farm_settings(farm_parser().parse_args(argv)))
+    found = enumerate(reader.read([(name, name, [0]) for name in documents([str(pages)])]), 1)
+    first, count = next((time.perf_counter(), number) for number, _ in found if number == pages_per_task)
+    for number, _ in found:
+        count = number
+    end = time.perf_counter()
+    warm = (count - pages_per_task) / (end - first)
+    return {"what": "1 process of 2 threads", "pages": count, "warm_pages_per_s": warm, "whole_s": end - start}
+
+
+def farm(
+    inputs: Path, output: Path, reader: str, actors: int, cpus: float, pages_per_task: int, sleep_ms: int = 0
+) -> Report:
+    """One run of a farm on this machine."""
+    argv = [str(inputs), "--output", str(output), "--pages-per-task", str(pages_per_task), "--cpus-per-actor", str(cpus)]
+    if reader == SLEEPING:
+        argv += ["--min-pixels", str(sleep_ms)]
+    settings = farm_settings(farm_parser().parse_args(argv), reader)
+    return run(settings, documents([str(inputs)]), Workers(actors=actors, cpus=cpus))
+
+
+# Pages that are slept
+
+
+def simulated(folder: Path, arguments: argparse.Namespace, actors: int) -> Row:
+    """The overhead of a farm, its memory, and how long it takes to find that all has been read."""
+    inputs, output = folder / "simulated", folder / f"simulated-{actors}"
+    if not inputs.exists():
+        _blank_documents(inputs, arguments.simulated_pages)
+    sleep, cpus = arguments.sleep_ms, min(1.0, 1 / actors)
+    with _watched() as most:
+        report = farm(inputs, output, SLEEPING, actors, cpus, 16, sleep)
+    start = time.perf_counter()
+    again = farm(inputs, output, SLEEPING, actors, cpus, 16, sleep)
+    resumed = time.perf_counter() - start
+    assert again.tasks == 0
+    slept = report.pages * sleep / 1000 / actors
+    return {
+        "actors": actors,
+        "pages": report.pages,
+        "tasks": report.tasks,
+        "sleep_ms": sleep,
+        "start_s": report.start_seconds,
+        "tasks_per_s": report.tasks / report.seconds,
+        "overhead_ms_a_page": 1000 * (report.seconds - slept) / report.pages,
+        "driver_mb": most["driver"],
+        "actor_mb": most["actors"] / actors,
+        "resume_s": resumed,
+    }
+
+
+def _blank_documents(folder: Path, pages: int) -> None:
+    folder.mkdir()
+    for first in range(0, pages, PAGES_A_FILE):
+        with pikepdf.new() as pdf:
+            for _ in range(min(PAGES_A_FILE, pages - first)):
+                pdf.add_blank_page()
+            pdf.save(folder / f"{first:08}.pdf")
+
+
+@contextmanager
+def _watched() -> Iterator[dict[str, float]]:
+    """The most memory that is their own of this process and of all actors together, in MB, looked at twice a second."""
+    most, over = {"driver": 0.0, "actors": 0.0}, threading.Event()
+
+    def watch() -> None:
+        own = psutil.Process()
+        while not over.wait(0.5):
+            found = [process for process in own.children(recursive=True) if "ray::MapWorker" in _name(process)]
+            sums = {"driver": _megabytes(own), "actors": sum(map(_megabytes, found))}
+            most.update({name: max(value, most[name]) for name, value in sums.items()})
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield most
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _megabytes(process: psutil.Process) -> float:
+    try:
+        return float(process.memory_full_info().uss) / 2**20
+    except psutil.Error:
+        return 0.0
+
+
+if __name__ == "__main__":
+    run_tool(main)
