@@ -11,16 +11,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mindnlp_ocr.cache.config import DEFAULT_SLOTS, CacheConfig, get_optimal_cache_config
-from mindnlp_ocr.cluster.launch import Launch
+from mindnlp_ocr import opening
 from mindnlp_ocr.cluster.parts import read_in_parts, settle
 from mindnlp_ocr.cluster.shard import Shard
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.options import check, check_parts, parser
 from mindnlp_ocr.output import Output, Printer, print_report, result, status
+from mindnlp_ocr.parallel.launch import Launch
 from mindnlp_ocr.settings import settings
 
-LINE_SLOTS = 16  # lines that are read at a time where the budget has room: more gain little
 ALL = Shard()
 DEFAULT_PROMPT = "Extract all text from this image."
 
@@ -108,8 +107,8 @@ def read_documents(arguments: argparse.Namespace, names: Sequence[str], shard: S
     if arguments.cache_dir and shard != ALL:
         arguments.cache_dir = str(Path(arguments.cache_dir) / f"shard-{shard.index}")
     try:
-        model = load_model(arguments)
-        reader = new_reader(model, arguments)
+        model = opening.load_model(arguments)
+        reader = opening.new_reader(model, arguments)
     except BaseException:
         target.abort()
         raise
@@ -135,27 +134,10 @@ def read_documents(arguments: argparse.Namespace, names: Sequence[str], shard: S
     return 0 if good else 1
 
 
-def new_reader(model: Any, arguments: argparse.Namespace) -> Any:
-    """What reads pages as the options say."""
-    from mindnlp_ocr.documents.reader import DocumentReader
-
-    return DocumentReader(
-        model,
-        arguments.layout,
-        arguments.prompt,
-        arguments.batch_size,
-        arguments.max_new_tokens,
-        arguments.min_confidence,
-        arguments.threads,
-        arguments.preset,
-        arguments.skip_furniture,
-    )
-
-
 def read(arguments: argparse.Namespace, paths: Sequence[str]) -> int:
     """Read image files as whole pages in this process, as workers of one model do."""
     with Output(arguments.output) as output:
-        model = load_model(arguments)
+        model = opening.load_model(arguments)
         if arguments.cache_dir:
             model.load_cache(arguments.cache_dir)
         as_json = arguments.format == "json"
@@ -175,44 +157,6 @@ def read(arguments: argparse.Namespace, paths: Sequence[str]) -> int:
         if arguments.stats:
             print(json.dumps(model.get_cache_stats(), indent=2), file=sys.stderr)
     return status(results)
-
-
-def load_model(arguments: argparse.Namespace) -> Any:
-    from mindnlp_ocr.ops.device import Device
-
-    device = Device.parse(
-        arguments.device,
-        jit_level=arguments.jit_level,
-        deterministic=arguments.deterministic,
-        memory_limit_gb=arguments.memory_limit_gb,
-    )
-    device.check()  # before MindSpore is imported: it takes seconds
-    from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
-
-    size = arguments.cache_size_mb
-    if size is None:
-        size = get_optimal_cache_config(arguments.device).max_cache_size_mb
-    config = CacheConfig(
-        enable_kv_cache=not arguments.no_kv_cache,
-        max_cache_size_mb=size,
-        kv_dtype=arguments.kv_dtype,
-        slots=arguments.batch_size if arguments.batch_size and arguments.batch_size > DEFAULT_SLOTS else None,
-        most_slots=LINE_SLOTS if arguments.batch_size is None else DEFAULT_SLOTS,
-    )
-    return Qwen2VLModel(
-        arguments.model or EMBEDDED,
-        device,
-        arguments.lora,
-        cache_config=config,
-        max_length=arguments.max_length,
-        max_new_tokens=arguments.max_new_tokens,
-        min_pixels=arguments.min_pixels,
-        max_pixels=arguments.max_pixels,
-        attn=arguments.attn,
-        threads=arguments.threads,
-        dtype=arguments.dtype,
-        tensor_parallel=arguments.tensor_parallel,
-    )
 
 
 def read_pages(

@@ -195,7 +195,7 @@ def test_a_device_that_is_not_there_is_refused_by_the_program_itself_in_one_line
 def test_output_that_is_a_folder_is_refused_before_any_page_is_read(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mindnlp_ocr.cli.load_model", lambda arguments: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("mindnlp_ocr.opening.load_model", lambda arguments: pytest.fail("the model was loaded"))
     (tmp_path / "pages").mkdir()
     assert f"--output {tmp_path / 'pages'} cannot be written (" in refused(capsys, WORD, "--output", str(tmp_path / "pages"))
     assert [path.name for path in tmp_path.iterdir()] == ["pages"]
@@ -224,7 +224,7 @@ def test_a_name_that_is_no_utf_8_or_too_long_is_an_error_of_its_page(
     model: Qwen2VLModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """With the model of the other tests, to save loading one: nothing is read here."""
-    monkeypatch.setattr("mindnlp_ocr.cli.load_model", lambda arguments: model)
+    monkeypatch.setattr("mindnlp_ocr.opening.load_model", lambda arguments: model)
     output = tmp_path / "pages"
     assert main([name, "no.png", "--format", "json", "--output", str(output)]) == 1
     first, second = json.loads(output.read_text(encoding="utf-8"))["results"]
@@ -284,7 +284,7 @@ def test_a_run_that_breaks_off_keeps_what_was_read(
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(DocumentStream, "read", interrupted)
-    monkeypatch.setattr("mindnlp_ocr.cli.load_model", lambda arguments: model)
+    monkeypatch.setattr("mindnlp_ocr.opening.load_model", lambda arguments: model)
     assert main([WORD, LINE, "--output", str(tmp_path / "pages.txt")]) == 130
     assert case("word_56x56")["text"] in (tmp_path / "pages.txt.part").read_text(encoding="utf-8")
     assert f"partial output is in {tmp_path / 'pages.txt.part'}" in capsys.readouterr().err

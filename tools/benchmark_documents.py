@@ -25,7 +25,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mindnlp_ocr import cli, options
+from mindnlp_ocr import opening, options
 from mindnlp_ocr.bench.results import Results, Row, Section
 from mindnlp_ocr.bench.tool import positive, run_tool, writable
 from mindnlp_ocr.documents.source import IMAGE_SUFFIXES
@@ -37,7 +37,7 @@ Reader = Callable[[str], str]
 
 def ours(arguments: argparse.Namespace, stages: "collections.Counter[str]") -> Reader:
     """This project, as tools/infer.py reads. Adds the milliseconds of each stage to ``stages``."""
-    stream = DocumentStream(cli.new_reader(cli.load_model(arguments), arguments))
+    stream = DocumentStream(opening.new_reader(opening.load_model(arguments), arguments))
 
     def read(path: str) -> str:
         document = stream.document(path)

@@ -53,7 +53,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from mindnlp_ocr import cli, options
+from mindnlp_ocr import opening, options
 from mindnlp_ocr.bench import accuracy
 from mindnlp_ocr.bench.gallery import Entry, gallery
 from mindnlp_ocr.bench.peers import Absent, Stopped, Worker, rapidocr_command, tesseract_command
@@ -137,8 +137,8 @@ def entry(arguments: argparse.Namespace, page: accuracy.Page, outcome: Outcome) 
 
 def read(arguments: argparse.Namespace, pages: Sequence[accuracy.Page]) -> tuple[Row, list[Entry]]:
     """What reads, and every page as it was read."""
-    model = cli.load_model(arguments)
-    reader: DocumentReader = cli.new_reader(model, arguments)
+    model = opening.load_model(arguments)
+    reader: DocumentReader = opening.new_reader(model, arguments)
     outcomes = at_boxes(reader, pages) if arguments.true_boxes else ours(arguments, reader, pages)
     entries = []
     for page, outcome in zip(pages, tqdm(outcomes, total=len(pages), unit="page", disable=None), strict=True):

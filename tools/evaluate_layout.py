@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from PIL import Image
 from tqdm import tqdm
 
-from mindnlp_ocr import cli, options
+from mindnlp_ocr import opening, options
 from mindnlp_ocr.bench import accuracy
 from mindnlp_ocr.bench.results import Results, Row
 from mindnlp_ocr.bench.tool import run_tool
@@ -95,7 +95,7 @@ def main() -> int:
     parser.add_argument("--output", metavar="FILE", help="write the figures there, as JSON")
     options.add_options(parser)
     arguments = parser.parse_args()
-    model = cli.load_model(arguments)
+    model = opening.load_model(arguments)
     readers = {}
     for way, layout in WAYS.items():
         readers[way] = reader = DocumentReader(model, layout, threads=arguments.threads, preset=arguments.preset)

@@ -5,9 +5,9 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 
-from mindnlp_ocr.cluster.launch import Launch
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.ops.device import Device
+from mindnlp_ocr.parallel.launch import Launch
 
 Read = Callable[[argparse.Namespace, Sequence[str]], int]
 

@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mindnlp_ocr.cluster.launch import Launch
 from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.parallel.launch import Launch
 
 
 @dataclass(frozen=True)

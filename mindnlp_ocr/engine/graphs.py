@@ -28,7 +28,7 @@ from mindnlp_ocr.modeling.vision import VisionTower
 from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.device import JitLevel
 from mindnlp_ocr.ops.operators import Operators
-from mindnlp_ocr.ops.ranks import Ranks, split_operators
+from mindnlp_ocr.parallel.ranks import Ranks, split_operators
 from mindnlp_ocr.processing.images import Patches
 from mindnlp_ocr.sampling.graph import SampleFromHistory
 from mindnlp_ocr.sampling.sampler import Row, row_inputs

@@ -23,7 +23,7 @@ class PageReader:
     """
 
     def __init__(self, settings: FarmSettings) -> None:
-        from mindnlp_ocr.cli import load_model, new_reader
+        from mindnlp_ocr.opening import load_model, new_reader
 
         arguments = settings.namespace()
         self._settings = settings

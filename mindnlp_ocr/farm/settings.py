@@ -43,7 +43,7 @@ class FarmSettings:
         return "pages" if self.format is None else f"{FOLDER}/parts"
 
     def namespace(self) -> Namespace:
-        """The options as :func:`mindnlp_ocr.cli.load_model` takes them."""
+        """The options as :func:`mindnlp_ocr.opening.load_model` takes them."""
         return Namespace(**self.arguments)
 
     def decisive(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from mindnlp_ocr.export.manifest import FILE, Manifest
 from mindnlp_ocr.models.limits import Limits
 from mindnlp_ocr.models.memory import Memory
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.ranks import Ranks, check_ranks
+from mindnlp_ocr.parallel.ranks import Ranks, check_ranks
 from mindnlp_ocr.weights.checkpoint import Checkpoint, open_checkpoint
 from mindnlp_ocr.weights.lora import AdaptedCheckpoint, Adapter
 from mindnlp_ocr.weights.quantize import WeightDtype

@@ -25,7 +25,7 @@ from mindnlp_ocr.models.network import AskedDtype, open_network
 from mindnlp_ocr.models.requests import Request, RequestHandle, Requests
 from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.ranks import Ranks
+from mindnlp_ocr.parallel.ranks import Ranks
 from mindnlp_ocr.processing.chat import ChatProcessor, Messages
 from mindnlp_ocr.sampling import SamplingParams
 from mindnlp_ocr.weights.checkpoint import Checkpoint

@@ -11,7 +11,7 @@ from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.engine.generate import GREEDY, Generation, Reading
 from mindnlp_ocr.engine.scheduler import Handle, Scheduler
 from mindnlp_ocr.errors import PageError
-from mindnlp_ocr.ops.ranks import Ranks
+from mindnlp_ocr.parallel.ranks import Ranks
 from mindnlp_ocr.processing.chat import ChatProcessor, Messages
 from mindnlp_ocr.sampling import GrammarCompiler, Sampler, SamplingParams
 

@@ -39,7 +39,7 @@ def _run(arguments: argparse.Namespace, config: ServerConfig) -> int:
         from mindnlp_ocr.server.app import Server
     except ImportError as error:
         raise SetupError(f"the server needs {error.name}: pip install 'mindnlp-ocr[serve]'") from error
-    from mindnlp_ocr.cli import load_model
+    from mindnlp_ocr.opening import load_model
     from mindnlp_ocr.server.logs import event, set_up
 
     set_up(config.log_level, config.log_format)

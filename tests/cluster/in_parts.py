@@ -15,12 +15,12 @@ from mindnlp_ocr.backends.select import backends_for, operators_for
 from mindnlp_ocr.cache.keys import PrefixKey
 from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.cli import main
-from mindnlp_ocr.cluster.launch import Launch
 from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.engine.graphs import Graphs, NewToken, PromptPart
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.ops.device import Device
-from mindnlp_ocr.ops.ranks import Ranks
+from mindnlp_ocr.parallel.launch import Launch
+from mindnlp_ocr.parallel.ranks import Ranks
 from mindnlp_ocr.weights.quantize import WeightDtype
 from tests.modeling.test_published_shapes import MAX_LENGTH, MODELS, inputs_of
 from tests.reference import random_weights

@@ -12,7 +12,7 @@ from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
 from mindnlp_ocr.ops import native
-from mindnlp_ocr.ops.ranks import Ranks
+from mindnlp_ocr.parallel.ranks import Ranks
 from mindnlp_ocr.weights.checkpoint import open_checkpoint
 from mindnlp_ocr.weights.quantize import GROUP, Quantized, Source, concatenate, dequantize, quantize
 from mindnlp_ocr.weights.split import BY_INPUT, BY_OUTPUT, Split

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from mindnlp_ocr.cli import main
-from mindnlp_ocr.cluster.launch import Launch
 from mindnlp_ocr.cluster.shard import Shard
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
+from mindnlp_ocr.parallel.launch import Launch
 from tests.cluster.runs import log, run
 from tests.conftest import ROOT
 
@@ -51,7 +51,7 @@ def test_the_part_is_that_of_the_rank_unless_another_is_given() -> None:
 def test_two_parts_write_the_files_of_one_run_and_one_that_is_missing_is_made_by_the_same_line(
     tmp_path: Path, model: Qwen2VLModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("mindnlp_ocr.cli.load_model", lambda arguments: model)
+    monkeypatch.setattr("mindnlp_ocr.opening.load_model", lambda arguments: model)
     monkeypatch.chdir(ROOT)
     pages = [*PAGES, "examples/scan.jpg"]
     assert main([*pages, "--output-dir", str(tmp_path / "one")]) == 1

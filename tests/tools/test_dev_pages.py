@@ -14,7 +14,7 @@ PAGES = "tests/data/dev"
 
 @pytest.fixture
 def run(model: Qwen2VLModel, monkeypatch: pytest.MonkeyPatch, tool: Tool) -> Tool:
-    monkeypatch.setattr("mindnlp_ocr.cli.load_model", lambda arguments: model)
+    monkeypatch.setattr("mindnlp_ocr.opening.load_model", lambda arguments: model)
     return partial(tool, "evaluate")
 
 

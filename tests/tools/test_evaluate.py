@@ -21,7 +21,7 @@ WORD, LINE = "tests/pages/word_56x56.png", "tests/pages/line_392x28.png"
 @pytest.fixture
 def run(model: Qwen2VLModel, monkeypatch: pytest.MonkeyPatch, tool: Tool) -> Tool:
     """The tool, with the model of other tests; its exit status."""
-    monkeypatch.setattr("mindnlp_ocr.cli.load_model", lambda arguments: model)
+    monkeypatch.setattr("mindnlp_ocr.opening.load_model", lambda arguments: model)
     return partial(tool, "evaluate")
 
 
@@ -190,6 +190,6 @@ def test_an_image_that_browsers_do_not_show_becomes_a_png(tmp_path: Path) -> Non
 def test_wrong_usage_exits_2_before_a_page_is_read(
     run: Tool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    monkeypatch.setattr("mindnlp_ocr.cli.load_model", lambda arguments: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("mindnlp_ocr.opening.load_model", lambda arguments: pytest.fail("the model was loaded"))
     assert run(*arguments) == 2
     assert message in capsys.readouterr().err

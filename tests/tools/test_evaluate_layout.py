@@ -38,7 +38,7 @@ def test_agreement_counts_lines_areas_and_pairs() -> None:
 def test_a_run_says_how_far_blocks_agree_and_what_is_read(
     model: Qwen2VLModel, monkeypatch: pytest.MonkeyPatch, tool: Tool, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("mindnlp_ocr.cli.load_model", lambda arguments: model)
+    monkeypatch.setattr("mindnlp_ocr.opening.load_model", lambda arguments: model)
     output = tmp_path / "layout.json"
     assert tool("evaluate_layout", "examples/letter.png", "--output", output) == 0
     layout, text = json.loads(output.read_text(encoding="utf-8"))["sections"].values()

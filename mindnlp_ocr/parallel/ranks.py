@@ -14,10 +14,10 @@ from mindspore import Tensor, nn, ops
 from numpy.typing import NDArray
 
 from mindnlp_ocr.cache.keys import PrefixKey
-from mindnlp_ocr.cluster.launch import EXAMPLE, Launch
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.ops.half import HalfOperators
 from mindnlp_ocr.ops.operators import CpuOperators, Operators, most_likely
+from mindnlp_ocr.parallel.launch import EXAMPLE, Launch
 from mindnlp_ocr.weights.split import Split
 
 

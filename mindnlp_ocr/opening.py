@@ -1,0 +1,68 @@
+"""The model and the reader that options of a command line describe."""
+
+import argparse
+from typing import Any
+
+from mindnlp_ocr.cache.config import DEFAULT_SLOTS, CacheConfig, get_optimal_cache_config
+
+LINE_SLOTS = 16  # lines that are read at a time where the budget has room: more gain little
+
+
+def load_model(arguments: argparse.Namespace) -> Any:
+    """The Qwen2VLModel that the options describe.
+
+    Raises:
+        SetupError: the device, the checkpoint or a setting cannot be used.
+    """
+    from mindnlp_ocr.ops.device import Device
+
+    device = Device.parse(
+        arguments.device,
+        jit_level=arguments.jit_level,
+        deterministic=arguments.deterministic,
+        memory_limit_gb=arguments.memory_limit_gb,
+    )
+    device.check()  # before MindSpore is imported: it takes seconds
+    from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
+
+    size = arguments.cache_size_mb
+    if size is None:
+        size = get_optimal_cache_config(arguments.device).max_cache_size_mb
+    config = CacheConfig(
+        enable_kv_cache=not arguments.no_kv_cache,
+        max_cache_size_mb=size,
+        kv_dtype=arguments.kv_dtype,
+        slots=arguments.batch_size if arguments.batch_size and arguments.batch_size > DEFAULT_SLOTS else None,
+        most_slots=LINE_SLOTS if arguments.batch_size is None else DEFAULT_SLOTS,
+    )
+    return Qwen2VLModel(
+        arguments.model or EMBEDDED,
+        device,
+        arguments.lora,
+        cache_config=config,
+        max_length=arguments.max_length,
+        max_new_tokens=arguments.max_new_tokens,
+        min_pixels=arguments.min_pixels,
+        max_pixels=arguments.max_pixels,
+        attn=arguments.attn,
+        threads=arguments.threads,
+        dtype=arguments.dtype,
+        tensor_parallel=arguments.tensor_parallel,
+    )
+
+
+def new_reader(model: Any, arguments: argparse.Namespace) -> Any:
+    """The DocumentReader that the options describe."""
+    from mindnlp_ocr.documents.reader import DocumentReader
+
+    return DocumentReader(
+        model,
+        arguments.layout,
+        arguments.prompt,
+        arguments.batch_size,
+        arguments.max_new_tokens,
+        arguments.min_confidence,
+        arguments.threads,
+        arguments.preset,
+        arguments.skip_furniture,
+    )
