@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.engine.generate import GREEDY, Generation, Reading
-from mindnlp_ocr.engine.scheduler import Handle, Scheduler
+from mindnlp_ocr.engine.scheduler import Handle, QueueFullError, Scheduler
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.parallel.ranks import Ranks
 from mindnlp_ocr.processing.chat import ChatProcessor, Messages
@@ -249,7 +249,7 @@ class Requests:
                     messages, most, own = given if isinstance(given, Request) else (given, None, None)
                     try:
                         generation = self.generation(messages, most or max_new_tokens, own or sampling)
-                        running[number] = self._scheduler.submit(generation)
+                        running[number] = self._submit_patiently(generation)
                     except PageError as error:
                         yield number, error
                 self._scheduler.advance(lambda: not running or any(handle.done for handle in running.values()))
@@ -259,6 +259,20 @@ class Requests:
         finally:
             for handle in running.values():
                 handle.cancel()
+
+    def _submit_patiently(self, generation: Generation) -> Handle:
+        """Queue a request as soon as the queue has room for it.
+
+        Raises:
+            QueueFullError: it never will have, since nothing waits.
+        """
+        while True:
+            try:
+                return self._scheduler.submit(generation)
+            except QueueFullError:
+                if not (waiting := self._scheduler.stats()["waiting"]):
+                    raise
+            self._scheduler.advance(lambda waiting=waiting: self._scheduler.stats()["waiting"] < waiting)  # type: ignore[misc]
 
     def reading(self, generation: Generation) -> Reading:
         """What an ended request has read."""

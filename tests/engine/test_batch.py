@@ -1,6 +1,7 @@
 """Several requests at once: the same tokens, faults that stay their own, slots that come back."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,15 @@ def test_a_request_that_ends_makes_room_for_the_next_while_others_go_on(model: Q
     for number, _ in model.generate_batch(messages(), batch_size=2):
         events.append(f"ended {number}")
     assert events == ["taken invoice", "taken word_56x56", "ended 1", "taken line_392x28", "ended 2", "ended 0"]
+
+
+def test_a_batch_waits_for_room_in_the_queue(model: Qwen2VLModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["word_56x56", "line_392x28", "small_48x30", "zh_line_336x34"]
+    monkeypatch.setattr(model.scheduler, "config", replace(model.scheduler.config, max_waiting=1))
+    assert model.infer_batch([case(n)["messages"] for n in names], batch_size=4) == [case(n)["text"] for n in names]
+    monkeypatch.setattr(model.scheduler, "config", replace(model.scheduler.config, max_waiting=0))
+    refused = dict(model.generate_batch([case(names[0])["messages"]]))
+    assert str(refused[0]) == "0 requests wait, max_waiting is 0: try again later, or raise it"
 
 
 def test_failing_pages_harm_no_other_and_free_their_slots(model: Qwen2VLModel, tmp_path: Path) -> None:
