@@ -15,27 +15,25 @@ from mindnlp_ocr.cli import DEFAULT_PROMPT
 from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
 
 ROOT = Path(__file__).resolve().parent.parent
-VARIANTS: dict[str, tuple[str, str, tuple[str, ...]]] = {  # name -> weight dtype, attention, operators that are left out
-    "all, bf16": ("bf16", "auto", ()),
-    "all, fp32": ("fp32", "auto", ()),
-    "all, fp16": ("fp16", "auto", ()),
-    "all, int8": ("int8", "auto", ()),
-    "fp32, one token a call": ("fp32", "auto", ("greedy_decode",)),
-    "and no decoder layer": ("fp32", "auto", ("greedy_decode", "decoder_layer")),
-    "fp32, no vision block": ("fp32", "auto", ("vision_block",)),
-    "fp32, eager attention": ("fp32", "eager", ()),
+VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> weight dtype, attention, what the backend does without
+    "all, bf16": ("bf16", "auto", {}),
+    "all, fp32": ("fp32", "auto", {}),
+    "all, fp16": ("fp16", "auto", {}),
+    "all, int8": ("int8", "auto", {}),
+    "fp32, one token a call": ("fp32", "auto", {"decode_steps": 1}),
+    "and no decoder layer": ("fp32", "auto", {"decode_steps": 1, "fuses_layers": False, "packed_prompts": 1}),
+    "fp32, no vision block": ("fp32", "auto", {"fuses_vision": False}),
+    "fp32, eager attention": ("fp32", "eager", {}),
 }
 TIMES = ("vision", "prefill", "decode", "total")
 
 
-def model_of(dtype: Any, attention: Any, without: tuple[str, ...]) -> Qwen2VLModel:
+def model_of(dtype: Any, attention: Any, without: dict[str, Any]) -> Qwen2VLModel:
     model = Qwen2VLModel(dtype=dtype, attn=attention)
-    for part in model._attentions:
-        for operator in without:
-            setattr(part, operator, None)
-        if "greedy_decode" in without:
-            part.decode_steps = 1
-    model._engine.graphs.attach(model._attentions, model._engine.kv)
+    for backend in model._backends:
+        for name, value in without.items():
+            setattr(backend, name, value)
+    model._engine.graphs.attach(model._backends, model._engine.kv)
     return model
 
 

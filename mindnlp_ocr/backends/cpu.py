@@ -41,6 +41,8 @@ class CpuBackend(EagerBackend):
     # Packed images
 
     def vision_context(self, cos: Tensor, sin: Tensor, cu_seqlens: Tensor) -> VisionContext:
+        if not self.fuses_vision:
+            return EagerBackend.vision_context(self, cos, sin, cu_seqlens)
         return cos, sin, cu_seqlens, cu_seqlens[-1:]
 
     def vision_block(self, block: Any, x: Tensor, context: VisionContext) -> Tensor:

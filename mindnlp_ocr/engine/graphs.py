@@ -107,9 +107,9 @@ class Prefill(nn.Cell):
         cached: Tensor,
         count: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        logits, _ = self.language.prefill(
+        logits = self.language.prefill(
             token_ids, image_rows, is_image, position_ids, (slots, cached, count), self.backend, self.kv
-        )
+        )[0]
         tokens, log_probabilities = self.language.operators.choose(logits)
         return tokens, log_probabilities, logits, all_finite(logits)
 

@@ -97,9 +97,9 @@ class Qwen2VLModel:
         self._memory = self._plan(cache_config or CacheConfig())
         manager = self._memory.new_manager()
         self._device.activate(threads)
-        self._attentions = self._memory.new_backends()
-        kv = self._memory.new_kv(self._attentions)
-        graphs = self._network.graphs(self._device, dtype, self._memory, self._attentions, kv)
+        self._backends = self._memory.new_backends()
+        kv = self._memory.new_kv(self._backends)
+        graphs = self._network.graphs(self._device, dtype, self._memory, self._backends, kv)
         self._engine = Engine(graphs, kv, manager, self._base)
         self.scheduler = Scheduler(self._engine)
         self._requests = Requests(
@@ -254,7 +254,7 @@ class Qwen2VLModel:
 
     def forecast(self, messages: Messages, max_new_tokens: int | None = None) -> Forecast:
         """The memory that messages will need, before they run. Errors as :meth:`generate`."""
-        return forecast(self._requests.generation(messages, max_new_tokens), self._attentions, self._memory.item_bytes)
+        return forecast(self._requests.generation(messages, max_new_tokens), self._backends, self._memory.item_bytes)
 
     def warm_up(self, batch_size: int = 1) -> None:
         """Compile every graph that prompts of one image can need, so that nothing compiles while pages are read.
@@ -353,10 +353,10 @@ class Qwen2VLModel:
                 with engine.idle("update_cache_config"):
                     manager = plan.new_manager()
                     if not plan.same_attention(self._memory):
-                        self._attentions = plan.new_backends()
-                    engine.replace(self._attentions, plan.new_kv(self._attentions), manager)
+                        self._backends = plan.new_backends()
+                    engine.replace(self._backends, plan.new_kv(self._backends), manager)
             elif engine.manager is not None:
-                engine.resize(plan.slots, config.max_bytes, lambda: plan.new_kv(self._attentions))
+                engine.resize(plan.slots, config.max_bytes, lambda: plan.new_kv(self._backends))
                 engine.manager.configure(lru=config.enable_lru, ttl_seconds=plan.cache.cache_ttl_seconds)
             self._memory = plan
             engine.base = self._base

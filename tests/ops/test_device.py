@@ -157,7 +157,7 @@ def test_fused_graphs_give_the_same_tokens_on_a_cpu(attn: Any, monkeypatch: pyte
     model = Qwen2VLModel(device=Device.parse("cpu", jit_level="O1"), attn=attn)
     golden = case("line_392x28")
     assert model.generate(golden["messages"]).token_ids == golden["token_ids"]
-    assert levels == [{"jit_level": "O1"}] * 4
+    assert levels == [{"jit_level": "O1"}] * 5
 
 
 @pytest.mark.parametrize(("omp", "set_to"), [(None, [2]), ("1", [])])
