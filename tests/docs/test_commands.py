@@ -38,7 +38,6 @@ from tests.docs.commands import (
 NOT_RUN = {
     "pip install": "it needs a network; CI installs from the lock",
     "uv run pytest": "this is it",
-    "uv run python examples/": "tests/docs/test_examples.py runs them",
     "uv run --isolated --group triton pytest": "a job of CI of its own",
     "uv run ruff": "CI runs it",
     "uv run mypy": "CI runs it",
