@@ -18,7 +18,7 @@ from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.options import check, check_parts, parser
 from mindnlp_ocr.output import Output, Printer, print_report, result, status
 from mindnlp_ocr.parallel.launch import Launch
-from mindnlp_ocr.settings import settings
+from mindnlp_ocr.settings import parsed
 
 ALL = Shard()
 DEFAULT_PROMPT = "Extract all text from this image."
@@ -35,11 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from mindnlp_ocr.server.command import main as serve
 
         return serve(argv[1:])
-    options = parser()
-    arguments = options.parse_args(argv)
     try:
-        if arguments.config:  # as if its settings stood before all others
-            arguments = options.parse_args([*settings(Path(arguments.config), options.options), *argv])
+        arguments = parsed(parser(), argv)
         with warnings.catch_warnings():
             warnings.showwarning = warn
             return _run(arguments)

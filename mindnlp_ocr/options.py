@@ -31,9 +31,14 @@ cannot be used
 
 
 class Parser(argparse.ArgumentParser):
+    """The parser of a command, which remembers its options and has ``--config`` (see ``settings.py``)."""
+
     def __init__(self, **arguments: Any) -> None:
         self.options: list[argparse.Action] = []
-        super().__init__(**arguments)
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **arguments)
+        self.add_argument(
+            "--config", metavar="FILE", help="settings, such as configs/cpu.yaml; options given here win over it"
+        )
 
     def add_argument(self, *names: Any, **arguments: Any) -> argparse.Action:
         self.options.append(super().add_argument(*names, **arguments))
@@ -48,7 +53,6 @@ def parser() -> Parser:
     parser = Parser(
         description="Read the text of documents with Qwen2-VL on MindSpore: images, PDF and multi-page TIFF.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "images",
@@ -57,9 +61,6 @@ def parser() -> Parser:
         help="images, PDF files, folders, patterns such as 'scans/*.png', or - for standard input",
     )
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="one more document; may be repeated")
-    parser.add_argument(
-        "--config", metavar="FILE", help="settings, such as configs/cpu.yaml; options given here win over it"
-    )
     add_options(parser)
     add_document_options(parser)
     parser.add_argument("--format", choices=FORMATS, default="text", help="output format (default: text)")

@@ -9,8 +9,21 @@ from typing import Any, Literal
 from pydantic import ConfigDict, ValidationError, create_model
 
 from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.options import Parser
 
 NOT_IN_A_FILE = ("images", "image", "config", "help", "version")
+
+
+def parsed(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
+    """The options of a command line; those of its ``--config`` count as if they stood before all others.
+
+    Raises:
+        SetupError: as :func:`settings`.
+    """
+    arguments = parser.parse_args(argv)
+    if arguments.config:
+        arguments = parser.parse_args([*settings(Path(arguments.config), parser.options), *argv])
+    return arguments
 
 
 def settings(path: Path, options: Sequence[argparse.Action]) -> list[str]:

@@ -86,4 +86,4 @@ class CpuBackend(EagerBackend):
         return step
 
     def extend(self, q: Tensor, k: Tensor, v: Tensor, keys: Parameter, values: Parameter, mask: Any) -> Tensor:
-        return self.decode_op(q, k, v, keys, values, mask[0], mask[1], mask[2])
+        return self.decode_op(q, k, v, keys, values, *mask)

@@ -13,13 +13,13 @@ import psutil
 from mindspore import Parameter, Tensor, nn
 from numpy.typing import NDArray
 
-from mindnlp_ocr.backends.base import Backend
 from mindnlp_ocr.backends.select import Backends
 from mindnlp_ocr.cache.slots import CLEAR, CopySlot, KVSlots
 from mindnlp_ocr.config import Qwen2VLConfig
 from mindnlp_ocr.engine.buckets import bucket_for, bucket_sizes, until
+from mindnlp_ocr.engine.cells import Decode, DecodeSteps, Prefill, Vision
 from mindnlp_ocr.engine.compiled import forget, phases
-from mindnlp_ocr.engine.overflow import OverflowedError, PrefillProbe, VisionProbe, all_finite, first_overflow, overflowed
+from mindnlp_ocr.engine.overflow import OverflowedError, PrefillProbe, VisionProbe, first_overflow, overflowed
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.modeling.language import LanguageModel
 from mindnlp_ocr.modeling.layers import Loader, Weights
@@ -74,81 +74,6 @@ class NewToken(NamedTuple):
     slot: int
     cached: int  # tokens that the slot holds before it
     wanted: int = 1  # tokens to come behind it, if the text does not end before
-
-
-class Vision(nn.Cell):
-    """Packed images to their features."""
-
-    def __init__(self, tower: VisionTower, backend: Backend) -> None:
-        super().__init__(auto_prefix=False)
-        self.tower = tower
-        self.backend = backend
-
-    def construct(self, patches: Tensor, cos: Tensor, sin: Tensor, cu_seqlens: Tensor) -> Tensor:
-        return self.tower(patches, cos, sin, cu_seqlens, self.backend)[-1]
-
-
-class Prefill(nn.Cell):
-    """Prompts, or the rest of each, into their slots."""
-
-    def __init__(self, language: LanguageModel, backend: Backend, kv: KVSlots) -> None:
-        super().__init__(auto_prefix=False)
-        self.language = language
-        self.backend = backend
-        self.kv = kv
-
-    def construct(
-        self,
-        token_ids: Tensor,
-        image_rows: Tensor,
-        is_image: Tensor,
-        position_ids: Tensor,
-        slots: Tensor,
-        cached: Tensor,
-        count: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        logits = self.language.prefill(
-            token_ids, image_rows, is_image, position_ids, (slots, cached, count), self.backend, self.kv
-        )[0]
-        tokens, log_probabilities = self.language.operators.choose(logits)
-        return tokens, log_probabilities, logits, all_finite(logits)
-
-
-class Decode(nn.Cell):
-    """One token more in some slots."""
-
-    def __init__(self, language: LanguageModel, backend: Backend, kv: KVSlots) -> None:
-        super().__init__(auto_prefix=False)
-        self.language = language
-        self.backend = backend
-        self.kv = kv
-
-    def construct(
-        self, token_ids: Tensor, position_ids: Tensor, slots: Tensor, cached: Tensor, count: Tensor, rows: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        tokens, log_probabilities, logits = self.language.decode(
-            token_ids, position_ids, (slots, cached, count), rows, self.backend, self.kv
-        )
-        return tokens, log_probabilities, logits, all_finite(logits)
-
-
-class DecodeSteps(nn.Cell):
-    """Several tokens more, where the backend has an operator for it."""
-
-    def __init__(self, language: LanguageModel, backend: Backend, kv: KVSlots, ends: Sequence[int]) -> None:
-        super().__init__(auto_prefix=False)
-        self.language = language
-        self.backend = backend
-        self.layers = language.layer_tensors(kv)
-        self.ends = Tensor(np.asarray(ends, np.int32))
-
-    def construct(
-        self, token_ids: Tensor, position_ids: Tensor, slots: Tensor, cached: Tensor, count: Tensor, rows: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        tokens, log_probabilities, logits = self.backend.greedy_decode(
-            self.language, token_ids, position_ids, (slots, cached, count), self.ends, self.layers
-        )
-        return tokens, log_probabilities, logits, all_finite(logits)
 
 
 class Graphs:

@@ -5,9 +5,9 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from uuid import uuid4
 
+from mindnlp_ocr.documents import presets
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.farm.inputs import absolute, documents
 from mindnlp_ocr.farm.options import check_farm, parser
@@ -15,7 +15,7 @@ from mindnlp_ocr.farm.run import Workers, run
 from mindnlp_ocr.farm.settings import READER, FarmSettings
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.options import check
-from mindnlp_ocr.settings import settings
+from mindnlp_ocr.settings import parsed
 
 
 def main(argv: Sequence[str] | None = None, reader: str = READER) -> int:
@@ -24,11 +24,8 @@ def main(argv: Sequence[str] | None = None, reader: str = READER) -> int:
     Args:
         reader: the class that reads pages, as "module:name".
     """
-    options, argv = parser(), sys.argv[1:] if argv is None else argv
-    arguments = options.parse_args(argv)
     try:
-        if arguments.config:  # as if its settings stood before all others
-            arguments = options.parse_args([*settings(Path(arguments.config), options.options), *argv])
+        arguments = parsed(parser(), sys.argv[1:] if argv is None else argv)
         check(arguments)
         check_farm(arguments)
         report = run(
@@ -47,8 +44,8 @@ def main(argv: Sequence[str] | None = None, reader: str = READER) -> int:
 def farm_settings(arguments: argparse.Namespace, reader: str = READER) -> FarmSettings:
     """What every process of the farm has to know."""
     options = vars(arguments) | {"threads": max(1, int(arguments.cpus_per_actor))}
-    for name in ("model", "lora"):
-        if options[name] is not None:
+    for name in ("model", "lora", "preset"):
+        if options[name] is not None and not (name == "preset" and options[name] in presets.names()):
             options[name] = absolute(options[name])
     if Device.parse(arguments.device).kind == "Ascend":
         options["device"] = "npu:0"  # Ray shows an actor its own card alone

@@ -23,7 +23,6 @@ def parser() -> Parser:
         prog="mindnlp-ocr batch",
         description="Read millions of pages on the machines of a Ray cluster, or on this one.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "inputs",
@@ -37,9 +36,6 @@ def parser() -> Parser:
     )
     parser.add_argument(
         "--format", choices=FORMATS, help="write a file for each document (default: Parquet, a row a page, in pages/)"
-    )
-    parser.add_argument(
-        "--config", metavar="FILE", help="settings, such as configs/cpu.yaml; options given here win over it"
     )
     parser.add_argument(
         "--ray", metavar="ADDRESS", help="of a Ray cluster, or auto (default: $RAY_ADDRESS; else Ray is started here)"

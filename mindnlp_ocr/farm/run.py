@@ -1,7 +1,6 @@
 """The driver of a farm: it starts Ray, hands out what is still to be read, and counts. Pages never pass through it."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -163,9 +162,6 @@ def _check_settings(store: Store, settings: FarmSettings) -> None:
 
 
 def _check_ray() -> None:
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this environment, and make none by uv
-    # Tasks are so small that Ray Data would not hold them back before there are millions.
-    os.environ.setdefault("RAY_DATA_DOWNSTREAM_CAPACITY_OBJECT_STORE_BUDGET_UTIL_THRESHOLD", "0")
     try:
         import ray.data  # noqa: F401
     except ImportError as error:

@@ -11,7 +11,7 @@ READER = "mindnlp_ocr.farm.reading:PageReader"
 # Options that alter what is written: a run goes on only with the same ones.
 DECISIVE = (
     *("model", "lora", "layout", "prompt", "max_new_tokens", "max_length", "min_pixels", "max_pixels", "dtype", "kv_dtype"),
-    *("attn", "pages", "dpi", "text_layer", "min_confidence", "format", "pages_per_task"),
+    *("attn", "preset", "skip_furniture", "pages", "dpi", "text_layer", "min_confidence", "format", "pages_per_task"),
 )
 
 

@@ -6,23 +6,19 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.options import check
 from mindnlp_ocr.server.config import MAX_HEADER_BYTES, ServerConfig
 from mindnlp_ocr.server.options import open_to_all, parser, server_config
-from mindnlp_ocr.settings import settings
+from mindnlp_ocr.settings import parsed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until a signal comes; returns the exit status."""
-    options, argv = parser(), sys.argv[1:] if argv is None else argv
-    arguments = options.parse_args(argv)
     try:
-        if arguments.config:  # as if its settings stood before all others
-            arguments = options.parse_args([*settings(Path(arguments.config), options.options), *argv])
+        arguments = parsed(parser(), sys.argv[1:] if argv is None else argv)
         check(arguments)
         return _run(arguments, server_config(arguments))
     except SetupError as error:

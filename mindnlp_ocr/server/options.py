@@ -24,10 +24,6 @@ def parser() -> Parser:
         prog="mindnlp-ocr serve",
         description="Serve Qwen2-VL over HTTP: OpenAI's API, documents, metrics, and a web page.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--config", metavar="FILE", help="settings, such as configs/cpu.yaml; options given here win over it"
     )
     add_options(parser)
     parser.add_argument("--host", default="127.0.0.1", metavar="NAME", help="address (default: 127.0.0.1)")

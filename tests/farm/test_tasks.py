@@ -15,7 +15,9 @@ from pyarrow import parquet
 from mindnlp_ocr.documents.result import Page
 from mindnlp_ocr.documents.schema import PageResult
 from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.farm.command import farm_settings
 from mindnlp_ocr.farm.inputs import documents
+from mindnlp_ocr.farm.options import parser
 from mindnlp_ocr.farm.parts import Row, decode, encode
 from mindnlp_ocr.farm.plan import CHUNK, add_documents, make_plan, read_plan
 from mindnlp_ocr.farm.settings import FOLDER
@@ -184,3 +186,16 @@ def test_an_item_within_which_actor_after_actor_ends_is_given_up_but_not_where_t
     assert other.given_up == {}
     other.end()
     assert not Started(store, "x", "run 2").begin()
+
+
+# Settings
+
+
+@pytest.mark.parametrize("options", [["--preset", "plain"], ["--preset", "mine.yaml"], ["--skip-furniture"]])
+def test_another_way_of_reading_does_not_go_on_with_an_output(folder: Path, options: list[str]) -> None:
+    def decisive(*more: str) -> dict[str, object]:
+        return farm_settings(parser().parse_args(["in", "--output", "out", *more])).decisive()
+
+    assert decisive(*options) != decisive()
+    assert decisive("--preset", "plain")["preset"] == "plain"
+    assert decisive("--preset", "mine.yaml")["preset"] == str(folder / "mine.yaml")  # actors run in other folders
