@@ -1,4 +1,4 @@
-"""The command line that reads pages: ``mindnlp-ocr page.png`` and ``tools/infer.py page.png``."""
+"""``mindnlp-ocr``: it reads pages (``mindnlp-ocr page.png``, ``tools/infer.py page.png``) or runs another command."""
 
 import argparse
 import json
@@ -14,8 +14,9 @@ from tqdm import tqdm
 from mindnlp_ocr import opening
 from mindnlp_ocr.cluster.parts import read_in_parts, settle
 from mindnlp_ocr.cluster.shard import Shard
+from mindnlp_ocr.commands import listed, run_command
 from mindnlp_ocr.errors import PageError, SetupError
-from mindnlp_ocr.options import check, check_parts, parser
+from mindnlp_ocr.options import Parser, check, check_parts, parser
 from mindnlp_ocr.output import Output, Printer, print_report, result, status
 from mindnlp_ocr.parallel.launch import Launch
 from mindnlp_ocr.settings import parsed
@@ -25,18 +26,12 @@ DEFAULT_PROMPT = "Extract all text from this image."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the pages that ``argv`` names, or serve; returns the exit status."""
+    """Read the pages that ``argv`` names, or run the command that it begins with; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] == "batch":
-        from mindnlp_ocr.farm.command import main as batch
-
-        return batch(argv[1:])
-    if argv and argv[0] == "serve":
-        from mindnlp_ocr.server.command import main as serve
-
-        return serve(argv[1:])
     try:
-        arguments = parsed(parser(), argv)
+        if (status := run_command(argv)) is not None:
+            return status
+        arguments = parsed(reading(), argv[1:] if argv and argv[0] == "infer" else argv)
         with warnings.catch_warnings():
             warnings.showwarning = warn
             return _run(arguments)
@@ -48,6 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def reading() -> Parser:
+    """The options of reading pages, with the other commands in the help text."""
+    options = parser()
+    first = "commands (see `mindnlp-ocr COMMAND --help`):\n  infer                 read pages, as without a command"
+    options.epilog = f"{first}\n{listed()}\n\n{options.epilog}"
+    return options
 
 
 def warn(message: Warning | str, *_: object, **__: object) -> None:

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "mindnlp_ocr"
 LAYERS = (
     "errors", "config", "weights", "ops", "sampling", "backends", "cache", "parallel", "processing", "modeling", "engine",
     "export", "interop", "models", "documents", "output", "options", "settings", "opening", "cluster", "server", "farm",
-    "bench", "cli", "utils",
+    "bench", "commands", "cli", "utils",
 )  # fmt: skip
 
 

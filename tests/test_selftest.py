@@ -1,7 +1,5 @@
-"""tools/selftest.py: what an NPU user runs first must fail when something is wrong."""
+"""``mindnlp-ocr selftest``: what an NPU user runs first must fail when something is wrong."""
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +10,7 @@ from mindnlp_ocr.backends import eager
 from mindnlp_ocr.bench import attention as bench
 from mindnlp_ocr.bench.attention import Case
 from mindnlp_ocr.bench.products import ProductCase
+from mindnlp_ocr.commands import selftest as command
 from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.operators import Operators
 
@@ -26,16 +25,10 @@ PRODUCTS = [ProductCase("gate", 5, 48, 70), ProductCase("embed", 3, 20, 33), Pro
 
 @pytest.fixture
 def selftest(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    path = Path(__file__).parent.parent / "tools" / "selftest.py"
-    spec = importlib.util.spec_from_file_location("selftest", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "cases", lambda: CASES)
-    monkeypatch.setattr(module, "products", lambda: PRODUCTS)
+    monkeypatch.setattr(command, "cases", lambda: CASES)
+    monkeypatch.setattr(command, "products", lambda: PRODUCTS)
     monkeypatch.setattr("sys.argv", ["selftest.py"])
-    return module
+    return command
 
 
 def test_every_path_of_this_machine_is_compared_and_agrees(selftest: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

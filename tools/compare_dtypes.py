@@ -42,7 +42,7 @@ def main() -> int:
     parser.add_argument("--dtype", choices=WEIGHT_DTYPES, default="int8", help="compared with fp32 (default: int8)")
     parser.add_argument("--points", type=float, default=0.1, help="that the error rate may rise by (default: 0.1)")
     arguments = parser.parse_args()
-    pages, _ = datasets(arguments.datasets or own_datasets(ROOT))
+    pages, _ = datasets(arguments.datasets or own_datasets())
     models = {dtype: Qwen2VLModel(arguments.model, dtype=dtype) for dtype in ("fp32", arguments.dtype)}
     scores, tokens, changed, bad = dict.fromkeys(models, Score()), 0, 0, 0
     for page in tqdm(pages, unit="page", disable=None):

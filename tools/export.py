@@ -1,78 +1,9 @@
 #!/usr/bin/env python3
-"""Export a model as MindIR graphs: `uv run tools/export.py --output DIR`, then `uv run tools/infer.py --model DIR page.png`.
+"""``mindnlp-ocr export`` from a checkout: `uv run tools/export.py --help`."""
 
-DIR holds the vision, prefill and decode graphs, packed weights, and what reading needs beside them; it may be moved. The
-device need not be there: graphs for Ascend can be exported on any machine (docs/export.md says what was checked of them).
-"""
-
-import argparse
 import sys
-import time
-from pathlib import Path
 
-from mindnlp_ocr.cache.config import KV_DTYPES, CacheConfig, get_optimal_cache_config
-from mindnlp_ocr.errors import SetupError
-from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", metavar="PATH", help="a Qwen2-VL folder or merged .npz (default: the built-in model)")
-    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="the folder to write")
-    parser.add_argument("--lora", metavar="DIR", help="a LoRA adapter to merge in")
-    parser.add_argument("--device", default="cpu", help="that the graphs are for: cpu or Ascend (default: cpu)")
-    parser.add_argument(
-        "--attn", choices=("auto", "eager", "flash"), default="auto", help="attention (default: flash on a CPU, else eager)"
-    )
-    parser.add_argument("--dtype", choices=("auto", *WEIGHT_DTYPES), default="auto", help="of weights (default: as stored)")
-    parser.add_argument("--kv-dtype", choices=KV_DTYPES, default="fp32", help="of keys and values (default: fp32)")
-    parser.add_argument("--slots", type=int, metavar="N", help="KV slots (default: as many as fit --cache-size-mb, up to 8)")
-    parser.add_argument("--cache-size-mb", type=float, metavar="N", help="bound on the KV slots (default: by device)")
-    parser.add_argument("--max-length", type=int, metavar="N", help="tokens of a KV slot, prompt and answer together")
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer (default: the model's own)")
-    parser.add_argument("--max-pixels", type=int, metavar="N", help="largest image; larger ones are shrunk to it")
-    parser.add_argument(
-        "--vision-patches",
-        type=int,
-        nargs="+",
-        default=[],
-        metavar="N",
-        help="sizes of the vision graphs in patches of 14 x 14 (default: all that images up to --max-pixels need)",
-    )
-    parser.add_argument("--force", action="store_true", help="replace DIR if it is an exported folder")
-    arguments = parser.parse_args()
-    try:
-        size = arguments.cache_size_mb or get_optimal_cache_config(arguments.device).max_cache_size_mb
-        cache = CacheConfig(max_cache_size_mb=size, kv_dtype=arguments.kv_dtype, slots=arguments.slots)
-        from mindnlp_ocr.models.export import export_model  # imports MindSpore
-        from mindnlp_ocr.models.limits import Limits
-        from mindnlp_ocr.models.qwen2vl import EMBEDDED
-
-        limits = Limits(arguments.max_length, arguments.max_new_tokens, None, arguments.max_pixels)
-        start = time.perf_counter()
-        manifest = export_model(
-            arguments.model or EMBEDDED,
-            arguments.output,
-            arguments.device,
-            arguments.lora,
-            cache,
-            limits,
-            arguments.vision_patches,
-            arguments.attn,
-            arguments.dtype,
-            arguments.force,
-        )
-    except (SetupError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    size = sum(path.stat().st_size for path in arguments.output.iterdir()) / 2**20
-    print(
-        f"{arguments.output}: {len(manifest.graphs)} graphs for {manifest.device}, {manifest.attention} attention, "
-        f"{manifest.dtype} weights, {manifest.slots} slots of {manifest.max_length} tokens: {size:.0f} MB in "
-        f"{time.perf_counter() - start:.1f} s"
-    )
-    return 0
-
+from mindnlp_ocr.commands.export import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from rapidfuzz.distance import LCSseq, Levenshtein
 
 from mindnlp_ocr.bench.results import Row
+from mindnlp_ocr.bench.tool import checkout
 from mindnlp_ocr.bench.truth import TrueLine, Truth, truth_of, truths_of_folder, truths_of_json
 from mindnlp_ocr.documents.source import SUFFIXES
 from mindnlp_ocr.errors import SetupError
@@ -269,8 +270,13 @@ def _listed(path: Path) -> list[Page]:
     return pages
 
 
-def own_datasets(root: Path) -> list[str]:
-    """Of the checkout ``root``, as paths from where the user is, so that results name no folder of this machine."""
+def own_datasets() -> list[str]:
+    """The project's own test set, as paths from where the user is, so that results name no folder of this machine.
+
+    Raises:
+        SetupError: the repository, which contains it, is not here.
+    """
+    root = checkout("no DATASET is named")
     return [os.path.relpath(root / name) for name in OWN]
 
 

@@ -1,10 +1,11 @@
 """Reading pages in a benchmark: the options of the tools, the models that they make, and what is asked of them."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mindnlp_ocr.bench.tool import positive
+from mindnlp_ocr.bench.tool import checkout, positive
 from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
 from mindnlp_ocr.sampling import SamplingParams
@@ -22,6 +23,7 @@ class Asked(NamedTuple):
         pages: the images that are read.
         runs: that count, a side.
         tokens: how many texts have, by the name of the option.
+        argv: the command line itself, for a process that does a part of the work.
     """
 
     model_path: str
@@ -32,21 +34,31 @@ class Asked(NamedTuple):
     runs: int
     tokens: dict[str, int]
     smoke: bool
+    argv: tuple[str, ...]
 
     @classmethod
-    def of(cls, arguments: argparse.Namespace, root: Path) -> "Asked":
-        """What :func:`add_options` gave a parser, of a tool in the checkout ``root``."""
+    def of(cls, arguments: argparse.Namespace, argv: Sequence[str]) -> "Asked":
+        """What :func:`add_options` gave a parser for ``argv``.
+
+        Raises:
+            SetupError: no pages are named, and the repository with those of the project is not here.
+        """
         smoke = arguments.smoke
-        pages = [root / "tests" / "pages" / f"{name}.png" for name in SMALL] if smoke else arguments.images
+        pages = [] if smoke else arguments.images
+        if not pages:
+            root = checkout("no pages are named with --images")
+            folder, names = ("tests/pages", SMALL) if smoke else ("examples", EXAMPLES)
+            pages = [root / folder / f"{name}.png" for name in names]
         return cls(
             arguments.model_path,
             arguments.device,
             arguments.lora_path,
             arguments.flash_attention,
-            pages or [root / "examples" / f"{name}.png" for name in EXAMPLES],
+            pages,
             1 if smoke else arguments.runs,
             {name: option.smoke if smoke else getattr(arguments, name) for name, option in arguments.texts.items()},
             smoke,
+            tuple(argv),
         )
 
     def model(self, **settings: Any) -> Qwen2VLModel:

@@ -56,12 +56,13 @@ class Results(BaseModel):
     sections: dict[str, Section] = {}
 
     @classmethod
-    def start(cls, *, smoke: bool = False) -> "Results":
-        """Of the tool that this process runs."""
-        tool = Path(sys.argv[0])
-        command = "uv run " + shlex.join([f"tools/{tool.name}", *sys.argv[1:]])
+    def start(cls, tool: str | None = None, *, smoke: bool = False) -> "Results":
+        """Begin the results of a tool (default: the file in tools/ that this process runs)."""
+        program = Path(sys.argv[0])
+        in_checkout = program.suffix == ".py"
+        command = shlex.join([f"tools/{program.name}" if in_checkout else program.name, *sys.argv[1:]])
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        return cls(tool=tool.stem, command=command, date=now, smoke=smoke)
+        return cls(tool=tool or program.stem, command="uv run " * in_checkout + command, date=now, smoke=smoke)
 
     @classmethod
     def load(cls, path: str | Path) -> "Results":

@@ -49,10 +49,30 @@ def finish(results: Results, arguments: argparse.Namespace) -> None:
         results.save(arguments.output)
 
 
-def run_tool(main: Callable[[], int | None]) -> NoReturn:
-    """Its exit status; 2 and a line where a model, a device or a page cannot be used."""
+def checkout(needed: str) -> Path:
+    """The repository in which this package lies.
+
+    Raises:
+        SetupError: the package was installed without its repository, which contains what is ``needed``.
+    """
+    root = Path(__file__).resolve().parents[2]
+    if not (root / "tools").is_dir() or not (root / "examples").is_dir():
+        raise SetupError(
+            f"{needed}: these files are in the repository and not in the installed package: run the command in a checkout, "
+            "or name files of your own (see --help)"
+        )
+    return root
+
+
+def exit_status(run: Callable[[], int | None]) -> int:
+    """Run a command; the status is 2, with one line on standard error, if a model, a device or a page cannot be used."""
     try:
-        sys.exit(main())
+        return run() or 0
     except OCRError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
+        return 2
+
+
+def run_tool(main: Callable[[], int | None]) -> NoReturn:
+    """Run a tool and exit with its :func:`exit_status`."""
+    sys.exit(exit_status(main))

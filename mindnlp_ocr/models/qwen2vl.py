@@ -108,7 +108,7 @@ class Qwen2VLModel:
 
     @classmethod
     def from_exported(cls, folder: str | Path, **options: Any) -> "Qwen2VLModel":
-        """On the graphs of a folder that tools/export.py wrote, without the Python network (docs/export.md).
+        """On the graphs of a folder that `mindnlp-ocr export` wrote, without the Python network (docs/export.md).
 
         Args:
             options: those of the class; what was settled when it was exported can only be left out, or given alike.
@@ -117,7 +117,7 @@ class Qwen2VLModel:
             SetupError: the folder is no export, damaged, or from another version.
         """
         if not (Path(folder) / FILE).exists():
-            raise SetupError(f"{folder} holds no {FILE}: give a folder that tools/export.py wrote")
+            raise SetupError(f"{folder} holds no {FILE}: give a folder that `mindnlp-ocr export` wrote")
         return cls(folder, **options)
 
     @classmethod

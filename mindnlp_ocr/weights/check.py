@@ -29,7 +29,7 @@ def check(where: object, found: Mapping[str, Stored], config: Qwen2VLConfig) -> 
 
     Raises:
         SetupError: weights are missing, wrong-shaped or of a dtype other than float32, float16 and bfloat16, or int8 as
-            tools/convert.py writes it.
+            `mindnlp-ocr convert` writes it.
     """
     expected = expected_shapes(config)
     extra = sorted(name for name in found if name not in expected and not _harmless(name, expected))

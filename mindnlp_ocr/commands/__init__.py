@@ -1,0 +1,44 @@
+"""The commands of ``mindnlp-ocr`` that do not read pages, and the table of all commands."""
+
+import argparse
+from collections.abc import Sequence
+from importlib import import_module
+
+from mindnlp_ocr.errors import SetupError
+
+# The words of the command line, the module whose `main(argv)` returns the exit status, and what the command does.
+COMMANDS = {
+    "serve": ("server.command", "serve the OpenAI API, documents and a web page over HTTP"),
+    "batch": ("farm.command", "read millions of pages on a Ray cluster"),
+    "convert": ("commands.convert", "change the format or dtype of a checkpoint, or merge an adapter into it"),
+    "export": ("commands.export", "export a model as MindIR graphs"),
+    "selftest": ("commands.selftest", "compare every operator of this machine with float64"),
+    "evaluate": ("commands.evaluate", "measure error rates on pages whose text is known"),
+    "forecast": ("commands.forecast_memory", "print how much memory a model needs"),
+    "benchmark comparison": ("commands.benchmark_comparison", "compare speed and memory with the cache on and off"),
+    "benchmark kv-cache": ("commands.benchmark_kv_cache", "measure latency, cache hits, batches and memory"),
+    "benchmark report": ("commands.benchmark_report", "write a report with plots from measured figures"),
+}
+
+
+def run_command(argv: Sequence[str]) -> int | None:
+    """Run the command that ``argv`` begins with; returns its exit status, or None if it names none."""
+    for command, (module, _) in COMMANDS.items():
+        words = command.split()
+        if list(argv[: len(words)]) == words:
+            status: int = import_module(f"mindnlp_ocr.{module}").main(argv[len(words) :])
+            return status
+    if argv and argv[0] == "benchmark":
+        raise SetupError("`mindnlp-ocr benchmark` needs the name of a benchmark: give comparison, kv-cache or report")
+    return None
+
+
+def listed() -> str:
+    """The commands and what they do, a line each."""
+    return "\n".join(f"  {command:<22}{about}" for command, (_, about) in COMMANDS.items())
+
+
+def command_parser(command: str, description: str | None) -> argparse.ArgumentParser:
+    """The parser of a command, whose help begins with the text of its module."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(prog=f"mindnlp-ocr {command}", description=description, formatter_class=formatter)

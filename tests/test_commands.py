@@ -1,0 +1,59 @@
+"""The commands of ``mindnlp-ocr``: each is there after an installation, and the tools of the checkout are doors to them."""
+
+import shutil
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from mindnlp_ocr.bench import tool
+from mindnlp_ocr.cli import main
+from mindnlp_ocr.commands import COMMANDS
+from tests.conftest import ROOT
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*command.split(), "--help"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"usage: mindnlp-ocr {command}") and "tools/" not in printed
+
+
+def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    printed = capsys.readouterr().out
+    assert all(f"\n  {command} " in printed for command in (*COMMANDS, "infer"))
+
+
+def test_a_benchmark_without_its_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark"]) == 2
+    assert "give comparison, kv-cache or report" in capsys.readouterr().err
+
+
+def test_infer_reads_as_without_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    page = str(ROOT / "tests" / "pages" / "word_56x56.png")
+    assert main(["infer", page]) == 0
+    with_command = capsys.readouterr().out
+    assert main([page]) == 0
+    assert with_command == capsys.readouterr().out != ""
+
+
+@pytest.mark.parametrize("command", ["evaluate", "benchmark kv-cache", "benchmark comparison"])
+def test_without_the_repository_its_pages_are_not_looked_for(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed = tmp_path / "site-packages" / "mindnlp_ocr" / "bench" / "tool.py"
+    monkeypatch.setattr(tool, "__file__", str(installed))
+    assert main(command.split()) == 2
+    assert "in the repository and not in the installed package" in capsys.readouterr().err
+
+
+def test_every_command_is_in_the_wheel() -> None:
+    """A module of a command imports nothing that only a checkout has."""
+    for module, _ in COMMANDS.values():
+        file = import_module(f"mindnlp_ocr.{module}").__file__
+        assert file is not None and Path(file).is_relative_to(ROOT / "mindnlp_ocr")
+    assert shutil.which("mindnlp-ocr")
