@@ -1,6 +1,7 @@
 """The commands of ``mindnlp-ocr``: each is there after an installation, and the tools of the checkout are doors to them."""
 
-import shutil
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -56,4 +57,10 @@ def test_every_command_is_in_the_wheel() -> None:
     for module, _ in COMMANDS.values():
         file = import_module(f"mindnlp_ocr.{module}").__file__
         assert file is not None and Path(file).is_relative_to(ROOT / "mindnlp_ocr")
-    assert shutil.which("mindnlp-ocr")
+
+
+def test_a_command_whose_extra_is_absent_names_it() -> None:
+    script = "import sys; sys.modules['rapidfuzz'] = None; from mindnlp_ocr.cli import main; sys.exit(main(['evaluate']))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: rapidfuzz is not installed: run `pip install 'mindnlp-ocr[bench]'`\n"

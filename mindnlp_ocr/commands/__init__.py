@@ -22,11 +22,21 @@ COMMANDS = {
 
 
 def run_command(argv: Sequence[str]) -> int | None:
-    """Run the command that ``argv`` begins with; returns its exit status, or None if it names none."""
+    """Run the command that ``argv`` begins with; returns its exit status, or None if it names none.
+
+    Raises:
+        SetupError: the name of a benchmark, or an optional package, is missing.
+    """
     for command, (module, _) in COMMANDS.items():
         words = command.split()
         if list(argv[: len(words)]) == words:
-            status: int = import_module(f"mindnlp_ocr.{module}").main(argv[len(words) :])
+            try:
+                status: int = import_module(f"mindnlp_ocr.{module}").main(argv[len(words) :])
+            except ModuleNotFoundError as error:
+                missing = str(error.name).split(".")[0]
+                if missing not in ("rapidfuzz", "matplotlib"):
+                    raise
+                raise SetupError(f"{missing} is not installed: run `pip install 'mindnlp-ocr[bench]'`") from error
             return status
     if argv and argv[0] == "benchmark":
         raise SetupError("`mindnlp-ocr benchmark` needs the name of a benchmark: give comparison, kv-cache or report")
