@@ -41,7 +41,7 @@ report:
 
 # Our Triton kernels in Triton's interpreter
 triton:
-    uv run --isolated --group triton pytest tests/kernels
+    uv run --isolated --group triton pytest contrib/triton
 
 # Lint, format check, types
 check:

@@ -1,6 +1,6 @@
 """Lowers every shipped tile for Ascend with triton-ascend, and plans its memory for a 910B3 with bishengir-compile.
 
-    python kernels/triton/lower.py [--save FOLDER]
+    python contrib/triton/lower.py [--save FOLDER]
 
 Needs neither CANN nor an NPU, but an environment of its own: README.md beside this file. The compiler stops in front of
 `hivmc`, the part of CANN that writes NPU code; by then it has split the kernel between cube and vector cores and given each
@@ -86,7 +86,7 @@ def plan(adapter: str) -> tuple[str, list[str]]:
     """The planned module and what the compiler gave up to fit it; ("", its reasons) when it does not fit."""
     package = importlib.util.find_spec("ascendnpuir")
     if package is None or not package.submodule_search_locations:
-        raise SystemExit("ascendnpu-ir is not installed: see kernels/triton/README.md")
+        raise SystemExit("ascendnpu-ir is not installed: see contrib/triton/README.md")
     compiler = Path(next(iter(package.submodule_search_locations))) / "bin" / "bishengir-compile"
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "kernel.mlir")

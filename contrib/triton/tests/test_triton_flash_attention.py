@@ -15,10 +15,10 @@ from .interpreter import Rows
 from .reference import decoded_expected, poison, rng, segments_expected
 
 pytest.importorskip(
-    "triton", reason="Triton is not installed: `uv run --isolated --group triton pytest tests/kernels` brings it"
+    "triton", reason="Triton is not installed: `uv run --isolated --group triton pytest contrib/triton` brings it"
 )
 _spec = importlib.util.spec_from_file_location(
-    "interpreted_flash_attention", ROOT / "kernels" / "triton" / "flash_attention.py"
+    "interpreted_flash_attention", ROOT / "contrib" / "triton" / "flash_attention.py"
 )
 assert _spec is not None and _spec.loader is not None
 flash = importlib.util.module_from_spec(_spec)

@@ -1,6 +1,6 @@
 """Runs the linalg IR that triton-ascend makes of our kernels on x86, and compares it with float64 NumPy.
 
-    python kernels/triton/run_adapter.py
+    python contrib/triton/run_adapter.py
 
 The launchers of `flash_attention` call a stand-in for each kernel: it lowers the kernel as `lower.py` does, compiles the IR
 with LLVM 19 and calls the machine code once for each program. This checks what the adapter made of masks, bounds and
@@ -21,7 +21,7 @@ import flash_attention as flash
 import numpy as np
 from lower import lower
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "kernels"))
+sys.path.insert(0, str(Path(__file__).parent / "tests"))
 import reference
 from interpreter import Rows
 
