@@ -1,26 +1,24 @@
 """The driver of a farm: it starts Ray, hands out what is still to be read, and counts. Pages never pass through it."""
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from mindnlp_ocr.cluster.on_ray import ENVIRONMENT, connected
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.farm.plan import add_documents
 from mindnlp_ocr.farm.report import Progress, Report, failures
 from mindnlp_ocr.farm.settings import FOLDER, FarmSettings
 from mindnlp_ocr.farm.store import Store
-from mindnlp_ocr.ops.cores import usable_cores
 
 PLANNERS = 2  # processes that open documents; they wait for the actors, by Ray Data's back-pressure
 OBJECT_STORE_BYTES = 128 << 20  # of a Ray that we start: numbers of tasks pass through it, and no pages
 SOURCE_BLOCKS = 1000
 AHEAD = 4.0  # tasks that wait for an actor, by those that are with one
-# Ray loads protobuf before MindSpore, whose messages only the implementation in Python takes.
-ENVIRONMENT = {"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def run(settings: FarmSettings, names: Iterable[str], workers: Workers, cost_per
         _check_settings(store, settings)
         chunks = add_documents(store, names, settings)
         report = Report(cost_per_hour=cost_per_hour)
-        with _connected(workers):
+        with connected(workers.address, OBJECT_STORE_BYTES):
             _read(settings, chunks, workers, report, start)
         store.clean()
         report.failures = failures(store)
@@ -92,6 +90,7 @@ def _accounts(settings: FarmSettings, chunks: int, workers: Workers) -> Iterator
 
     if not chunks:
         return
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     actors = _actors(workers)
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = 1  # a block is a task: blocks are what actors take
@@ -166,30 +165,3 @@ def _check_ray() -> None:
         import ray.data  # noqa: F401
     except ImportError as error:
         raise SetupError(f"a farm needs Ray ({error}): pip install 'mindnlp-ocr[ray]'") from error
-
-
-@contextmanager
-def _connected(workers: Workers) -> Iterator[None]:
-    import logging
-
-    import ray
-
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    if ray.is_initialized():
-        yield
-        return
-    options: dict[str, Any] = {"address": workers.address or "local"}
-    if workers.address is None:
-        options |= {"num_cpus": usable_cores(), "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
-    try:
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        place = "on this machine" if workers.address is None else f"at {workers.address}"
-        raise SetupError(
-            f"Ray {place} cannot be used ({reason}): see `ray status`, or give another --ray ADDRESS"
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
