@@ -33,10 +33,10 @@ class Router(ConsistentHashRouter):
     ) -> list[list[RunningReplica]]:
         """Replicas, in the order in which they are asked."""
         session = pending_request.metadata.session_id if pending_request else ""
-        if session.startswith(PINNED):
-            name = session.removeprefix(PINNED)
-            holder = [replica for replica in candidate_replicas if replica.replica_id.unique_id == name]
-            return [holder or candidate_replicas]  # where it has gone, any other can say so
-        if not session:
-            return [candidate_replicas]
-        return await super().choose_replicas(candidate_replicas, pending_request)
+        if session and not session.startswith(PINNED):
+            return await super().choose_replicas(candidate_replicas, pending_request)
+        if pending_request is not None:
+            pending_request.routing_context.should_backoff = True  # where all have their hands full, ask again later
+        name = session.removeprefix(PINNED)
+        holder = [replica for replica in candidate_replicas if replica.replica_id.unique_id == name]
+        return [holder or candidate_replicas]  # where the holder has gone, any other can say so
