@@ -12,7 +12,7 @@ from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.farm.inputs import documents
 from mindnlp_ocr.farm.options import check_farm, parser
 from mindnlp_ocr.farm.run import Workers, run
-from mindnlp_ocr.farm.settings import READER, FarmSettings
+from mindnlp_ocr.farm.settings import READER, READER_IN_PARTS, FarmSettings
 from mindnlp_ocr.options import check
 from mindnlp_ocr.settings import parsed
 
@@ -45,12 +45,15 @@ def farm_settings(arguments: argparse.Namespace, reader: str = READER) -> FarmSe
     options = for_workers(arguments, max(1, int(arguments.cpus_per_actor)))
     run_name = f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid4().hex[:8]}"
     output = arguments.output if "://" in arguments.output else absolute(arguments.output)
+    if arguments.tensor_parallel > 1:
+        reader = READER_IN_PARTS
     return FarmSettings(output, options, run_name, reader)
 
 
 def _workers(arguments: argparse.Namespace) -> Workers:
-    npus = 1 if needs_card(arguments) else 0
-    return Workers(arguments.ray or os.environ.get("RAY_ADDRESS") or None, arguments.actors, arguments.cpus_per_actor, npus)
+    parts = arguments.tensor_parallel  # all on one machine, since they are one actor's
+    address, npus = arguments.ray or os.environ.get("RAY_ADDRESS") or None, parts if needs_card(arguments) else 0
+    return Workers(address, arguments.actors, arguments.cpus_per_actor * parts, npus)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,11 @@ class PageReader:
         self._settings = settings
         self._reader: Any = new_reader(load_model(arguments), arguments)
 
+    @property
+    def finds_blocks(self) -> bool:
+        """Whether the model finds the blocks of pages, in requests that come from several threads."""
+        return bool(self._reader.finds_blocks)
+
     def read(self, wanted: Sequence[Wanted]) -> Iterator[Page]:
         """Every page, in the order of the documents and of their indices; what cannot be read has an error."""
         owners: deque[_Document] = deque()  # of the pages that have not come yet

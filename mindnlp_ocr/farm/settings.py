@@ -7,11 +7,13 @@ from typing import Any
 
 FOLDER = "_farm"  # what a run keeps beside its results, and needs to go on
 READER = "mindnlp_ocr.farm.reading:PageReader"
+READER_IN_PARTS = "mindnlp_ocr.farm.in_parts:PartsReader"
 
 # Options that alter what is written: a run goes on only with the same ones.
 DECISIVE = (
     *("model", "lora", "layout", "prompt", "max_new_tokens", "max_length", "min_pixels", "max_pixels", "dtype", "kv_dtype"),
     *("attn", "preset", "skip_furniture", "pages", "dpi", "text_layer", "min_confidence", "format", "pages_per_task"),
+    "tensor_parallel",
 )
 
 
