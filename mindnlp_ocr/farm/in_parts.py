@@ -100,8 +100,8 @@ def _reader(settings: FarmSettings, rank: int) -> PageReader:
     reader = PageReader(settings)
     if reader.finds_blocks:
         raise SetupError(
-            "a model in parts cannot find the blocks of pages, which it is asked for in no fixed order: give --layout lines, "
-            "or --layout page"
+            "a model in parts cannot find the blocks of pages, which it is asked for in no fixed order: give --layout "
+            "lines or page"
         )
     return reader
 
