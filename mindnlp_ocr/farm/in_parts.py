@@ -21,8 +21,7 @@ from typing import Any
 from mindnlp_ocr.documents.result import Page
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.farm.alone import ENVIRONMENT
-from mindnlp_ocr.farm.reading import PageReader, Wanted
-from mindnlp_ocr.farm.settings import FarmSettings
+from mindnlp_ocr.farm.settings import FarmSettings, Wanted
 
 HOST = "127.0.0.1"
 SETUP_SECONDS = 30.0  # for the first rank to say itself what is wrong
@@ -47,7 +46,7 @@ class PartsReader:
         self._ranks = self._others[1:]
         for other in self._others:
             threading.Thread(target=self._watch, args=[other], daemon=True).start()
-        os.environ.update(shared | {"MS_ROLE": "MS_WORKER", "MS_NODE_ID": "0"})  # MindSpore is not imported yet
+        os.environ.update(shared | {"MS_ROLE": "MS_WORKER", "MS_NODE_ID": "0"})
         try:
             self._reader = _reader(settings, 0)
         except SetupError:
@@ -94,7 +93,9 @@ def _tell(process: "subprocess.Popen[bytes]", what: Any) -> None:
     process.stdin.flush()
 
 
-def _reader(settings: FarmSettings, rank: int) -> PageReader:
+def _reader(settings: FarmSettings, rank: int) -> Any:
+    from mindnlp_ocr.farm.reading import PageReader  # and MindSpore, which reads the rank from the environment
+
     if settings.arguments["device"].startswith("npu"):
         settings = replace(settings, arguments=settings.arguments | {"device": f"npu:{rank}"})
     reader = PageReader(settings)
