@@ -228,8 +228,8 @@ def test_a_replica_that_is_killed_is_replaced_and_its_pages_are_read_by_others(h
     before = replicas()
     victim = next(
         process
-        for process in psutil.process_iter(["cmdline"])
-        if f"ray::ServeReplica:{NAME}:Reader" in " ".join(process.info["cmdline"] or [])
+        for process in psutil.Process().children(recursive=True)
+        if f"ray::ServeReplica:{NAME}:Reader" in " ".join(process.cmdline())
     )
     victim.kill()
     pages = [coloured(20 + number) for number in range(6)]
