@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from mindnlp_ocr import opening
 from mindnlp_ocr.cluster.parts import read_in_parts, settle
-from mindnlp_ocr.cluster.shard import Shard
+from mindnlp_ocr.cluster.shard import Shard, note_failures
 from mindnlp_ocr.commands import listed, run_command
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.options import Parser, check, check_parts, parser
@@ -76,7 +76,8 @@ def _run(arguments: argparse.Namespace) -> int:
         return read_documents(arguments, paths, shard)
     if launch.scheduler:  # nobody asks anything of it
         return 0
-    read_documents(arguments, paths, shard)
+    status = read_documents(arguments, paths, shard)
+    note_failures(status, arguments.output_dir, shard)
     return 0  # whatever could not be read: msrun kills all workers when one fails
 
 

@@ -33,7 +33,7 @@ def load_model(arguments: argparse.Namespace) -> Any:
         max_cache_size_mb=size,
         kv_dtype=arguments.kv_dtype,
         slots=arguments.batch_size if arguments.batch_size and arguments.batch_size > DEFAULT_SLOTS else None,
-        most_slots=LINE_SLOTS if arguments.batch_size is None else DEFAULT_SLOTS,
+        most_slots=most_slots(arguments),
     )
     return Qwen2VLModel(
         arguments.model or EMBEDDED,
@@ -49,6 +49,11 @@ def load_model(arguments: argparse.Namespace) -> Any:
         dtype=arguments.dtype,
         tensor_parallel=arguments.tensor_parallel,
     )
+
+
+def most_slots(arguments: argparse.Namespace) -> int:
+    """How many requests the model may run at a time, where its budget has room for their slots."""
+    return LINE_SLOTS if arguments.batch_size is None else DEFAULT_SLOTS
 
 
 def new_reader(model: Any, arguments: argparse.Namespace) -> Any:

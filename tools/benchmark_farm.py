@@ -3,6 +3,8 @@
 
 uv run tools/benchmark_farm.py --output farm.json
 uv run tools/benchmark_farm.py --copies 4 --simulated-pages 20000 --simulated-actors 4 8 --sleep-ms 250
+uv run tools/benchmark_farm.py --copies 0 --simulated-pages 1000000 --simulated-actors 1000 --actors-per-process 125 \
+    --sleep-ms 1250 --output simulated.json
 """
 
 import argparse
@@ -23,7 +25,6 @@ from mindnlp_ocr.bench.tool import positive, run_tool, writable
 from mindnlp_ocr.farm.command import farm_settings
 from mindnlp_ocr.farm.inputs import documents
 from mindnlp_ocr.farm.options import parser as farm_parser
-from mindnlp_ocr.farm.reading import PageReader
 from mindnlp_ocr.farm.report import Report
 from mindnlp_ocr.farm.run import Workers, run
 from mindnlp_ocr.farm.settings import READER
@@ -35,10 +36,17 @@ PAGES_A_FILE = 1000  # of the documents of a simulated farm
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--image", default=str(ROOT / "examples" / "letter.png"), help="the page (default: the letter)")
-    parser.add_argument("--copies", type=positive, default=32, help="of the page (default: 32)")
+    parser.add_argument("--copies", type=int, default=32, help="of the page (default: 32); 0: nothing is read")
     parser.add_argument("--pages-per-task", type=positive, default=4, help="of the farm that reads (default: 4)")
     parser.add_argument("--simulated-pages", type=positive, default=20000, help="of 16 a task (default: 20000)")
     parser.add_argument("--simulated-actors", type=positive, nargs="+", default=[4], help="(default: 4)")
+    parser.add_argument(
+        "--actors-per-process",
+        type=positive,
+        default=1,
+        help="simulated actors that share a process, as its threads (default: 1); more than 1 for numbers of actors whose "
+        "processes do not fit into the machine",
+    )
     parser.add_argument("--sleep-ms", type=int, default=0, help="a simulated page (default: 0, which leaves the overhead)")
     parser.add_argument("--output", help="write the figures there, as JSON")
     arguments = parser.parse_args()
@@ -47,9 +55,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = [simulated(Path(folder), arguments, actors) for actors in arguments.simulated_actors]
         results.add("simulated", "A farm whose readers sleep", rows, "overhead: of all but sleeping, a page.")
-        rows = list(read(Path(folder), arguments))
-        about = "warm: without the first task of each process, in which the model is loaded; outputs are compared."
-        results.add("pages", "Pages a second", rows, about)
+        if arguments.copies > 0:
+            rows = list(read(Path(folder), arguments))
+            about = "warm: without the first task of each process, in which the model is loaded; outputs are compared."
+            results.add("pages", "Pages a second", rows, about)
     if arguments.output:
         results.save(arguments.output)
 
@@ -90,6 +99,8 @@ def read(folder: Path, arguments: argparse.Namespace) -> Iterator[Row]:
 
 def one_process(pages: Path, pages_per_task: int) -> Row:
     """The same pages without Ray; the last, since MindSpore is imported here."""
+    from mindnlp_ocr.farm.reading import PageReader
+
     start = time.perf_counter()
     argv = [str(pages), "--output", "unused", "--cpus-per-actor", "2"]
     reader = PageReader(farm_settings(farm_parser().parse_args(argv)))
@@ -103,14 +114,21 @@ def one_process(pages: Path, pages_per_task: int) -> Row:
 
 
 def farm(
-    inputs: Path, output: Path, reader: str, actors: int, cpus: float, pages_per_task: int, sleep_ms: int = 0
+    inputs: Path,
+    output: Path,
+    reader: str,
+    actors: int,
+    cpus: float,
+    pages_per_task: int,
+    sleep_ms: int = 0,
+    at_once: int = 1,
 ) -> Report:
     """One run of a farm on this machine."""
     argv = [str(inputs), "--output", str(output), "--pages-per-task", str(pages_per_task), "--cpus-per-actor", str(cpus)]
     if reader == SLEEPING:
         argv += ["--min-pixels", str(sleep_ms)]
     settings = farm_settings(farm_parser().parse_args(argv), reader)
-    return run(settings, documents([str(inputs)]), Workers(actors=actors, cpus=cpus))
+    return run(settings, documents([str(inputs)]), Workers(actors=actors, cpus=cpus, at_once=at_once))
 
 
 # Pages that are slept
@@ -121,24 +139,30 @@ def simulated(folder: Path, arguments: argparse.Namespace, actors: int) -> Row:
     inputs, output = folder / "simulated", folder / f"simulated-{actors}"
     if not inputs.exists():
         _blank_documents(inputs, arguments.simulated_pages)
-    sleep, cpus = arguments.sleep_ms, min(1.0, 1 / actors)
-    with _watched() as most:
-        report = farm(inputs, output, SLEEPING, actors, cpus, 16, sleep)
+    sleep, at_once = arguments.sleep_ms, min(actors, arguments.actors_per_process)
+    processes = max(1, actors // at_once)
+    actors = processes * at_once
+    cpus = min(1.0, 1 / processes)
+    with _watched() as seen:
+        report = farm(inputs, output, SLEEPING, processes, cpus, 16, sleep, at_once)
     start = time.perf_counter()
-    again = farm(inputs, output, SLEEPING, actors, cpus, 16, sleep)
+    again = farm(inputs, output, SLEEPING, processes, cpus, 16, sleep, at_once)
     resumed = time.perf_counter() - start
     assert again.tasks == 0
+    driver = [megabytes for megabytes, _ in seen]
     slept = report.pages * sleep / 1000 / actors
     return {
         "actors": actors,
+        "processes": processes,
         "pages": report.pages,
         "tasks": report.tasks,
         "sleep_ms": sleep,
         "start_s": report.start_seconds,
         "tasks_per_s": report.tasks / report.seconds,
         "overhead_ms_a_page": 1000 * (report.seconds - slept) / report.pages,
-        "driver_mb": most["driver"],
-        "actor_mb": most["actors"] / actors,
+        "driver_mb": max(driver),
+        "driver_mb_by_tenths": driver[:: max(1, len(driver) // 10)],
+        "process_mb": max(megabytes for _, megabytes in seen) / processes,
         "resume_s": resumed,
     }
 
@@ -153,24 +177,23 @@ def _blank_documents(folder: Path, pages: int) -> None:
 
 
 @contextmanager
-def _watched() -> Iterator[dict[str, float]]:
-    """The most memory that is their own of this process and of all actors together, in MB, looked at twice a second."""
-    most, over = {"driver": 0.0, "actors": 0.0}, threading.Event()
+def _watched() -> Iterator[list[tuple[float, float]]]:
+    """The memory that is their own of this process and of all actors together, in MB, looked at every two seconds."""
+    seen, over, own = [], threading.Event(), psutil.Process()
 
     def watch() -> None:
-        own = psutil.Process()
-        while not over.wait(0.5):
+        while not over.wait(2.0):
             found = [process for process in own.children(recursive=True) if "ray::MapWorker" in _name(process)]
-            sums = {"driver": _megabytes(own), "actors": sum(map(_megabytes, found))}
-            most.update({name: max(value, most[name]) for name, value in sums.items()})
+            seen.append((_megabytes(own), sum(map(_megabytes, found))))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield most
+        yield seen
     finally:
         over.set()
         watcher.join()
+        seen.append((_megabytes(own), 0.0))
 
 
 def _name(process: psutil.Process) -> str:

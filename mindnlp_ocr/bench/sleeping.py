@@ -4,8 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from mindnlp_ocr.documents.result import Page
-from mindnlp_ocr.farm.reading import Wanted
-from mindnlp_ocr.farm.settings import FarmSettings
+from mindnlp_ocr.farm.settings import FarmSettings, Wanted
 
 READER = "mindnlp_ocr.bench.sleeping:SleepingReader"
 

@@ -37,13 +37,13 @@ def read_in_parts(arguments: argparse.Namespace, paths: Sequence[str], launch: L
     if launch is None or launch.rank == 0:
         return read(arguments, paths)
     if launch.scheduler:
-        return _meet(arguments)
+        return meet(arguments)
     arguments.output, arguments.stats = None, False
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
         return read(arguments, paths)
 
 
-def _meet(arguments: argparse.Namespace) -> int:
+def meet(arguments: argparse.Namespace) -> int:
     """MindSpore's scheduler, until the workers have gone. What they would refuse ends it too: it would wait for them."""
     import mindspore
     from mindspore import communication

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.parallel.launch import Launch
@@ -50,3 +51,15 @@ class Shard:
                 "--output-dir DIR --resume for a file a document, or --tensor-parallel to read with one model"
             )
         return shard
+
+
+def note_failures(status: int, output_dir: str | None, shard: Shard) -> None:
+    """Leave a file for scripts where a worker could not read everything, and none where it could: under msrun its exit
+    status says nothing."""
+    if output_dir is None:
+        return
+    note = Path(output_dir) / f"_failed-{shard.index}.log"
+    if status == 0:
+        note.unlink(missing_ok=True)
+    else:
+        note.write_text(f"worker {shard.index} could not read everything: see its log\n", encoding="utf-8")

@@ -60,6 +60,10 @@ class DocumentReader:
         preset: the name or the YAML file of the settings; by default what the checkpoint declares, or what fits its name.
         skip_furniture: whether page headers, footers, page numbers and marginal text are left out.
 
+    Attributes:
+        settings: how the checkpoint, or the preset, has pages read.
+        finds_blocks: whether the model finds the blocks of pages, in requests that come from several threads.
+
     Raises:
         SetupError: the settings cannot be used, or do not say how the layout that is asked for is done; or a package is
             missing that it needs.
@@ -101,8 +105,8 @@ class DocumentReader:
         self._line_pages = self.settings.lines and LinePages(
             model, self.settings.lines, self._readings, self._detector, prompt, max_new_tokens, self._batch_size
         )
-        self._finds_blocks = "model" in (layout, self.settings.layout if layout == "auto" else None)
-        if self._finds_blocks:
+        self.finds_blocks = "model" in (layout, self.settings.layout if layout == "auto" else None)
+        if self.finds_blocks:
             self._two_steps(lambda: True)  # whether it can be done is said before a page is opened
 
     def layout_of(self, width: int, height: int) -> Layout:
@@ -172,7 +176,7 @@ class DocumentReader:
             pages: opened pages, or functions that open them when their turn comes. A ``Page`` stands for one that needs no
                 reading and is handed on.
         """
-        return self._read_in_two_steps(pages) if self._finds_blocks else self._read_together(pages)
+        return self._read_in_two_steps(pages) if self.finds_blocks else self._read_together(pages)
 
     def _read_together(self, pages: Iterable[Given], layout: Layout | None = None) -> Iterator[Page]:
         """Pages of which all requests are known before any is answered; ``layout`` is in place of the chosen one."""

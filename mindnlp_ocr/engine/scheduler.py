@@ -134,6 +134,7 @@ class Scheduler:
         self._changed = threading.Condition()  # guards what follows, but for _running
         self._waiting: list[Handle] = []
         self._driving = False  # whether a thread drives the steps
+        self._thread: threading.Thread | None = None  # of serving()
         self._submitted = 0
         self._running: list[Handle] = []  # in the hands of whoever holds the engine's lock
 
@@ -282,7 +283,7 @@ class Scheduler:
                 with self._changed:
                     self._changed.wait_for(lambda: stopped.is_set() or self._busy(), timeout=1.0)
 
-        thread = threading.Thread(target=drive, name="scheduler", daemon=True)
+        thread = self._thread = threading.Thread(target=drive, name="scheduler", daemon=True)
         thread.start()
         try:
             yield
@@ -291,6 +292,11 @@ class Scheduler:
             with self._changed:
                 self._changed.notify_all()
             thread.join()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread of :meth:`serving` runs: without it, what is submitted waits for ever."""
+        return self._thread is not None and self._thread.is_alive()
 
     def stats(self) -> dict[str, int]:
         """How many requests run and wait, and the bytes of the images of those that wait."""

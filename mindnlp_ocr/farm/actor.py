@@ -25,6 +25,7 @@ from mindnlp_ocr.farm.started import Started
 from mindnlp_ocr.farm.store import Store
 
 FINISH = -1  # in the place of a task: make the files of documents that have been read
+PLANS_KEPT = 4
 FAILED = f"{FOLDER}/failed"
 
 
@@ -106,7 +107,7 @@ class TaskReader:
         self._settings, self._store = settings, Store(settings.output)
         self._metrics, self._name = Metrics(), f"{platform.node()}:{os.getpid()}"
         self._reader: Any = None
-        self._plan: tuple[int, Plan] | None = None
+        self._plans: dict[int, Plan] = {}
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """Do one task. Ray Data hands its numbers on, and takes the account of it."""
@@ -138,9 +139,11 @@ class TaskReader:
         return account
 
     def _planned(self, number: int) -> Plan:
-        if self._plan is None or self._plan[0] != number:
-            self._plan = number, read_plan(self._store, number)
-        return self._plan[1]
+        plan = self._plans.get(number)
+        if plan is None:  # the tasks of several chunks come by turns
+            plan = read_plan(self._store, number)
+            self._plans = dict([*self._plans.items(), (number, plan)][-PLANS_KEPT:])
+        return plan
 
     def _read(self, plan: Plan, account: Account) -> None:
         key = f"{account.chunk:06}-{account.task:06}"

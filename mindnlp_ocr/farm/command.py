@@ -7,13 +7,12 @@ import time
 from collections.abc import Sequence
 from uuid import uuid4
 
-from mindnlp_ocr.documents import presets
+from mindnlp_ocr.cluster.on_ray import absolute, for_workers, needs_card
 from mindnlp_ocr.errors import SetupError
-from mindnlp_ocr.farm.inputs import absolute, documents
+from mindnlp_ocr.farm.inputs import documents
 from mindnlp_ocr.farm.options import check_farm, parser
 from mindnlp_ocr.farm.run import Workers, run
-from mindnlp_ocr.farm.settings import READER, FarmSettings
-from mindnlp_ocr.ops.device import Device
+from mindnlp_ocr.farm.settings import READER, READER_IN_PARTS, FarmSettings
 from mindnlp_ocr.options import check
 from mindnlp_ocr.settings import parsed
 
@@ -43,20 +42,18 @@ def main(argv: Sequence[str] | None = None, reader: str = READER) -> int:
 
 def farm_settings(arguments: argparse.Namespace, reader: str = READER) -> FarmSettings:
     """What every process of the farm has to know."""
-    options = vars(arguments) | {"threads": max(1, int(arguments.cpus_per_actor))}
-    for name in ("model", "lora", "preset"):
-        if options[name] is not None and not (name == "preset" and options[name] in presets.names()):
-            options[name] = absolute(options[name])
-    if Device.parse(arguments.device).kind == "Ascend":
-        options["device"] = "npu:0"  # Ray shows an actor its own card alone
+    options = for_workers(arguments, max(1, int(arguments.cpus_per_actor)))
     run_name = f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid4().hex[:8]}"
     output = arguments.output if "://" in arguments.output else absolute(arguments.output)
+    if arguments.tensor_parallel > 1:
+        reader = READER_IN_PARTS
     return FarmSettings(output, options, run_name, reader)
 
 
 def _workers(arguments: argparse.Namespace) -> Workers:
-    npus = 1 if Device.parse(arguments.device).kind == "Ascend" else 0
-    return Workers(arguments.ray or os.environ.get("RAY_ADDRESS") or None, arguments.actors, arguments.cpus_per_actor, npus)
+    parts = arguments.tensor_parallel  # all on one machine, since they are one actor's
+    address, npus = arguments.ray or os.environ.get("RAY_ADDRESS") or None, parts if needs_card(arguments) else 0
+    return Workers(address, arguments.actors, arguments.cpus_per_actor * parts, npus)
 
 
 if __name__ == "__main__":

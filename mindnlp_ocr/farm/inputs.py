@@ -36,11 +36,6 @@ def documents(inputs: Sequence[str]) -> Iterator[str]:
             yield from expand(name.removeprefix("file://"))
 
 
-def absolute(name: str) -> str:
-    """A local name as every process of the farm finds it; a URI as it is."""
-    return name if "://" in name else str(Path(name).absolute())
-
-
 def _lines(lines: Any) -> Iterator[str]:
     for line in lines:
         text = line.decode(errors="surrogateescape") if isinstance(line, bytes) else line

@@ -52,12 +52,19 @@ def parser() -> Parser:
     )
     add_options(parser)
     add_document_options(parser)
+    parser.add_argument(
+        "--tensor-parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="hold the language model of each actor in N parts, which take N times its CPUs, or N cards (default: 1)",
+    )
     return parser
 
 
 def check_farm(arguments: argparse.Namespace) -> None:
     """Refuse numbers that nothing can be read with."""
-    for name in ("actors", "pages_per_task"):
+    for name in ("actors", "pages_per_task", "tensor_parallel"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise SetupError(f"--{name.replace('_', '-')} is {value}: give 1 or more")

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from itertools import islice
 
+from mindnlp_ocr.cluster.on_ray import absolute
 from mindnlp_ocr.documents.files import OutputNames
 from mindnlp_ocr.documents.selection import PageSelection
 from mindnlp_ocr.documents.writers import FORMATS
 from mindnlp_ocr.errors import SetupError
-from mindnlp_ocr.farm.inputs import absolute
 from mindnlp_ocr.farm.settings import FOLDER, FarmSettings
 from mindnlp_ocr.farm.store import Store
 

@@ -1,4 +1,4 @@
-"""The model of one process of a farm. MindSpore is imported here, when the first page comes, and nowhere else in a farm."""
+"""The model of one process of a farm. This imports MindSpore, and is imported where a model is loaded, and nowhere else."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -10,9 +10,7 @@ from mindnlp_ocr.documents.source import Source, SourcePage
 from mindnlp_ocr.documents.stream import open_page
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.farm.opening import opened
-from mindnlp_ocr.farm.settings import FarmSettings
-
-Wanted = tuple[str, str, Sequence[int]]  # a document's name and place, and the indices of its pages
+from mindnlp_ocr.farm.settings import FarmSettings, Wanted
 
 
 class PageReader:
@@ -28,6 +26,11 @@ class PageReader:
         arguments = settings.namespace()
         self._settings = settings
         self._reader: Any = new_reader(load_model(arguments), arguments)
+
+    @property
+    def finds_blocks(self) -> bool:
+        """Whether the model finds the blocks of pages, in requests that come from several threads."""
+        return bool(self._reader.finds_blocks)
 
     def read(self, wanted: Sequence[Wanted]) -> Iterator[Page]:
         """Every page, in the order of the documents and of their indices; what cannot be read has an error."""

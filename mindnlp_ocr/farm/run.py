@@ -1,26 +1,26 @@
 """The driver of a farm: it starts Ray, hands out what is still to be read, and counts. Pages never pass through it."""
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from mindnlp_ocr.cluster.on_ray import ENVIRONMENT, connected
 from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.farm.lock import Lock, locked
 from mindnlp_ocr.farm.plan import add_documents
 from mindnlp_ocr.farm.report import Progress, Report, failures
 from mindnlp_ocr.farm.settings import FOLDER, FarmSettings
 from mindnlp_ocr.farm.store import Store
-from mindnlp_ocr.ops.cores import usable_cores
 
 PLANNERS = 2  # processes that open documents; they wait for the actors, by Ray Data's back-pressure
 OBJECT_STORE_BYTES = 128 << 20  # of a Ray that we start: numbers of tasks pass through it, and no pages
 SOURCE_BLOCKS = 1000
+PLANNED = 100  # tasks that a planner has ready
 AHEAD = 4.0  # tasks that wait for an actor, by those that are with one
-# Ray loads protobuf before MindSpore, whose messages only the implementation in Python takes.
-ENVIRONMENT = {"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"}
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,14 @@ class Workers:
         actors: each with a model; None: as many as the cluster has room for.
         cpus: of each actor, in Ray's count.
         npus: of each actor.
+        at_once: tasks of each actor at a time, in threads; for readers that have no device of their own to wait for.
     """
 
     address: str | None = None
     actors: int | None = None
     cpus: float = 1
     npus: int = 0
+    at_once: int = 1
 
 
 def run(settings: FarmSettings, names: Iterable[str], workers: Workers, cost_per_hour: float | None = None) -> Report:
@@ -51,26 +53,28 @@ def run(settings: FarmSettings, names: Iterable[str], workers: Workers, cost_per
     _check_ray()
     try:
         store = Store(settings.output)
-        _check_settings(store, settings)
-        chunks = add_documents(store, names, settings)
-        report = Report(cost_per_hour=cost_per_hour)
-        with _connected(workers):
-            _read(settings, chunks, workers, report, start)
-        store.clean()
-        report.failures = failures(store)
-        store.write(f"{FOLDER}/runs/{settings.run}.json", json.dumps(report.as_dict(), indent=2).encode())
+        with locked(store, settings.run) as lock:
+            check_settings(store, settings)
+            chunks = add_documents(store, names, settings)
+            report = Report(cost_per_hour=cost_per_hour)
+            with connected(workers.address, OBJECT_STORE_BYTES):
+                _read(settings, chunks, workers, report, start, lock)
+            store.clean()
+            report.failures = failures(store)
+            store.write(f"{FOLDER}/runs/{settings.run}.json", json.dumps(report.as_dict(), indent=2).encode())
     except OSError as error:
         raise SetupError(f"--output {settings.output} cannot be written or read ({error}): name another place") from error
     return report
 
 
-def _read(settings: FarmSettings, chunks: int, workers: Workers, report: Report, start: float) -> None:
+def _read(settings: FarmSettings, chunks: int, workers: Workers, report: Report, start: float, lock: Lock) -> None:
     first: float | None = None
     progress = Progress(sys.stderr.isatty())
     try:
         for account in _accounts(settings, chunks, workers):
             if account["stop"] is not None:
                 raise SetupError(account["stop"])
+            lock.check(settings.output)
             now = time.perf_counter()
             if first is None:
                 first = now - account["seconds"]
@@ -92,16 +96,23 @@ def _accounts(settings: FarmSettings, chunks: int, workers: Workers) -> Iterator
 
     if not chunks:
         return
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     actors = _actors(workers)
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = 1  # a block is a task: blocks are what actors take
     context.enable_progress_bars = False
+    context._max_num_blocks_in_streaming_gen_buffer = (
+        PLANNED  # Ray Data looks ten times a second, and takes no more than that
+    )
+    context.memory_usage_poll_interval_s = None  # a thread for each task that watches its memory
     context.downstream_capacity_backpressure_ratio = AHEAD
 
     def plan(batch: dict[str, Any]) -> Iterator[dict[str, list[int]]]:
         for number, task in plan_chunks(batch["chunk"], settings):
             yield {"chunk": [number], "task": [task]}
 
+    # Ray warns that it will take this by another name one day.
+    threads: dict[str, Any] = {"max_concurrency": workers.at_once} if workers.at_once > 1 else {}
     # Planning takes no CPU in Ray's count: actors that hold all would starve it.
     blocks = min(chunks, SOURCE_BLOCKS)
     source = ray.data.from_items([{"chunk": number} for number in range(chunks)], override_num_blocks=blocks)
@@ -111,10 +122,16 @@ def _accounts(settings: FarmSettings, chunks: int, workers: Workers) -> Iterator
         TaskReader,
         fn_constructor_args=[settings],
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
+        compute=ray.data.ActorPoolStrategy(
+            min_size=1,
+            max_size=actors,
+            initial_size=actors,
+            enable_true_multi_threading=workers.at_once > 1,
+        ),
         num_cpus=workers.cpus,
         runtime_env={"env_vars": ENVIRONMENT},  # of actors alone: a process with one of its own takes seconds to start
         resources={"NPU": float(workers.npus)} if workers.npus else None,
+        **threads,
     )
     try:
         for batch in accounts.iter_batches(batch_size=None, prefetch_batches=0):
@@ -143,7 +160,12 @@ def _actors(workers: Workers) -> int:
 # The output
 
 
-def _check_settings(store: Store, settings: FarmSettings) -> None:
+def check_settings(store: Store, settings: FarmSettings) -> None:
+    """Note how pages of an output are read, or refuse to go on otherwise.
+
+    Raises:
+        SetupError: it was begun with other settings.
+    """
     name = f"{FOLDER}/settings.json"
     wanted = json.loads(json.dumps(settings.decisive()))
     if not store.exists(name):
@@ -166,30 +188,3 @@ def _check_ray() -> None:
         import ray.data  # noqa: F401
     except ImportError as error:
         raise SetupError(f"a farm needs Ray ({error}): pip install 'mindnlp-ocr[ray]'") from error
-
-
-@contextmanager
-def _connected(workers: Workers) -> Iterator[None]:
-    import logging
-
-    import ray
-
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    if ray.is_initialized():
-        yield
-        return
-    options: dict[str, Any] = {"address": workers.address or "local"}
-    if workers.address is None:
-        options |= {"num_cpus": usable_cores(), "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
-    try:
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        place = "on this machine" if workers.address is None else f"at {workers.address}"
-        raise SetupError(
-            f"Ray {place} cannot be used ({reason}): see `ray status`, or give another --ray ADDRESS"
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()

@@ -78,6 +78,10 @@ class Store:
             for piece in pieces:
                 stream.write(piece)
 
+    def local(self, name: str) -> Path | None:
+        """Where a file lies on a disk; None in an object store."""
+        return Path(self._path(name)) if self._local else None
+
     def names(self, folder: str) -> list[str]:
         """The files that lie directly in a folder, sorted; none where the folder is missing."""
         from pyarrow import fs

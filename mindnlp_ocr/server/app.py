@@ -75,6 +75,11 @@ class Server:
         )
         self.app = self._application()
 
+    @property
+    def alive(self) -> bool:
+        """Whether requests are being worked on; within the application's lifespan."""
+        return bool(self._model.scheduler.alive)
+
     def _application(self) -> FastAPI:
         app = FastAPI(
             title="mindnlp-ocr",

@@ -32,30 +32,33 @@ def _run(arguments: argparse.Namespace, config: ServerConfig) -> int:
     try:
         import uvicorn
 
-        from mindnlp_ocr.server.app import Server
+        from mindnlp_ocr.server.loading import open_server
     except ImportError as error:
         raise SetupError(f"the server needs {error.name}: pip install 'mindnlp-ocr[serve]'") from error
-    from mindnlp_ocr.opening import load_model
     from mindnlp_ocr.server.logs import event, set_up
 
     set_up(config.log_level, config.log_format)
     listening = _bound(config)
     if open_to_all(config):
         event("open to all: other machines may call without a key, see --api-key-file", 30, host=config.host)
+    if arguments.ray is not None:
+        return _on_ray(arguments, config, listening)
     with warnings.catch_warnings():
         warnings.showwarning = _warn
-        model = load_model(arguments)
-        # The server bounds what is asked of it itself; lines of documents wait beside that.
-        waiting = config.max_waiting + model.slots * (config.documents_at_once + 1)
-        model.scheduler.config = replace(model.scheduler.config, max_waiting=waiting)
-        if not arguments.no_warm_up:
-            model.warm_up(model.slots)
-        server = Server(model, config)
+        server = open_server(arguments, config)
         host, port = listening.getsockname()[:2]
-        event("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", model=server.name)
+        event("listening", url=replace(config, host=host).url(port), model=server.name)
         runner = _uvicorn(uvicorn, server, config)
         runner.run(sockets=[listening])
     return 0 if runner.started else 1
+
+
+def _on_ray(arguments: argparse.Namespace, config: ServerConfig, listening: socket.socket) -> int:
+    from mindnlp_ocr.server.on_ray import run
+
+    port = listening.getsockname()[1]
+    listening.close()  # it was free: Ray Serve takes it
+    return run(arguments, replace(config, port=port))
 
 
 def _uvicorn(uvicorn: Any, server: Any, config: ServerConfig) -> Any:

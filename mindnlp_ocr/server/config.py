@@ -87,6 +87,8 @@ class ServerConfig:
         preset: how documents are read that do not say it, by its name or a file; None: as the checkpoint declares.
         shutdown_seconds: how long running requests may go on when the server is stopped.
         log_level, log_format: of standard error.
+        replica: the name of this server among several behind one address, which the ids of its documents hold; lower-case
+            letters and digits.
     """
 
     host: str = "127.0.0.1"
@@ -114,9 +116,14 @@ class ServerConfig:
     shutdown_seconds: float = 30.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
+    replica: str = ""
 
     @property
     def hosts(self) -> tuple[str, ...]:
         """Names that the server may be called by: on loopback its own alone, so that no web page reaches it under a name
         whose address it changed."""
         return self.allowed_hosts or (LOOPBACK if self.host in LOOPBACK else ())
+
+    def url(self, port: int) -> str:
+        """Where it is called, at a port."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{port}"

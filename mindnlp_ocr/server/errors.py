@@ -5,7 +5,6 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from mindnlp_ocr.engine.scheduler import DeadlineError, EngineError, QueueFullError
 from mindnlp_ocr.errors import OCRError, PageError
 
 KINDS = {
@@ -57,6 +56,8 @@ class BusyError(ApiError):
 
 def of_engine(error: PageError) -> ApiError:
     """The engine's own errors: of this request (400), a full queue (429), a deadline (504), a step that failed (500)."""
+    from mindnlp_ocr.engine.scheduler import DeadlineError, EngineError, QueueFullError  # the front of replicas needs none
+
     if isinstance(error, QueueFullError):
         return BusyError(str(error), error.retry_after)
     status = 504 if isinstance(error, DeadlineError) else 500 if isinstance(error, EngineError) else 400

@@ -55,7 +55,8 @@ class Gate:
 
         try:
             try:
-                self._check(scope, headers)
+                scope["state"]["owner"] = owner_of(scope, headers, self._config)
+                self._check_draining(scope)
                 await self._app(scope, self._bounded(receive), sent)
             except ApiError as error:
                 await answer(error)(scope, receive, sent)
@@ -83,47 +84,12 @@ class Gate:
             (b"referrer-policy", b"no-referrer"),
         ]
 
-    def _check(self, scope: Scope, headers: dict[str, str]) -> None:
-        if (size := sum(len(name) + len(value) for name, value in scope["headers"])) > MAX_HEADER_BYTES:
-            raise ApiError(f"the headers of the request take {size} bytes: send at most {MAX_HEADER_BYTES}", 431)
-        self._check_host(headers)
-        path = scope["path"]
-        if self._config.keys and path not in OPEN[:2] and not path.startswith(OPEN[2]):
-            scheme, _, key = headers.get("authorization", "").partition(" ")
-            owner = self._config.keys.owner(key.strip()) if scheme.lower() == "bearer" else None
-            if owner is None:
-                raise ApiError(
-                    "the API key is missing or wrong: send Authorization: Bearer KEY with a key that this server knows",
-                    401,
-                    code="invalid_api_key",
-                    headers={"WWW-Authenticate": "Bearer"},
-                )
-            scope["state"]["owner"] = owner
+    def _check_draining(self, scope: Scope) -> None:
         if self._draining() and scope["method"] not in ("GET", "HEAD", "OPTIONS"):
             raise ApiError(
                 "this server is going down and takes no new work: ask another, or this one again in a while",
                 503,
                 headers={"Retry-After": "10"},
-            )
-        length = headers.get("content-length", "")
-        if length.isdecimal() and int(length) > self._config.max_body_bytes:
-            raise _too_long(self._config.max_body_bytes)
-
-    def _check_host(self, headers: dict[str, str]) -> None:
-        host = headers.get("host", "")
-        name = urlsplit(f"//{host}").hostname if _plain_host(host) else None
-        if self._config.hosts and name not in self._config.hosts:
-            raise ApiError(
-                f"the Host header names {host[:80]!r}, which is no name of this server: call it by "
-                f"{self._config.hosts[0]}, or start it with --allowed-host NAME",
-                403,
-            )
-        origin = headers.get("origin")
-        if origin is None or origin in self._config.cors_origins or "*" in self._config.cors_origins:
-            return
-        if not _plain_host(origin.partition("://")[2]) or urlsplit(origin).netloc != host:
-            raise ApiError(
-                f"a web page of {origin[:80]!r} may not call this server: start it with --cors-origin {origin[:80]}", 403
             )
 
     def _bounded(self, receive: Receive) -> Receive:
@@ -138,6 +104,50 @@ class Gate:
             return message
 
         return bounded
+
+
+def owner_of(scope: Scope, headers: dict[str, str], config: ServerConfig) -> str | None:
+    """The key of a request that may come in, under a name that does not give it away; None where no key is needed.
+
+    Raises:
+        ApiError: it may not, whatever its body holds.
+    """
+    if (size := sum(len(name) + len(value) for name, value in scope["headers"])) > MAX_HEADER_BYTES:
+        raise ApiError(f"the headers of the request take {size} bytes: send at most {MAX_HEADER_BYTES}", 431)
+    _check_host(headers, config)
+    path, owner = scope["path"], None
+    if config.keys and path not in OPEN[:2] and not path.startswith(OPEN[2]):
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        owner = config.keys.owner(key.strip()) if scheme.lower() == "bearer" else None
+        if owner is None:
+            raise ApiError(
+                "the API key is missing or wrong: send Authorization: Bearer KEY with a key that this server knows",
+                401,
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+    length = headers.get("content-length", "")
+    if length.isdecimal() and int(length) > config.max_body_bytes:
+        raise _too_long(config.max_body_bytes)
+    return owner
+
+
+def _check_host(headers: dict[str, str], config: ServerConfig) -> None:
+    host = headers.get("host", "")
+    name = urlsplit(f"//{host}").hostname if _plain_host(host) else None
+    if config.hosts and name not in config.hosts:
+        raise ApiError(
+            f"the Host header names {host[:80]!r}, which is no name of this server: call it by "
+            f"{config.hosts[0]}, or start it with --allowed-host NAME",
+            403,
+        )
+    origin = headers.get("origin")
+    if origin is None or origin in config.cors_origins or "*" in config.cors_origins:
+        return
+    if not _plain_host(origin.partition("://")[2]) or urlsplit(origin).netloc != host:
+        raise ApiError(
+            f"a web page of {origin[:80]!r} may not call this server: start it with --cors-origin {origin[:80]}", 403
+        )
 
 
 def _plain_host(text: str) -> bool:

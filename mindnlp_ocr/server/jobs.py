@@ -28,7 +28,7 @@ from mindnlp_ocr.server.logs import event
 from mindnlp_ocr.server.metrics import Metrics
 
 State = Literal["waiting", "reading", "done", "failed", "cancelled"]
-FOLDER = re.compile(r"doc-[0-9a-f]{32}")
+FOLDER = re.compile(r"doc-[0-9a-f]{32}")  # never that of a replica: its folder is a temporary one
 RETRY_SECONDS = 10.0
 
 
@@ -159,7 +159,8 @@ class Jobs:
             ApiError: no room is left.
         """
         self._make_room(len(content))
-        job_id = f"doc-{secrets.token_hex(16)}"
+        replica = f"{self._config.replica}-" if self._config.replica else ""
+        job_id = f"doc-{replica}{secrets.token_hex(16)}"
         folder = self._root / job_id
         folder.mkdir(mode=0o700)
         job = Job(job_id, name, folder, owner, how, len(content), time.time())

@@ -1,6 +1,7 @@
 """The options of ``mindnlp-ocr serve``."""
 
 import argparse
+import re
 from pathlib import Path
 
 from mindnlp_ocr.documents import presets
@@ -12,6 +13,7 @@ EPILOG = """\
 examples:
   %(prog)s                                              the built-in model on http://127.0.0.1:8000
   %(prog)s --model MODEL --host 0.0.0.0 --api-key-file keys.txt
+  %(prog)s --ray local --replicas 1:8 --device npu:0    a model on each of up to 8 cards of this machine
   curl http://127.0.0.1:8000/v1/models
 
 It answers when /health says 200. The API is OpenAI's; docs/server.md has the rest.
@@ -70,6 +72,14 @@ def parser() -> Parser:
         help="how documents are read: mineru, olmocr, plain, or a YAML file (default: as the checkpoint declares, or by its "
         "name)",
     )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="serve with replicas on a Ray cluster: its address; auto; or local, which starts Ray on this machine",
+    )
+    parser.add_argument(
+        "--replicas", metavar="MIN[:MAX]", help="processes with a model, of --threads CPUs or one NPU each (default: 1)"
+    )
     parser.add_argument("--no-warm-up", action="store_true", help="compile graphs when they are needed, not at the start")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(default: info)")
     parser.add_argument("--log-format", choices=("text", "json"), default="text", help="of log lines (default: text)")
@@ -96,6 +106,9 @@ def server_config(arguments: argparse.Namespace) -> ServerConfig:
     ):  # fmt: skip
         if (value := getattr(arguments, name)) < least.get(name, 1):
             raise SetupError(f"--{name.replace('_', '-')} is {value}: give {least.get(name, 1)} or more")
+    replicas(arguments)
+    if arguments.ray is not None and arguments.documents_dir is not None:
+        raise SetupError("--documents-dir is of one server, and --ray starts several: leave it out")
     if arguments.preset is not None:
         presets.load(arguments.preset)  # what is wrong with it is said before the model is loaded
     return ServerConfig(
@@ -125,6 +138,24 @@ def server_config(arguments: argparse.Namespace) -> ServerConfig:
         log_level=arguments.log_level,
         log_format=arguments.log_format,
     )
+
+
+def replicas(arguments: argparse.Namespace) -> tuple[int, int]:
+    """How many replicas there are at least and at most.
+
+    Raises:
+        SetupError: it is no such number, or there is no cluster for them.
+    """
+    text = arguments.replicas
+    if text is None:
+        return 1, 1
+    if arguments.ray is None:
+        raise SetupError(f"--replicas is {text}, and they need a Ray cluster: give --ray ADDRESS, or --ray local")
+    match = re.fullmatch(r"([1-9]\d*)(?::([1-9]\d*))?", text)
+    low, high = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+    if high < low:
+        raise SetupError(f"--replicas is {text}: give a number, or two such as 1:8 for at least 1 and at most 8")
+    return low, high
 
 
 def open_to_all(config: ServerConfig) -> bool:

@@ -10,8 +10,7 @@ from PIL import Image
 
 from mindnlp_ocr.documents.result import Block, Box, Line, Page
 from mindnlp_ocr.errors import PageError, SetupError
-from mindnlp_ocr.farm.reading import Wanted
-from mindnlp_ocr.farm.settings import FarmSettings
+from mindnlp_ocr.farm.settings import FarmSettings, Wanted
 
 
 class FakeReader:

@@ -42,8 +42,8 @@ def rows(output: object) -> list[Row]:
 
 
 def contents(output: Path, but: Iterable[str] = ("runs", "partial")) -> dict[str, bytes]:
-    """The bytes of every file of an output, but for those of some folders."""
-    files = (path for path in sorted(output.rglob("*")) if path.is_file())
+    """The bytes of every file of an output, but for those of some folders and for the lock."""
+    files = (path for path in sorted(output.rglob("*")) if path.is_file() and path.name != "lock")
     return {str(path.relative_to(output)): path.read_bytes() for path in files if path.parent.name not in but}
 
 

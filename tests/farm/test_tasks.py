@@ -20,6 +20,7 @@ from mindnlp_ocr.farm.inputs import documents
 from mindnlp_ocr.farm.options import parser
 from mindnlp_ocr.farm.parts import Row, decode, encode
 from mindnlp_ocr.farm.plan import CHUNK, add_documents, make_plan, read_plan
+from mindnlp_ocr.farm.run import check_settings
 from mindnlp_ocr.farm.settings import FOLDER
 from mindnlp_ocr.farm.started import DEATHS, Started
 from mindnlp_ocr.farm.store import Store
@@ -199,3 +200,14 @@ def test_another_way_of_reading_does_not_go_on_with_an_output(folder: Path, opti
     assert decisive(*options) != decisive()
     assert decisive("--preset", "plain")["preset"] == "plain"
     assert decisive("--preset", "mine.yaml")["preset"] == str(folder / "mine.yaml")  # actors run in other folders
+
+
+def test_a_preset_whose_file_has_changed_does_not_go_on_with_an_output(folder: Path) -> None:
+    settings, _ = settings_of("in", "--output", "out", "--preset", "mine.yaml")
+    (folder / "mine.yaml").write_text("layout: page\n", encoding="utf-8")
+    store = Store("out")
+    check_settings(store, settings)
+    check_settings(store, settings)
+    (folder / "mine.yaml").write_text("layout: lines\n", encoding="utf-8")
+    with pytest.raises(SetupError, match=r"out was begun with the content of its preset \w{64}, and the content of"):
+        check_settings(store, settings)

@@ -42,9 +42,9 @@ def started(model: Any, **settings: Any) -> Iterator[Started]:
         assert not thread.is_alive()
 
 
-def until(condition: Callable[[], object]) -> None:
+def until(condition: Callable[[], object], seconds: float = 20) -> None:
     """Wait until something holds, which it does at once unless something is wrong."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.005)

@@ -1,0 +1,23 @@
+"""A server with the model that the options of its command line describe."""
+
+import argparse
+from dataclasses import replace
+
+from mindnlp_ocr.opening import load_model
+from mindnlp_ocr.server.app import Server
+from mindnlp_ocr.server.config import ServerConfig
+
+
+def open_server(arguments: argparse.Namespace, config: ServerConfig) -> Server:
+    """Load the model, and compile its graphs unless the options say otherwise.
+
+    Raises:
+        SetupError: as :func:`mindnlp_ocr.opening.load_model`.
+    """
+    model = load_model(arguments)
+    # The server bounds what is asked of it itself; lines of documents wait beside that.
+    waiting = config.max_waiting + model.slots * (config.documents_at_once + 1)
+    model.scheduler.config = replace(model.scheduler.config, max_waiting=waiting)
+    if not arguments.no_warm_up:
+        model.warm_up(model.slots)
+    return Server(model, config)
