@@ -113,7 +113,7 @@ def test_a_saved_cache_keeps_what_was_read_under_each_adapter_apart(tmp_path: Pa
         assert other.load_cache(tmp_path) == 1
         reading = other.generate(page["messages"], 5)
         assert (reading.token_ids, reading.reused_tokens) == (expected, reading.prompt_tokens - 1)
-    assert all("is for another checkpoint, dtype or adapter" in str(warning.message) for warning in recwarn)
+    assert all("belongs to another checkpoint, dtype or adapter" in str(warning.message) for warning in recwarn)
 
 
 def test_an_adapter_of_the_language_model_keeps_what_is_known_of_images() -> None:
