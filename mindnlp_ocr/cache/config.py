@@ -80,8 +80,8 @@ class CacheConfig:
             needed = math.ceil(slots * slot_bytes / 2**20 * 10) / 10
             raise SetupError(
                 f"{slots} KV slot{'s' * (slots > 1)} of {tokens} tokens need {slots * slot_bytes} bytes, but "
-                f"max_cache_size_mb is {self.max_cache_size_mb:g}: give at least {needed}, or fewer slots, a lower max_length "
-                "or kv_dtype fp16"
+                f"max_cache_size_mb is {self.max_cache_size_mb:g}: give at least {needed}, or fewer slots, a lower "
+                "max_length or kv_dtype fp16"
             )
         return slots
 

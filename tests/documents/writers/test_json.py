@@ -68,7 +68,7 @@ def test_the_old_keys_are_kept_beside_the_new() -> None:
     assert (good["text"], good["error"], good["doubtful"]) == ("one", None, False)
     assert good["timings_ms"] == {"read": 1.5, "detect": 2}
     assert mixed["text"] == MIXED.text
-    assert mixed["error"] == "1 of 3 pages could not be read, first page 2 (page 2 is damaged)"
+    assert mixed["error"] == "1 of 3 pages could not be read, the first is page 2 (page 2 is damaged)"
     assert mixed["timings_ms"] == {"read": 3.25}
     assert mixed["doubtful"] is True
     assert (none["text"], none["error"], none["pages"]) == (None, "c.pdf is missing: give an image file", [])
