@@ -83,8 +83,8 @@ CONFIG = Qwen2VLConfig.from_dict(MODELS[0]["config"])
 @pytest.mark.parametrize(
     ("changes", "ranks", "message"),
     [
-        ({}, 5, "tensor_parallel is 5: the checkpoint has 12 attention heads, give a divisor of that"),
-        ({}, 4, "tensor_parallel is 4: the checkpoint has 2 key-value heads, give a divisor of that"),
+        ({}, 5, "tensor_parallel is 5: the checkpoint has 12 attention heads: give a divisor of this number"),
+        ({}, 4, "tensor_parallel is 4: the checkpoint has 2 key-value heads: give a divisor of this number"),
         ({"intermediate_size": 8961}, 2, "tensor_parallel is 2: the checkpoint has 8961 inner values of the MLP"),
     ],
 )

@@ -57,7 +57,7 @@ def test_a_batch_waits_for_room_in_the_queue(model: Qwen2VLModel, monkeypatch: p
     assert model.infer_batch([case(n)["messages"] for n in names], batch_size=4) == [case(n)["text"] for n in names]
     monkeypatch.setattr(model.scheduler, "config", replace(model.scheduler.config, max_waiting=0))
     refused = dict(model.generate_batch([case(names[0])["messages"]]))
-    assert str(refused[0]) == "0 requests wait, max_waiting is 0: try again later, or raise it"
+    assert str(refused[0]) == "0 requests wait, but max_waiting is 0: try again later, or raise it"
 
 
 def test_failing_pages_harm_no_other_and_free_their_slots(model: Qwen2VLModel, tmp_path: Path) -> None:

@@ -41,13 +41,15 @@ def test_positions_that_the_checkpoint_does_not_know_end_the_text_or_are_the_pag
     shorter = model.generate(golden["messages"])
     assert (shorter.token_ids, shorter.finish_reason) == (reading.token_ids[:5], "length")
     requests.config = model.config.model_copy(update={"max_position_embeddings": known - 5})
-    with pytest.raises(PageError, match=rf"the prompt reaches position {known - 5}, the checkpoint knows {known - 5}"):
+    with pytest.raises(
+        PageError, match=rf"the prompt reaches position {known - 5}, but the checkpoint supports {known - 5}"
+    ):
         model.generate(golden["messages"])
 
 
 def test_a_prompt_longer_than_the_slot_names_both_and_the_next_page_is_read(model: Qwen2VLModel) -> None:
     long = [{"role": "user", "content": "word " * 3000}]
-    with pytest.raises(PageError, match=r"the prompt has \d+ tokens, a slot holds 2048 .* raise --max-length"):
+    with pytest.raises(PageError, match=r"the prompt has \d+ tokens, but a slot holds 2048 .* raise --max-length"):
         model.infer(long)
     golden = case("word_56x56")
     assert model.infer(golden["messages"]) == golden["text"]

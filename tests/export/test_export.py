@@ -160,7 +160,7 @@ def test_settings_are_refused_later_too_and_change_nothing(small: Path) -> None:
 def test_a_page_beyond_the_graphs_is_that_pages_error(small: Path) -> None:
     model = Qwen2VLModel.from_exported(small)
     long = [{"role": "user", "content": "abc " * 200}]
-    with pytest.raises(PageError, match=r"the prompt has \d+ tokens, a slot holds 128"):
+    with pytest.raises(PageError, match=r"the prompt has \d+ tokens, but a slot holds 128"):
         model.generate(long)
     assert model.generate(LINE["messages"]).token_ids == LINE["token_ids"]
 
@@ -215,7 +215,7 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
             lambda f: (f / "prefill-64.mindir").write_bytes(b"x" + (f / "prefill-64.mindir").read_bytes()),
             "prefill-64.mindir is missing or was changed",
         ),
-        (lambda f: (f / PARAMETERS).unlink(), "parameters-00001.safetensors is missing: the checkpoint was copied in part"),
+        (lambda f: (f / PARAMETERS).unlink(), "parameters-00001.safetensors is missing: copy the whole checkpoint again"),
         (
             lambda f: (f / PARAMETERS).write_bytes((f / PARAMETERS).read_bytes()[:-8]),
             "parameters-00001.safetensors is truncated or not safetensors",

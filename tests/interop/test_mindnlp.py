@@ -86,7 +86,7 @@ def test_what_cannot_be_done_beside_mindnlp_is_refused_in_words(found: dict[str,
     assert told["processor"] == f"from_mindnlp: {processor}, the published folder of the checkpoint"
     assert told["model"] == "from_mindnlp: Tensor is no model of mindnlp: give a Qwen2VLForConditionalGeneration"
     assert told["shape"].startswith(
-        "from_mindnlp: Qwen2VLForConditionalGeneration: the weights do not fit config.json: model.layers.0.mlp.gate"
+        "from_mindnlp: Qwen2VLForConditionalGeneration: the weights do not match config.json: model.layers.0.mlp.gate"
     )
 
 

@@ -112,7 +112,7 @@ def test_a_run_that_is_stopped_leaves_a_valid_report(pages: int) -> None:
         raise KeyboardInterrupt
     found = json.loads(stream.getvalue())
     jsonschema.validate(found, json_schema())
-    assert found["results"][0]["error"] == f"the run was stopped after {pages} of its pages: run it again"
+    assert found["results"][0]["error"] == f"the run was stopped after {pages} pages of this document: run it again"
     assert found["results"][0]["text"] == (None if pages == 0 else "\n\f".join(["page 1", "page 2"][:pages]))
 
 
