@@ -154,7 +154,7 @@ def test_without_our_library_pages_are_read_eager_and_it_is_said_why(
     monkeypatch.setattr(native, "LIBRARY", tmp_path / "_cpu.so")
     with pytest.warns(
         RuntimeWarning,
-        match=r"attention runs eager: Not supported \(_cpu.so is not built, reading is several times slower: install with",
+        match=r"attention runs eager: Not supported \(_cpu.so is not built, so reading is several times slower",
     ):
         model = Qwen2VLModel()
     golden = case("line_392x28")

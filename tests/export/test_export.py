@@ -226,7 +226,7 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
         ),
         (
             lambda f: rewrite(f / PARAMETERS, lambda t: t.update({"model.norm.weight": t["model.norm.weight"][:9].copy()})),
-            "model.norm.weight is ((9,), 'float32'), export.json says ((384,), 'float32')",
+            "model.norm.weight is ((9,), 'float32'), but export.json says ((384,), 'float32')",
         ),
         (lambda f: (f / "config.json").unlink(), "config.json is missing"),
         (lambda f: (f / FILE).write_text("{", encoding="utf-8"), "export.json cannot be read as JSON"),
@@ -245,7 +245,7 @@ def test_a_folder_that_is_damaged_says_where(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda m: changed(m, format="mindnlp_ocr.export 2"), "is of format 'mindnlp_ocr.export 2', this release reads"),
+        (lambda m: changed(m, format="mindnlp_ocr.export 2"), "has format 'mindnlp_ocr.export 2', but this release reads"),
         (lambda m: changed(m, mindnlp_ocr="0.0.1"), "was exported by mindnlp_ocr 0.0.1, this is "),
         (lambda m: changed(m, device="Ascend"), "device is CPU, damaged was exported for Ascend"),
         (lambda m: changed(m, more=1), "export.json cannot be used: more: Extra inputs are not permitted"),
@@ -273,7 +273,7 @@ def test_graphs_for_other_shapes_than_the_manifest_says_are_refused(small: Path,
     manifest = json.loads((damaged / FILE).read_text(encoding="utf-8"))
     changed(manifest, max_length=256)
     (damaged / FILE).write_text(json.dumps(manifest), encoding="utf-8")
-    with pytest.raises(SetupError, match=r"takes kv\.0\.keys as .*, the folder holds .*: export the model again"):
+    with pytest.raises(SetupError, match=r"takes kv\.0\.keys as .*, but the folder contains .*: export the model again"):
         Qwen2VLModel.from_exported(damaged).generate(LINE["messages"])
 
 
