@@ -341,7 +341,7 @@ def test_a_setting_that_the_device_does_not_know_is_refused(tmp_path: Path, caps
     settings.write_text("memory-limit-gb: 4\n", encoding="utf-8")
     assert main([WORD, "--config", str(settings)]) == 2
     assert capsys.readouterr().err.startswith(
-        "error: memory_limit_gb is 4.0: MindSpore keeps to no limit on a CPU: leave it"
+        "error: memory_limit_gb is 4.0: MindSpore enforces no limit on a CPU: remove it"
     )
 
 

@@ -67,7 +67,7 @@ def test_failing_pages_harm_no_other_and_free_their_slots(model: Qwen2VLModel, t
     long = [{"role": "user", "content": "word " * 3000}]
     batch = [case("word_56x56")["messages"], bad, case("line_392x28")["messages"], long, case("small_48x30")["messages"]]
     with pytest.raises(
-        BatchError, match=rf"2 of 5 pages could not be read, first number 1 \({broken} is truncated"
+        BatchError, match=rf"2 of 5 pages could not be read, the first at index 1 \({broken} is truncated"
     ) as error:
         model.infer_batch(batch, batch_size=2)
     results = error.value.results

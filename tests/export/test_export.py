@@ -222,7 +222,7 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
         ),
         (
             lambda f: rewrite(f / PARAMETERS, lambda t: t.pop("model.norm.weight")),
-            "lacks 1 parameters, model.norm.weight first: copy the exported folder again",
+            "lacks 1 parameters, for example model.norm.weight: copy the exported folder again",
         ),
         (
             lambda f: rewrite(f / PARAMETERS, lambda t: t.update({"model.norm.weight": t["model.norm.weight"][:9].copy()})),

@@ -70,7 +70,7 @@ def test_ascend_without_a_runtime_names_what_is_missing_and_how_to_get_it(monkey
     with pytest.raises(SetupError) as error:
         Device("Ascend", 1).check()
     remedy = (
-        "install the Ascend driver and the CANN toolkit, run `source /usr/local/Ascend/ascend-toolkit/set_env.sh`, "
+        "install the Ascend driver and the CANN toolkit and run `source /usr/local/Ascend/ascend-toolkit/set_env.sh`, "
         "or use --device CPU"
     )
     unset = "ASCEND_HOME_PATH and ASCEND_TOOLKIT_HOME are not set"
