@@ -1,4 +1,4 @@
-"""tools/selftest.py: what an NPU user runs first must fail when something is wrong."""
+"""Tests that tools/selftest.py, which NPU users run first, fails if something is wrong."""
 
 import importlib.util
 from pathlib import Path

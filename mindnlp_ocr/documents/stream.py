@@ -1,4 +1,4 @@
-"""Many documents through one reader: pages of one fill the slots that another leaves free, and no fault stops the others."""
+"""Reading of many documents with one reader: their pages share slots, and an error affects only its own document."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

@@ -1,4 +1,4 @@
-"""Whether flash attention can run, why or why not, and what runs then."""
+"""Tests of the detection of flash attention, and of the choice of the attention implementation."""
 
 import re
 import subprocess

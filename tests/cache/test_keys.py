@@ -1,4 +1,4 @@
-"""Keys of prefixes: how far two sequences agree, and what of a page makes them differ."""
+"""Tests of prefix keys: common prefixes, and what makes keys differ."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The cache manager, rule by rule: what a request reuses, which slot it gets, what it leaves behind, what is counted."""
+"""Tests of the rules of the cache manager: reuse, choice of slots, entries and statistics."""
 
 from typing import Any
 

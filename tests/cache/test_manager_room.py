@@ -1,4 +1,4 @@
-"""What the cache keeps and what it gives up: without LRU, with time, for features, when resized, from disk."""
+"""Tests of eviction: without LRU, by age, for features, on resizing, and for entries from disk."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Slots that several requests need at once: prefixes of live requests, pins, threads."""
+"""Tests of slots that several requests use: prefixes of running requests, pins and threads."""
 
 import sys
 import threading

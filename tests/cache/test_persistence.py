@@ -1,4 +1,4 @@
-"""A model's cache on disk: it comes back with the same bits, or not at all."""
+"""Tests of saving and loading the cache of a model, bit for bit."""
 
 import warnings
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Prefixes of the model's own requests: what is reused, what is counted, and the same bits whatever is reused."""
+"""Tests of prefix reuse by the model: what is reused and counted, and that results stay bitwise the same."""
 
 import random
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Prefixes on disk: they come back bit for bit, or not at all and with a word about why."""
+"""Tests of prefixes on disk: they are read bit for bit, or skipped with a reason."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""One model in two parts, on two workers: the tokens of one. A run of msrun that the tests share."""
+"""Tests that a model in two parts on two workers gives the same tokens. The tests share one run of msrun."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whole pages that are answered in Markdown, or in olmOCR's JSON: blocks, turned pages, and answers that are damaged."""
+"""Tests of answers in Markdown and in olmOCR's JSON: blocks, rotated pages and malformed answers."""
 
 import json
 from pathlib import Path

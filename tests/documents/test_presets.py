@@ -1,4 +1,4 @@
-"""Presets: which one a checkpoint gets, what it sets, and what is wrong with one of a user's own."""
+"""Tests of presets: their choice, their settings, and errors in a user's own preset."""
 
 import json
 from pathlib import Path

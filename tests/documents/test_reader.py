@@ -1,4 +1,4 @@
-"""Pages through the detector and the built-in model: lines, order, confidence, turned and blank pages."""
+"""Tests of the reader with the detector and the built-in model: lines, order, confidence, rotated and blank pages."""
 
 from pathlib import Path
 

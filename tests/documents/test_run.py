@@ -1,4 +1,4 @@
-"""Runs over many documents: a file for each, resumed where they stopped, and never half-written."""
+"""Tests of runs over many documents: output files, resuming and interruption."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""``--layout model`` with a scripted model: what it says becomes blocks, and whatever it says the page is read."""
+"""Tests of ``--layout model`` with a scripted model: conversion to blocks, and handling of malformed answers."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Several requests at once: the same tokens, faults that stay their own, slots that come back."""
+"""Tests of batches: the same tokens as alone, isolated errors, and release of slots."""
 
 import threading
 from dataclasses import replace

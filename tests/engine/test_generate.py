@@ -1,4 +1,4 @@
-"""The loop: limits, streaming, the cache on and off, and requests that leave nothing behind."""
+"""Tests of generation: limits, streaming, the cache on and off, and cleanup after requests."""
 
 from pathlib import Path
 from typing import Any

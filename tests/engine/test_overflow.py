@@ -1,4 +1,4 @@
-"""16-bit weights on MindSpore's own operators: the reference's tokens, and an overflow that names where it began."""
+"""Tests of 16-bit weights on MindSpore's operators: the reference's tokens, and errors that locate an overflow."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The scheduler's promises, over an engine that computes nothing: slots, order, bounds, deadlines, cancelling, threads."""
+"""Tests of the scheduler with a stub engine: slots, order, limits, deadlines, cancellation and threads."""
 
 import threading
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""A model that was exported, and moved, reads like the one that it was made of; a folder that is not whole is refused."""
+"""Tests of exported models: they give the same results as the original, and incomplete folders are rejected."""
 
 import json
 import shutil

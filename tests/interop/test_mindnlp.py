@@ -1,4 +1,4 @@
-"""This engine beside mindnlp in one process, which is none of the tests' own: the import changes MindSpore for good."""
+"""Tests of this engine and mindnlp in one process, which is separate because the import changes MindSpore."""
 
 import importlib.util
 import json

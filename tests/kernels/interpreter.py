@@ -1,4 +1,4 @@
-"""NumPy arrays for tensors, so that Triton's interpreter does without torch. NumPy alone: kernels/triton uses it, too."""
+"""NumPy arrays as tensors, so that Triton's interpreter works without torch; kernels/triton uses it, too."""
 
 from collections.abc import Sequence
 from typing import Any

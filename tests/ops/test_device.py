@@ -1,4 +1,4 @@
-"""Devices by name, and what is missing when they cannot be had."""
+"""Tests of device names, and of errors if a device is not available."""
 
 from pathlib import Path
 from typing import Any

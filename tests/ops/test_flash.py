@@ -1,4 +1,4 @@
-"""Our tiled attention operators against float64 NumPy, on every instruction set, in graph mode and in PyNative."""
+"""Tests of our tiled attention operators against float64 NumPy, with every instruction set, in graph and PyNative mode."""
 
 from itertools import pairwise
 from typing import Any

@@ -1,4 +1,4 @@
-"""Weights of 16 bits on MindSpore's operators: what is held in which dtype, and what is refused."""
+"""Tests of 16-bit weights on MindSpore's operators: dtypes of weights, and errors."""
 
 from typing import Any
 

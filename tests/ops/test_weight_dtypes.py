@@ -1,4 +1,4 @@
-"""Weights in 16 and 8 bits: the products' answers, their bits, and what is packed."""
+"""Tests of 16-bit and 8-bit weights: products, bitwise equality and packing."""
 
 import subprocess
 import sys

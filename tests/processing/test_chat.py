@@ -1,4 +1,4 @@
-"""Messages to tokens and tokens to text, whatever the messages, the template and the tokens are."""
+"""Tests of the conversion of messages to tokens and of tokens to text."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Whatever a user may call an image: read exactly, or refused with the file, the reason and the remedy."""
+"""Tests of opening images: exact pixels, or an error with the name, the reason and the remedy."""
 
 import base64
 import io

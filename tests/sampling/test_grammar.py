@@ -1,4 +1,4 @@
-"""Text under a schema or an expression, whatever the logits are."""
+"""Tests of text that follows a JSON schema or a regular expression, with arbitrary logits."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""SamplingParams: every refusal, in its words; what they keep; which the greedy path can serve."""
+"""Tests of SamplingParams: errors, stored values, and which settings allow the greedy path."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The sampler: its distribution, its seeds, tokens taken back, ties, and every setting that is off."""
+"""Tests of the sampler: distribution, seeds, withdrawn tokens, ties and disabled settings."""
 
 import itertools
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A checkpoint written anew: what is written, goes on after a break, and is refused and left as it was."""
+"""Tests of the conversion of checkpoints: output, continuation after an interruption, and errors."""
 
 import hashlib
 import json

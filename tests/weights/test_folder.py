@@ -1,4 +1,4 @@
-"""Weights are read exactly, and a folder that is incomplete, damaged or lies is refused with the file and the remedy."""
+"""Tests of checkpoint folders: exact weights, and errors for incomplete, damaged or inconsistent folders."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Adapters are merged as PEFT merges them, switched without a trace, and refused by name where they do not fit."""
+"""Tests of LoRA adapters: merging as in PEFT, switching, and errors for adapters that do not match."""
 
 import json
 import shutil

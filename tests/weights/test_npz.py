@@ -1,4 +1,4 @@
-"""A merged .npz is read exactly, runs nothing that is in it, and is refused with a reason where it is damaged or lies."""
+"""Tests of merged .npz files: exact weights, no code execution, and errors for damaged or inconsistent files."""
 
 import io
 import pickle

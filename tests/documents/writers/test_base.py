@@ -1,4 +1,4 @@
-"""What holds for every format."""
+"""Tests that apply to every output format."""
 
 import io
 from pathlib import Path

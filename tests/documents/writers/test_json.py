@@ -1,4 +1,4 @@
-"""The reports in JSON: their fields, their layout, and that they are valid wherever a run ends."""
+"""Tests of JSON reports: fields, layout, and validity after interrupted runs."""
 
 import io
 import json
