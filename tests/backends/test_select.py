@@ -94,7 +94,7 @@ def test_an_npu_without_runtime_soc_or_operator_says_which(npu: Path, monkeypatc
     npu.write_text('{"IncreFlashAttention": {}, "FlashAttentionScore": {}}', encoding="utf-8")
     answer, reason = detect_flash_attention_support(NPU)
     assert not answer
-    assert reason.endswith("lists no PromptFlashAttention)")
+    assert reason.endswith("lacks PromptFlashAttention)")
     npu.unlink()
     answer, reason = detect_flash_attention_support(NPU)
     assert answer
@@ -122,9 +122,9 @@ def test_an_npu_without_runtime_soc_or_operator_says_which(npu: Path, monkeypatc
     ("plugin", "capability", "reason"),
     [
         (None, None, r"MindSpore \S+ has no CUDA plugin"),
-        ((11, 1), (9, 0), "MindSpore's plugin is for CUDA 11.1, 11.6 or newer is needed"),
+        ((11, 1), (9, 0), "MindSpore's plugin is for CUDA 11.1, but 11.6 or newer is needed"),
         ((11, 6), None, "nvidia-smi finds no device 0"),
-        ((11, 6), (7, 5), "compute capability 7.5, 8.0 or newer is needed"),
+        ((11, 6), (7, 5), "the compute capability is 7.5, but 8.0 or newer is needed"),
         ((11, 6), (8, 0), "CUDA 11.6 and compute capability 8.0 suffice, but this engine has no CUDA kernels"),
     ],
 )
@@ -190,11 +190,11 @@ def test_where_the_hardware_decides_eager_runs_by_itself_and_says_why(enable: bo
 
 @pytest.mark.usefixtures("with_flash")
 def test_a_checkpoint_with_an_odd_head_dim_runs_eager_and_names_it() -> None:
-    with pytest.warns(RuntimeWarning, match="head_dim 20 of the checkpoint is not a multiple of 8 up to 256"):
+    with pytest.warns(RuntimeWarning, match="head_dim 20 of the checkpoint is no multiple of 8 up to 256"):
         assert choose_attention(CPU, "auto", (64, 20)).implementation == "eager"
     with pytest.raises(SetupError, match="head_dim 264 of the checkpoint"):
         choose_attention(CPU, "flash", (264,))
-    with pytest.raises(SetupError, match="head_dim 72 of the checkpoint is not a multiple of 16"):
+    with pytest.raises(SetupError, match="head_dim 72 of the checkpoint is no multiple of 16"):
         choose_attention(NPU, "flash", (72,))
 
 

@@ -52,7 +52,7 @@ def test_a_cpu_is_always_there() -> None:
 def test_cuda_says_that_mindspore_has_none_what_is_here_and_what_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
     for plugin, state in (
         (None, f"MindSpore {ms.__version__} has no CUDA plugin"),
-        ((11, 1), "MindSpore's plugin is for CUDA 11.1, 11.6 or newer is needed"),
+        ((11, 1), "MindSpore's plugin is for CUDA 11.1, but 11.6 or newer is needed"),
     ):
         monkeypatch.setattr(detect, "_cuda_plugin", lambda plugin=plugin: plugin)
         with pytest.raises(SetupError) as error:
@@ -129,7 +129,7 @@ def test_ascend_is_given_its_precision_and_what_was_asked_for_once_a_process(giv
     assert given == [("Ascend", 1), *once, ("Ascend", 1), ("Ascend", 1)]
     with pytest.raises(SetupError) as error:
         Device("Ascend", 1, memory_limit_gb=16).activate()
-    assert str(error.value) == "memory_limit_gb is 16, and was 24 before in this process: MindSpore supports only one value"
+    assert str(error.value) == "memory_limit_gb is 16, but was 24 before in this process: MindSpore supports only one value"
 
 
 def test_ascend_is_given_nothing_that_was_not_asked_for(given: list[Any]) -> None:
