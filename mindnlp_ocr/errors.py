@@ -1,11 +1,11 @@
-"""What can go wrong, by whose fault it is: the set-up's (stop) or one page's (go on with the others)."""
+"""Exception classes: a SetupError stops the run; a PageError affects one page only."""
 
 from collections.abc import Sequence
 from typing import Any
 
 
 class OCRError(Exception):
-    """Base of every error raised on purpose. The message is one line: what is wrong, and the remedy."""
+    """Base class of all errors that this package raises. The message is one line: what is wrong, and the remedy."""
 
 
 class SetupError(OCRError):
@@ -17,10 +17,10 @@ class PageError(OCRError):
 
 
 class BatchError(OCRError):
-    """Some pages of a batch could not be read; the others have been.
+    """Some pages of a batch could not be read; all others were read.
 
     Attributes:
-        results: of all pages in their order, a Reading or a PageError.
+        results: a Reading or a PageError for every page, in the order of the pages.
     """
 
     def __init__(self, results: Sequence[Any]) -> None:
@@ -28,6 +28,6 @@ class BatchError(OCRError):
         faults = [(number, result) for number, result in enumerate(results) if isinstance(result, PageError)]
         number, first = faults[0]
         super().__init__(
-            f"{len(faults)} of {len(results)} pages could not be read, first number {number} ({first}): "
-            "the others are in .results"
+            f"{len(faults)} of {len(results)} pages could not be read, the first at index {number} ({first}): "
+            "the results of all pages are in .results"
         )

@@ -1,15 +1,15 @@
-"""The model and the reader that options of a command line describe."""
+"""Create the model and the document reader that command-line options describe."""
 
 import argparse
 from typing import Any
 
 from mindnlp_ocr.cache.config import DEFAULT_SLOTS, CacheConfig, get_optimal_cache_config
 
-LINE_SLOTS = 16  # lines that are read at a time where the budget has room: more gain little
+LINE_SLOTS = 16  # default maximum of lines in a batch, if the memory budget allows: larger batches gain little
 
 
 def load_model(arguments: argparse.Namespace) -> Any:
-    """The Qwen2VLModel that the options describe.
+    """Load the Qwen2VLModel that the options describe.
 
     Raises:
         SetupError: the device, the checkpoint or a setting cannot be used.
@@ -22,7 +22,7 @@ def load_model(arguments: argparse.Namespace) -> Any:
         deterministic=arguments.deterministic,
         memory_limit_gb=arguments.memory_limit_gb,
     )
-    device.check()  # before MindSpore is imported: it takes seconds
+    device.check()  # before importing MindSpore, which takes seconds
     from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
 
     size = arguments.cache_size_mb
@@ -57,7 +57,7 @@ def most_slots(arguments: argparse.Namespace) -> int:
 
 
 def new_reader(model: Any, arguments: argparse.Namespace) -> Any:
-    """The DocumentReader that the options describe."""
+    """Create the DocumentReader that the options describe."""
     from mindnlp_ocr.documents.reader import DocumentReader
 
     return DocumentReader(

@@ -1,4 +1,4 @@
-"""What the command line writes: texts under their names, a report, errors."""
+"""Output of the command line: text under the name of its file, the JSON report, and errors."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from mindnlp_ocr.errors import PageError, SetupError
 
 
 def result(path: str, outcome: Any) -> dict[str, Any]:
-    """A page as the JSON report has it. Why it could not be read is printed too."""
+    """Convert an outcome to a page of the JSON report. The error of a page is also printed to standard error."""
     if isinstance(outcome, PageError):
         tqdm.write(f"error: {path}: {outcome}", file=sys.stderr)
         reading = dict.fromkeys(("prompt_tokens", "reused_tokens", "new_tokens"), 0)
@@ -40,19 +40,19 @@ def result(path: str, outcome: Any) -> dict[str, Any]:
 
 
 def status(results: Sequence[dict[str, Any]]) -> int:
-    """What the process exits with."""
+    """Return the exit status: 1 if a page has an error, else 0."""
     return 1 if any(page["error"] for page in results) else 0
 
 
 def print_report(output: TextIO, results: Sequence[dict[str, Any]], model: Any, cache: Any, **more: Any) -> None:
-    """The JSON report."""
+    """Write the JSON report."""
     report = {"results": results, "model": model, "cache": cache, **more}
     json.dump(report, output, ensure_ascii=False, indent=2)
     print(file=output, flush=True)
 
 
 class Printer:
-    """Texts one after another, under their names where there are several."""
+    """Prints the texts of pages in order, each under its file name if ``heads`` is set."""
 
     def __init__(self, output: TextIO, heads: bool) -> None:
         self._output, self._heads = output, heads
@@ -71,14 +71,14 @@ class Printer:
         print(file=self._output, flush=True)
 
     def page(self, result: dict[str, Any]) -> None:
-        """A page that has been read, or has not."""
+        """Print a complete page; the text of a page with an error is empty."""
         self.begin(result["image"])
         self.write(result["text"] or "")
         self.end()
 
 
 class Output:
-    """Standard output, or a file that appears only when it is complete; a run that breaks off leaves FILE.part."""
+    """Standard output, or a file that is renamed to its name when it is complete. An interrupted run leaves FILE.part."""
 
     def __init__(self, name: str | None) -> None:
         self._path = Path(name) if name else None
@@ -104,10 +104,10 @@ class Output:
         elif self._partial.stat().st_size == 0:
             self._partial.unlink()
         else:
-            print(f"what was read before is in {self._partial}", file=sys.stderr)
+            print(f"partial output is in {self._partial}", file=sys.stderr)
 
 
 def standard_output() -> TextIO:
-    """In UTF-8, whatever the locale is."""
+    """Return standard output, encoded in UTF-8 regardless of the locale."""
     sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     return sys.stdout

@@ -1,4 +1,4 @@
-"""Settings in a YAML file, as options of the command line."""
+"""Settings from a YAML file, converted to command-line options."""
 
 import argparse
 import difflib
@@ -15,10 +15,10 @@ NOT_IN_A_FILE = ("images", "image", "config", "help", "version")
 
 
 def parsed(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
-    """The options of a command line; those of its ``--config`` count as if they stood before all others.
+    """Parse a command line. Options from its ``--config`` file are parsed first, so that the command line overrides them.
 
     Raises:
-        SetupError: as :func:`settings`.
+        SetupError: see :func:`settings`.
     """
     arguments = parser.parse_args(argv)
     if arguments.config:
@@ -27,12 +27,12 @@ def parsed(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
 
 
 def settings(path: Path, options: Sequence[argparse.Action]) -> list[str]:
-    """What a file sets, as options of the command line; a setting has the name of its option.
+    """Read a settings file and return its settings as command-line arguments. A setting has the name of its option.
 
     Raises:
-        SetupError: the file cannot be read, or a setting is unknown or no value of its option.
+        SetupError: the file cannot be read, a setting is unknown, or a value is not valid for its option.
     """
-    import yaml  # only for who has such a file
+    import yaml  # imported only when there is such a file
 
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -40,11 +40,11 @@ def settings(path: Path, options: Sequence[argparse.Action]) -> list[str]:
         reason = " ".join(str(error).split())
         raise SetupError(f"--config {path} cannot be read ({reason}): give a YAML file such as configs/cpu.yaml") from error
     if not isinstance(given, dict):
-        raise SetupError(f"--config {path} holds no settings: give lines such as `dtype: int8`")
+        raise SetupError(f"--config {path} contains no settings: write lines such as `dtype: int8`")
     known = [option for option in options if option.dest not in NOT_IN_A_FILE]
     names = {option.option_strings[-1].removeprefix("--"): option for option in known}
     fields: dict[str, Any] = {name: (_type(option) | None, None) for name, option in names.items()}
-    # Strict: a number in quotes, or `yes` for a number, is a slip.
+    # Strict validation: a quoted number, or `yes` in place of a number, is a mistake.
     model = create_model("Settings", __config__=ConfigDict(extra="forbid", strict=True), **fields)
     try:
         model(**{str(name): value for name, value in given.items()})
@@ -53,7 +53,7 @@ def settings(path: Path, options: Sequence[argparse.Action]) -> list[str]:
         name = str(first["loc"][0])
         if first["type"] == "extra_forbidden":
             near = difflib.get_close_matches(name, names, 1)
-            reason = f"{name!r} is no setting" + (f": did you mean {near[0]}?" if near else "")
+            reason = f"unknown setting {name!r}" + (f": did you mean {near[0]}?" if near else "")
         else:
             reason = f"{name} is {given[name]!r}: {first['msg'].replace('Input should be', 'give')}"
         raise SetupError(f"--config {path}: {reason}") from error
@@ -68,4 +68,4 @@ def _type(option: argparse.Action) -> Any:
         return Literal[tuple(option.choices)]
     if option.type is None:
         return str
-    return option.type if isinstance(option.type, type) else Any  # the command line checks the rest
+    return option.type if isinstance(option.type, type) else Any  # argparse checks the remaining types

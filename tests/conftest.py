@@ -1,4 +1,4 @@
-"""What several tests share: one loaded model, and the goldens recorded from the PyTorch reference."""
+"""Shared fixtures: one loaded model, and the goldens recorded from the PyTorch reference."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""config.json: the published layouts are read alike, and one that cannot be is refused with the value."""
+"""Tests of config.json: the published layouts, and errors that name the invalid value."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The default environment: mindnlp is in it and imports under its pins, torch and CUDA packages are not."""
+"""Tests of the default environment: mindnlp can be imported, and torch and CUDA packages are not installed."""
 
 import importlib.metadata
 import subprocess

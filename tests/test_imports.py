@@ -1,4 +1,4 @@
-"""Imports run one way: a package imports only what lies below it."""
+"""Tests that a package imports only packages below it."""
 
 import ast
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""``mindnlp-ocr selftest``: what an NPU user runs first must fail when something is wrong."""
+"""Tests that ``mindnlp-ocr selftest``, which NPU users run first, fails if something is wrong."""
 
 from types import ModuleType
 from typing import Any

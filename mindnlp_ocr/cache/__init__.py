@@ -1,1 +1,1 @@
-"""KV memory: its configuration, its preallocated slots and its statistics."""
+"""The KV cache: configuration, preallocated slots, reuse of prefixes, statistics, and the cache on disk."""

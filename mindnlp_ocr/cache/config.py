@@ -1,4 +1,4 @@
-"""What a user may set about the KV cache and attention."""
+"""User settings of the KV cache and of flash attention."""
 
 import math
 import shutil
@@ -11,7 +11,7 @@ from mindnlp_ocr.ops.device import Device
 
 KV_DTYPES = ("fp32", "fp16", "bf16")
 DEFAULT_SLOTS = 8
-SLOT_SHARE = 0.9  # of the budget; the rest is for image features
+SLOT_SHARE = 0.9  # share of the budget for KV slots; the rest is for image features
 CPU_CACHE_MB = 512.0
 NPU_CACHE_MB = 1024.0
 CUDA_FREE_SHARE = 0.2
@@ -22,21 +22,21 @@ class CacheConfig:
     """Settings of the KV cache and of flash attention.
 
     Attributes:
-        enable_kv_cache: keep keys and values, between the tokens of a text and between requests. Off, every token runs the
-            whole prompt again.
-        max_cache_size_mb: bound on every byte that the cache holds, in MiB.
+        enable_kv_cache: keep keys and values between the tokens of a text and between requests. If False, the whole
+            sequence is run again for every token.
+        max_cache_size_mb: maximum size of the KV slots and image features together, in MiB.
         enable_lru: evict the least recently used entry when full.
-        cache_ttl_seconds: an entry unused for so long expires.
+        cache_ttl_seconds: time without use after which an entry expires.
         enable_flash_attention: use flash attention where it is supported.
-        auto_detect_flash_attention: ask the hardware first, and fall back to eager by itself. Off,
-            ``enable_flash_attention`` is a demand, and an error where it cannot be met.
-        kv_dtype: "fp32", "fp16" or "bf16": what keys and values are held in. 16 bits take half the memory and round.
-        slots: KV slots, each of which holds one request or one cached prefix. None: as many as the budget holds beside some
-            room for image features, at most ``most_slots``.
-        most_slots: see ``slots``.
+        auto_detect_flash_attention: fall back to eager attention where the hardware does not support flash attention. If
+            False, it is an error if ``enable_flash_attention`` is set and not supported.
+        kv_dtype: dtype of keys and values: "fp32", "fp16" or "bf16". The 16-bit dtypes take half the memory and round.
+        slots: KV slots, each of which holds one request or one cached prefix. None: as many as fit in 90% of the
+            budget, at most ``most_slots``.
+        most_slots: maximum number of slots if ``slots`` is None.
 
     Raises:
-        SetupError: a size, a time or a number of slots that is not positive, or an unknown dtype.
+        SetupError: a size, a time or a number of slots is not positive, or the dtype is unknown.
     """
 
     enable_kv_cache: bool = True
@@ -66,31 +66,36 @@ class CacheConfig:
         return int(min(self.max_cache_size_mb * 2**20, sys.maxsize))
 
     def slots_of(self, slot_bytes: int, tokens: int) -> int:
-        """How many slots of so many bytes, which hold so many tokens, there are to be.
+        """Return the number of slots to allocate.
+
+        Args:
+            slot_bytes: size of one slot in bytes.
+            tokens: length of one slot, for the message of the error.
 
         Raises:
-            SetupError: they do not fit the budget.
+            SetupError: the slots exceed the budget.
         """
         slots = self.slots or max(1, min(self.most_slots, int(self.max_bytes * SLOT_SHARE) // slot_bytes))
         if slots * slot_bytes > self.max_bytes:
             needed = math.ceil(slots * slot_bytes / 2**20 * 10) / 10
             raise SetupError(
-                f"{slots} KV slot{'s' * (slots > 1)} of {tokens} tokens: {slots * slot_bytes} bytes, max_cache_size_mb is "
-                f"{self.max_cache_size_mb:g}: give at least {needed}, or fewer slots, a lower max_length or kv_dtype fp16"
+                f"{slots} KV slot{'s' * (slots > 1)} of {tokens} tokens need {slots * slot_bytes} bytes, but "
+                f"max_cache_size_mb is {self.max_cache_size_mb:g}: give at least {needed}, or fewer slots, a lower "
+                "max_length or kv_dtype fp16"
             )
         return slots
 
 
 def get_optimal_cache_config(device: str = "cpu", model_size_gb: float = 7.0) -> CacheConfig:
-    """The recommended settings for a device.
+    """Return the recommended settings for a device.
 
     Args:
         device: as for ``Qwen2VLModel``.
-        model_size_gb: what the model will take of a CUDA device's memory before the cache does.
+        model_size_gb: memory of a CUDA device that the model itself needs, in GiB.
 
     Returns:
-        1024 MiB on an NPU, 512 MiB on a CPU, and on CUDA a fifth of the memory left free beside the model (512 MiB where
-        ``nvidia-smi`` finds no device).
+        Settings with 1024 MiB on an NPU and 512 MiB on a CPU. On CUDA, the size is a fifth of the free memory less that of
+        the model, or 512 MiB if ``nvidia-smi`` finds no device.
     """
     parsed = Device.parse(device)
     if parsed.kind == "Ascend":

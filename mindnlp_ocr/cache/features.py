@@ -1,4 +1,4 @@
-"""Vision features of images that were seen before, by the digest of their pixels."""
+"""Cache of the vision features of images, keyed by the digest of their pixels."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,10 @@ class _Features(NamedTuple):
 
 
 class FeatureTier:
-    """Read-only arrays, from the least to the most recently used. CacheManager holds its lock around every call."""
+    """Read-only feature arrays, ordered from least to most recently used.
+
+    Not thread-safe by itself: CacheManager holds its lock during every call.
+    """
 
     def __init__(self) -> None:
         self._items: dict[bytes, _Features] = {}
@@ -26,7 +29,7 @@ class FeatureTier:
 
     @property
     def uses(self) -> list[float]:
-        """When each was last used, in the order in which they are given up."""
+        """Time of the last use of every array, in order of eviction."""
         return [item.used for item in self._items.values()]
 
     def get(self, digest: bytes, now: float) -> NDArray[Any] | None:
@@ -48,14 +51,14 @@ class FeatureTier:
         self._items.clear()
 
     def expire(self, now: float, ttl_seconds: float) -> int:
-        """Drop what was unused for so long, and count it."""
+        """Drop arrays that were not used for ``ttl_seconds``, and return how many."""
         old = [digest for digest, item in self._items.items() if now - item.used >= ttl_seconds]
         for digest in old:
             del self._items[digest]
         return len(old)
 
     def shrink(self, max_bytes: int) -> int:
-        """Drop the least recently used until the rest fits, and count them."""
+        """Drop the least recently used arrays until the others take at most ``max_bytes``, and return how many."""
         before = len(self._items)
         while self.nbytes > max_bytes:
             del self._items[next(iter(self._items))]

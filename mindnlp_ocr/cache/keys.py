@@ -1,4 +1,4 @@
-"""What the keys and values of a sequence depend on, and how far two sequences agree."""
+"""Cache keys: everything that the keys and values of a sequence depend on, and the common prefix of two sequences."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 class ImageSpan(NamedTuple):
-    """The tokens of a sequence that one image fills."""
+    """The range of image tokens of one image in a sequence."""
 
     start: int  # index of its first token
     tokens: int
@@ -22,7 +22,7 @@ class ImageSpan(NamedTuple):
 
 
 def image_digest(pixels: NDArray[np.float32], grid_thw: Sequence[int]) -> bytes:
-    """SHA-256 of all that the vision tower sees of an image: every byte of its patches, their shape, dtype and grid."""
+    """Return the SHA-256 of the whole input of the vision tower for an image: patches, shape, dtype and grid."""
     grid = tuple(int(side) for side in grid_thw)
     digest = hashlib.sha256(f"{grid} {pixels.shape} {pixels.dtype.str} ".encode())
     digest.update(np.ascontiguousarray(pixels).data.cast("B"))
@@ -31,15 +31,15 @@ def image_digest(pixels: NDArray[np.float32], grid_thw: Sequence[int]) -> bytes:
 
 @dataclass(frozen=True, eq=False)
 class PrefixKey:
-    """A sequence of tokens and images whose keys and values a slot may hold. Falsy where it has no token.
+    """A sequence of tokens and images whose keys and values a slot may hold. It is falsy if it has no tokens.
 
     Attributes:
-        base: what all keys and values of a model depend on: the checkpoint's fingerprint, the dtype, the adapter.
-        token_ids: int32 [tokens], a read-only copy of what is given.
-        images: the spans that images fill, in order. Token ids cannot tell two images apart, their digests do.
+        base: identifies the model: the checkpoint's fingerprint, the dtype and the adapter.
+        token_ids: int32 [tokens], a read-only copy of the argument.
+        images: the ranges of image tokens, in order. All images have the same token id, so their digests distinguish them.
 
     Raises:
-        ValueError: token ids that are no vector; spans out of order, empty, or past the end of the sequence.
+        ValueError: the token ids are not a vector, or a range is empty, out of order, or past the end of the sequence.
     """
 
     base: str
@@ -66,7 +66,7 @@ class PrefixKey:
         return len(self.token_ids)
 
     def common(self, other: "PrefixKey") -> int:
-        """Length of the longest common prefix, in tokens. An image is shared whole or not at all; 0 where bases differ."""
+        """Return the length of the longest common prefix in tokens, without partial images; 0 if the bases differ."""
         if self.base != other.base:
             return 0
         length = min(len(self), len(other))
@@ -78,31 +78,31 @@ class PrefixKey:
         return self.uncut(max(0, length))
 
     def uncut(self, length: int) -> int:
-        """The largest length up to ``length`` that cuts no image."""
+        """Return the largest length up to ``length`` that does not end within an image."""
         for image in self.images:
             if image.start < length < image.end:
                 return image.start
         return length
 
     def prefix(self, length: int) -> "PrefixKey":
-        """The first ``length`` tokens and their images.
+        """Return the key of the first ``length`` tokens and their images.
 
         Raises:
-            ValueError: a length that is not within the sequence, or cuts an image.
+            ValueError: the length exceeds the sequence, or the prefix would end within an image.
         """
         if not 0 <= length <= len(self):
-            raise ValueError(f"a prefix of {length} tokens is asked for: give 0 to {len(self)}")
+            raise ValueError(f"a prefix of {length} tokens was requested: give 0 to {len(self)}")
         if (whole := self.uncut(length)) != length:
             raise ValueError(f"a prefix of {length} tokens cuts an image that starts at {whole}: give uncut({length})")
         images = tuple(image for image in self.images if image.end <= length)
         return PrefixKey(self.base, self.token_ids[:length], images)
 
     def extended(self, token_ids: Sequence[int] | NDArray[Any]) -> "PrefixKey":
-        """This sequence and the tokens of its answer, which holds no image."""
+        """Return the key of this sequence followed by the tokens of an answer, which contains no images."""
         return PrefixKey(self.base, np.append(self.token_ids, np.asarray(token_ids, np.int32)), self.images)
 
     def digest(self) -> bytes:
-        """SHA-256 of the base, the token ids and the images: a name that no other sequence has."""
+        """Return the SHA-256 of the base, the token ids and the images, which identifies the sequence."""
         digest = hashlib.sha256(f"{len(self.base.encode())} {len(self)} {len(self.images)} ".encode())
         digest.update(self.base.encode())
         digest.update(self.token_ids.astype("<i4").tobytes())

@@ -1,4 +1,4 @@
-"""What a slot can be: leased to a request, or the home of a cached entry; and how the two can contradict each other."""
+"""The states of a slot, leased to a request or holding a cached entry, and a check that they are consistent."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,15 +8,16 @@ from mindnlp_ocr.cache.keys import PrefixKey
 
 @dataclass(eq=False)
 class Lease:
-    """A slot in the hands of one request, from ``acquire`` or ``adopt`` to ``release``.
+    """A slot that belongs to one request, from ``acquire`` or ``adopt`` to ``release``.
 
     Attributes:
         slot: the slot to write to. ``resize`` may change it.
-        reused: leading tokens of the key that need not be run: their rows are in the slot, or in ``source``.
-        source: the slot to copy the rows of the first ``reused`` tokens from, before ``copied`` is called; None where there
-            is nothing to copy.
+        reused: number of leading tokens of the key that need not be run, because their rows are in the slot or in
+            ``source``.
+        source: the slot from which the rows of the first ``reused`` tokens must be copied before ``copied`` is called; None
+            if there is nothing to copy.
         key: the prompt.
-        valid: leading tokens of the key whose rows are in the slot, for others to copy as well.
+        valid: number of leading tokens of the key whose rows are in the slot; other requests may copy them.
     """
 
     slot: int
@@ -26,20 +27,22 @@ class Lease:
     valid: int
 
     def check_copied(self) -> None:
-        """Raises ValueError where rows are still to be copied from ``source``."""
+        """Raise ValueError if rows still have to be copied from ``source``."""
         if self.source is not None:
-            raise ValueError(f"slot {self.slot} lacks {self.reused} tokens of slot {self.source}: copy them, call copied()")
+            raise ValueError(
+                f"slot {self.slot} lacks {self.reused} tokens of slot {self.source}: copy them and call copied()"
+            )
 
 
 class Entry(NamedTuple):
-    """What a cached slot holds."""
+    """The entry that a cached slot holds."""
 
     key: PrefixKey
-    used: float  # by the clock
+    used: float  # time of the last use
 
 
 def slot_faults(slots: int, live: dict[int, Lease], cached: dict[int, Entry]) -> list[str]:
-    """All that cannot be, in words: two states of a slot, slots that are none, leases and pins that point elsewhere."""
+    """Describe all inconsistencies: slots in two states, invalid slot numbers, and leases or pins of the wrong slot."""
     faults = [f"slot {slot} is live and cached" for slot in sorted(live.keys() & cached.keys())]
     sources = {lease.source for lease in live.values() if lease.source is not None}
     faults += [
@@ -59,11 +62,11 @@ def slot_faults(slots: int, live: dict[int, Lease], cached: dict[int, Entry]) ->
 
 
 def _can_give(lease: Lease, live: dict[int, Lease], cached: dict[int, Entry]) -> bool:
-    """Whether the source holds what the lease is to copy; nobody knows of a slot that was freed while pinned."""
+    """Return whether the source holds what the lease has to copy. A slot that was freed while pinned cannot be checked."""
     if lease.source == lease.slot:
         return False
     if lease.source in cached:
-        held = cached[lease.source].key  # shorter where its request was cut off; the rows stay while they are pinned
+        held = cached[lease.source].key  # shorter if its request was truncated; pinned rows stay
         return held.common(lease.key) >= min(lease.reused, len(held))
     if lease.source in live:
         owner = live[lease.source]

@@ -1,4 +1,4 @@
-"""Which KV slot holds what: prefixes kept between requests, shared, copied, evicted. Numbers and bytes only, no tensor."""
+"""Assignment of KV slots to requests and cached prefixes. It handles slot numbers and sizes only, no tensors."""
 
 import math
 import threading
@@ -14,26 +14,27 @@ from mindnlp_ocr.cache.lease import Entry, Lease, slot_faults
 from mindnlp_ocr.cache.stats import CacheStats, Cause
 from mindnlp_ocr.errors import SetupError
 
-MIN_SHARED_TOKENS = 64  # every prompt shares the preamble of the chat template: that alone is no hit
+MIN_SHARED_TOKENS = 64  # all prompts share the preamble of the chat template, which alone must not count as a hit
 
 
 class CacheManager:
-    """Every slot is free, live (leased) or cached (it holds an entry: prompt and answer of a request that ended).
+    """Assigns slots to requests, and keeps the prefixes of finished requests for reuse.
 
-    A slot that others still copy from is pinned: nobody is given it, even if its own request ends, or its entry is cleared.
-    Methods may be called from any thread.
+    Every slot is free, live (leased) or cached (it holds an entry: prompt and answer of a finished request). A slot from
+    which another request still has to copy rows is pinned: it is not reassigned, even if its own request ends or its entry
+    is cleared. Methods may be called from any thread.
 
     Args:
-        slots: preallocated slots.
-        slot_bytes: bytes of one.
-        max_bytes: bound on the slots and the vision features together; features have what the slots leave.
-        lru: evict the least recently used entry when full. Off, what does not fit is not kept.
-        ttl_seconds: entries and features unused for so long expire, when the cache is used next.
-        workers: requests that run at once: that many slots are left for them when ``lru`` is off, and by ``adopt``.
-        clock: seconds that only grow.
+        slots: number of preallocated slots.
+        slot_bytes: bytes of one slot.
+        max_bytes: maximum size of slots and vision features together; features get what the slots leave.
+        lru: evict the least recently used entry when full. If False, new entries that do not fit are not kept.
+        ttl_seconds: entries and features that were not used for this time expire at the next use of the cache.
+        workers: number of concurrent requests. ``adopt``, and every entry if ``lru`` is False, leaves this many slots free.
+        clock: returns a monotonic time in seconds.
 
     Raises:
-        SetupError: the slots do not fit ``max_bytes`` or are fewer than the workers; a number that is not positive.
+        SetupError: the slots exceed ``max_bytes`` or are fewer than the workers, or a number is not positive.
     """
 
     def __init__(
@@ -60,18 +61,19 @@ class CacheManager:
     # Requests
 
     def acquire(self, key: PrefixKey) -> Lease | None:
-        """A slot for a prompt, with the longest prefix of it that is worth reusing.
+        """Lease a slot for a prompt, and find the longest cached prefix that is worth reusing.
 
-        An entry that the prompt continues is taken over in place; any other prefix is to be copied from ``source``.
+        If the prompt continues an entry, the entry's own slot is leased. Any other prefix has to be copied from ``source``.
 
         Returns:
-            None when every slot is live or pinned: try again when a request has ended. Nothing is counted then.
+            The lease, or None if every slot is live or pinned: try again when a request has ended. The statistics do not
+            count such a call.
 
         Raises:
-            ValueError: the key has no token.
+            ValueError: the key has no tokens.
         """
         if not key:
-            raise ValueError("the key has no token: give one at least")
+            raise ValueError("the key has no tokens: give at least one")
         with self._lock:
             self._expire()
             reused, continued, source = self._longest(key)
@@ -92,39 +94,39 @@ class CacheManager:
             return lease
 
     def lookup(self, key: PrefixKey) -> int:
-        """The tokens that :meth:`acquire` would reuse now. Nothing is counted."""
+        """Return how many tokens :meth:`acquire` would reuse now. The statistics do not count the call."""
         with self._lock:
             self._expire()
             return self._longest(key)[0]
 
     def copied(self, lease: Lease) -> None:
-        """The first ``reused`` rows are in the lease's own slot: its source is no longer pinned."""
+        """Record that the first ``reused`` rows were copied into the lease's own slot; its source is no longer pinned."""
         with self._lock:
             if lease.source is not None:
                 lease.source, lease.valid = None, max(lease.valid, lease.reused)
 
     def progress(self, lease: Lease, tokens: int) -> None:
-        """The rows of the first ``tokens`` tokens of the lease's key are in its slot: others may copy them from now on.
+        """Record that the rows of the first ``tokens`` tokens are in the lease's slot, so that other requests may copy them.
 
         Raises:
-            ValueError: more tokens than the key has, or ``source`` was not copied.
+            ValueError: there are more tokens than the key has, or ``source`` was not copied.
         """
         with self._lock:
             if not 0 <= tokens <= len(lease.key):
-                raise ValueError(f"progress is {tokens} tokens, the prompt has {len(lease.key)}: give 0 to all of them")
+                raise ValueError(f"progress is {tokens} tokens, but the prompt has {len(lease.key)}: do not exceed it")
             lease.check_copied()
             lease.valid = max(lease.valid, tokens)
 
     def release(self, lease: Lease, key: PrefixKey | None) -> None:
-        """The request ended. A second release of the same lease does nothing.
+        """Return the slot of a request that ended. A second release of the same lease does nothing.
 
         Args:
-            lease: what ``acquire`` or ``adopt`` gave.
-            key: what the slot now holds, exactly; it is kept as the most recently used entry, and entries that are a prefix
-                of it are dropped. None: it holds nothing of use, the slot is free.
+            lease: the result of ``acquire`` or ``adopt``.
+            key: exactly the sequence that the slot now holds. It is kept as the most recently used entry, and entries that
+                are a prefix of it are dropped. None: the slot becomes free.
 
         Raises:
-            ValueError: a key although ``source`` was not copied.
+            ValueError: a key was given although ``source`` was not copied.
         """
         with self._lock:
             if self._live.get(lease.slot) is not lease:
@@ -137,16 +139,19 @@ class CacheManager:
                 self._keep(lease.slot, key)
 
     def adopt(self, key: PrefixKey) -> Lease | None:
-        """A free slot for an entry from disk: write its rows, then ``release(lease, key)``. Neither a hit nor a miss.
+        """Lease a free slot for an entry from disk: write its rows, then call ``release(lease, key)``.
+
+        The statistics count neither a hit nor a miss.
 
         Returns:
-            None when the cache holds the entry or a longer one, or when fewer than ``workers`` free slots would be left.
+            The lease, or None if the cache holds the entry or a longer one, or if fewer than ``workers`` free slots would be
+            left.
 
         Raises:
-            ValueError: the key has no token.
+            ValueError: the key has no tokens.
         """
         if not key:
-            raise ValueError("the key has no token: give one at least")
+            raise ValueError("the key has no tokens: give at least one")
         with self._lock:
             self._expire()
             free = self._free()
@@ -159,7 +164,7 @@ class CacheManager:
     # Vision features
 
     def get_features(self, digest: bytes) -> NDArray[Any] | None:
-        """Features of the image with this digest, read-only; None where they are not there."""
+        """Return the read-only features of the image with this digest, or None if they are not cached."""
         with self._lock:
             self._expire()
             array = self._features.get(digest, self._clock())
@@ -167,7 +172,7 @@ class CacheManager:
             return array
 
     def put_features(self, digest: bytes, array: NDArray[Any]) -> bool:
-        """Keep a copy of an image's features. False where they do not fit: at all, or at the moment if LRU is off."""
+        """Keep a copy of an image's features. Return False if they do not fit; without LRU, nothing is evicted for them."""
         with self._lock:
             self._expire()
             self._features.drop(digest)
@@ -179,29 +184,29 @@ class CacheManager:
             return True
 
     def forget_features(self) -> None:
-        """The vision tower has changed: what it made of images is of no use."""
+        """Discard all features, because the weights of the vision tower have changed."""
         with self._lock:
             self._features.clear()
 
     # The whole cache
 
     def clear(self) -> None:
-        """Forget every entry and all features. Live requests go on."""
+        """Discard all entries and features. Running requests continue."""
         with self._lock:
             self._cached.clear()
             self._features.clear()
 
     def entries(self) -> list[tuple[int, PrefixKey]]:
-        """Slot and key of every entry, the least recently used first."""
+        """Return slot and key of every entry, the least recently used first."""
         with self._lock:
             self._expire()
             return [(slot, entry.key) for slot, entry in self._cached.items()]
 
     def configure(self, *, lru: bool | None = None, ttl_seconds: float | None = None, workers: int | None = None) -> None:
-        """Change what is not None. Entries that exceed what is kept without LRU go when their slots are needed.
+        """Change the settings that are not None. If LRU is switched off, surplus entries are evicted when slots are needed.
 
         Raises:
-            SetupError: as the constructor; nothing changes then.
+            SetupError: see the constructor. Nothing is changed in this case.
         """
         with self._lock:
             ttl_seconds = self._ttl_seconds if ttl_seconds is None else ttl_seconds
@@ -211,21 +216,22 @@ class CacheManager:
             self._ttl_seconds, self._workers = ttl_seconds, workers
 
     def resize(self, slots: int, max_bytes: int) -> dict[int, int]:
-        """Change the number of slots, while no request runs a step: the slots of live leases are renumbered.
+        """Change the number of slots. No request may run a step meanwhile, because the slots of live leases are renumbered.
 
         Returns:
-            The old and the new number of every slot whose rows are kept: all that are live or pinned and the most recently
-            used entries that fit. A number stays the same where it can; whatever is not named holds nothing of use.
+            A mapping from old to new slot numbers. It contains every slot whose rows are kept: all live and pinned slots,
+            and the most recently used entries that fit. A number stays the same if possible.
 
         Raises:
-            SetupError: as the constructor, or more slots are live or pinned than asked for; nothing changes then.
+            SetupError: see the constructor; or more slots are live or pinned than requested. Nothing is changed in this
+                case.
         """
         with self._lock:
             _check(slots, self._slot_bytes, max_bytes, self._ttl_seconds, self._workers)
             pinned = self._pinned()
             busy = self._live.keys() | pinned
             if len(busy) > slots:
-                raise SetupError(f"slots is {slots}, requests use {len(busy)} now: give {len(busy)}, or wait until they end")
+                raise SetupError(f"slots is {slots}, but requests use {len(busy)}: give {len(busy)}, or wait until they end")
             self._expire()
             idle = [slot for slot in self._cached if slot not in pinned]
             for slot in idle[: max(0, len(busy) + len(idle) - slots)]:
@@ -243,7 +249,7 @@ class CacheManager:
             return moves
 
     def stats(self) -> dict[str, int | str | dict[str, int]]:
-        """The keys that ``get_cache_stats`` promises, and more: counters since ``reset_stats``, and what is held now."""
+        """Return the counters since ``reset_stats`` and the current contents, as documented for ``get_cache_stats``."""
         with self._lock:
             self._expire()
             kv_bytes, feature_bytes = self._slots * self._slot_bytes, self._features.nbytes
@@ -264,18 +270,18 @@ class CacheManager:
             }
 
     def reset_stats(self) -> None:
-        """Count from zero."""
+        """Reset all counters to zero."""
         with self._lock:
             self._stats = CacheStats()
 
     def check_integrity(self) -> None:
-        """Raises AssertionError, with all that is wrong, where the cache contradicts itself. For tests."""
+        """Raise AssertionError with all inconsistencies of the state, if there are any. For tests."""
         with self._lock:
             faults = [*slot_faults(self._slots, self._live, self._cached), *self._count_faults()]
             if faults:
                 raise AssertionError("; ".join(faults))
 
-    # What every method stands on; the caller holds the lock
+    # Helpers; the caller holds the lock
 
     def _pinned(self) -> set[int]:
         return {lease.source for lease in self._live.values() if lease.source is not None}
@@ -285,23 +291,24 @@ class CacheManager:
         return [slot for slot in range(self._slots) if slot not in taken]
 
     def _longest(self, key: PrefixKey) -> tuple[int, bool, int | None]:
-        """Tokens worth reusing, whether their entry can be taken over without loss, and the slot that has them."""
+        """Return the number of tokens to reuse, whether their entry can be continued in place, and the slot that has
+        them."""
         pinned = self._pinned()
         known = [(slot, entry.key, len(entry.key)) for slot, entry in self._cached.items()]
         known += [(slot, lease.key, lease.valid) for slot, lease in self._live.items()]
         reused, continued, source = 0, False, -1
         for slot, other, valid in known:
             common = key.common(other)
-            found = key.uncut(min(common, valid, len(key) - 1))  # the last token is run: its logits begin the answer
+            found = key.uncut(min(common, valid, len(key) - 1))  # the last token must be run for its logits
             whole = common == len(other) and slot in self._cached and slot not in pinned
             reused, continued, source = max((reused, continued, source), (found, whole, slot))
         return (reused, continued, source) if worth_reusing(key, reused) else (0, False, None)
 
     def _vacant_slot(self, source: int | None) -> int | None:
-        """A free slot, or that of the least recently used entry, of ``source`` only if no other is left."""
+        """Return a free slot or evict the least recently used entry; ``source`` is evicted only if no other is left."""
         if free := self._free():
             return free[0]
-        # Settings may have changed: without LRU too, entries must leave the workers their slots.
+        # The settings may have changed: even without LRU, entries must leave enough slots for the workers.
         if not self._lru and len(self._cached) <= self._slots - self._workers:
             return None
         pinned = self._pinned()
@@ -356,7 +363,8 @@ class CacheManager:
 
 
 def worth_reusing(key: PrefixKey, tokens: int) -> bool:
-    """An image, ``MIN_SHARED_TOKENS`` tokens, or half of a prompt without images."""
+    """Return whether a prefix is worth reusing: an image, ``MIN_SHARED_TOKENS`` tokens, or half of a prompt without
+    images."""
     if key.images:
         return tokens >= min(MIN_SHARED_TOKENS, key.images[0].end)
     return tokens >= min(MIN_SHARED_TOKENS, (len(key) + 1) // 2)
@@ -369,9 +377,11 @@ def _check(slots: int, slot_bytes: int, max_bytes: int, ttl_seconds: float, work
     if not ttl_seconds > 0:
         raise SetupError(f"ttl_seconds is {ttl_seconds!r}: give a number above 0")
     if workers > slots:
-        raise SetupError(f"workers is {workers}, there are {slots} slots: give {workers} slots, or at most {slots} workers")
+        raise SetupError(
+            f"workers is {workers}, but there are {slots} slots: give {workers} slots, or at most {slots} workers"
+        )
     if (needed := slots * slot_bytes) > max_bytes:
         raise SetupError(
-            f"{slots} KV slots of {slot_bytes} bytes need {needed} bytes ({math.ceil(needed / 2**20)} MB), max_bytes is "
+            f"{slots} KV slots of {slot_bytes} bytes need {needed} bytes ({math.ceil(needed / 2**20)} MB), but max_bytes is "
             f"{max_bytes}: give at least {needed}, or fewer slots ({workers * slot_bytes} bytes for {workers})"
         )

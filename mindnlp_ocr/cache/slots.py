@@ -1,4 +1,4 @@
-"""Preallocated key and value tensors of fixed shape."""
+"""KV slots: preallocated key and value tensors of fixed shape."""
 
 from typing import Any
 
@@ -18,13 +18,14 @@ DTYPES = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 
 
 class KVSlots(nn.Cell):
-    """Keys and values of every layer, [slots, kv_heads, max_length, head_dim], as the backend that reads them holds them.
+    """Keys and values of every layer, [slots, kv_heads, max_length, head_dim], in the layout of the backend.
 
-    Rows past a slot's live length are stale: whoever reads masks them.
+    Rows past the live length of a slot are stale and must be masked.
 
     Args:
-        dtype: "fp32", "fp16" or "bf16"; a backend that reads one dtype alone holds that.
-        shared: one tensor for all layers, which they overwrite in turn: enough for prompts that are run whole every time.
+        dtype: "fp32", "fp16" or "bf16"; a backend that supports only one dtype uses that one.
+        shared: allocate one tensor that all layers overwrite in turn. This suffices if the whole sequence is run for every
+            token (no KV cache).
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class KVSlots(nn.Cell):
 
     @staticmethod
     def item_bytes(dtype: str) -> int:
-        """Bytes of a number in "fp32", "fp16" or "bf16"."""
+        """Return the size of an element of "fp32", "fp16" or "bf16" in bytes."""
         return np.dtype(DTYPES[dtype]).itemsize
 
     @property
@@ -63,19 +64,19 @@ class KVSlots(nn.Cell):
 
     @staticmethod
     def bytes_needed(config: Qwen2VLConfig, slots: int, max_length: int, item_bytes: int) -> int:
-        """Bytes of all keys and values, of ``item_bytes`` a number."""
+        """Return the size of all keys and values in bytes, with ``item_bytes`` for each element."""
         numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
         return slots * max_length * numbers * item_bytes
 
     def read(self, slot: int, tokens: int) -> tuple[Array, Array]:
-        """Copies of the first ``tokens`` keys and values of a slot, [layers, kv_heads, tokens, head_dim]."""
+        """Return copies of the first ``tokens`` keys and values of a slot, [layers, kv_heads, tokens, head_dim]."""
         keys, values = (
             np.stack([self._shaped(x.asnumpy())[slot, :, :tokens] for x in held]) for held in (self.keys, self.values)
         )
         return keys, values
 
     def write(self, slot: int, keys: Array, values: Array) -> None:
-        """Put what :meth:`read` gave, of whatever slots, at the beginning of a slot."""
+        """Write keys and values that :meth:`read` returned to the beginning of a slot."""
         for held, arrays in ((self.keys, keys), (self.values, values)):
             for parameter, array in zip(held, arrays, strict=True):
                 with on_host(parameter) as rows:
@@ -89,22 +90,24 @@ class KVSlots(nn.Cell):
                 rows[target, :, :tokens] = rows[source, :, :tokens]
 
     def clear(self, slot: int) -> None:
-        """Make all keys and values of a slot zero."""
+        """Set all keys and values of a slot to zero."""
         for parameter in (*self.keys, *self.values):
             with on_host(parameter) as memory:
                 self._shaped(memory)[slot] = 0
 
     def _shaped(self, memory: Array) -> Array:
-        """Its numbers in ``numpy_dtype`` and ``shape``: MindSpore has a bfloat16 of its own."""
+        """View memory with ``numpy_dtype`` and ``shape``; MindSpore has its own bfloat16 type."""
         return memory.view(self.numpy_dtype).reshape(self.shape)
 
 
-CLEAR = -1  # of ``tokens``
+CLEAR = -1  # value of ``tokens`` that clears the target
 
 
 class CopySlot(nn.Cell):
-    """:meth:`KVSlots.copy` and :meth:`KVSlots.clear` on the device, where slots are held as [slots, kv_heads, max_length,
-    head_dim]: no key and no value passes through the host."""
+    """:meth:`KVSlots.copy` and :meth:`KVSlots.clear` on the device, without a transfer to the host.
+
+    The slots must be stored as [slots, kv_heads, max_length, head_dim].
+    """
 
     def __init__(self, kv: KVSlots) -> None:
         super().__init__(auto_prefix=False)
@@ -113,7 +116,8 @@ class CopySlot(nn.Cell):
         self.write = ops.ScatterNdUpdate()
 
     def construct(self, source: Tensor, target: Tensor, tokens: Tensor) -> Tensor:
-        """All int32 [1]. ``tokens`` of the source go to the beginning of the target; :data:`CLEAR` makes the target zero."""
+        """Copy the first ``tokens`` tokens of a slot to another, or clear it if ``tokens`` is :data:`CLEAR`. All int32
+        [1]."""
         place = ops.range(0, self.slot_shape[2], 1).reshape(1, 1, self.slot_shape[2], 1)
         copied = ops.broadcast_to(place < tokens, self.slot_shape)
         cleared = ops.broadcast_to((tokens < 0).reshape(1, 1, 1, 1), self.slot_shape)

@@ -1,4 +1,4 @@
-"""Counters of the cache, in the words of the request."""
+"""Counters of the cache."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,18 +8,18 @@ Cause = Literal["lru", "ttl", "resize"]
 
 @dataclass
 class CacheStats:
-    """Requests that asked the cache, what they found, and what the cache gave up.
+    """Counters of cache requests, hits and evictions.
 
     Attributes:
         hits: requests that reused a prefix.
-        misses: requests that reused none.
-        tokens_reused: tokens of prompts whose keys and values were there.
-        tokens_computed: tokens of prompts that had to be run.
-        feature_hits: images whose features were there.
-        superseded: entries dropped because a newer one holds all of them.
-        refused: entries not kept because LRU is off and no room was left.
-        evictions_by_cause: entries and features given up. "lru": for others; "ttl": unused for too long; "resize": other
-            settings.
+        misses: requests that reused no prefix.
+        tokens_reused: prompt tokens whose keys and values were cached.
+        tokens_computed: prompt tokens that had to be run.
+        feature_hits: images whose features were cached.
+        superseded: entries dropped because a newer entry contains them.
+        refused: entries not kept because LRU is off and the cache was full.
+        evictions_by_cause: evicted entries and features. "lru": to make room for others; "ttl": expired; "resize": because
+            settings changed.
     """
 
     hits: int = 0
@@ -36,7 +36,7 @@ class CacheStats:
         return sum(self.evictions_by_cause.values())
 
     def as_dict(self, memory_bytes: int, items: int) -> dict[str, int | str]:
-        """The form that ``get_cache_stats`` promises."""
+        """Return the counters in the documented format of ``get_cache_stats``."""
         total = self.hits + self.misses
         return {
             "total_requests": total,

@@ -1,4 +1,4 @@
-"""Cached prefixes on disk: one safetensors file each, checked to the last byte when it is read."""
+"""The cache on disk: one safetensors file for each prefix, verified with a checksum when it is read."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ FORMAT, VERSION = "mindnlp_ocr.prefix", "1"
 DTYPES = tuple(np.dtype(dtype) for dtype in (np.float32, np.float16, ml_dtypes.bfloat16))
 TENSORS = ("token_ids", "keys", "values")
 SUFFIX, PARTIAL = ".safetensors", ".partial"
-LEFTOVER_SECONDS = 3600.0  # a partial file so old is of a process that died: no save takes so long
+LEFTOVER_SECONDS = 3600.0  # no save takes this long, so an older partial file is from a process that died
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +33,12 @@ class StoredPrefix:
     """A prefix with its keys and values.
 
     Attributes:
-        key: the sequence; one token at least.
+        key: the sequence, with at least one token.
         keys: [layers, kv_heads, tokens, head_dim], float32, float16 or bfloat16.
-        values: the same.
+        values: same shape and dtype as ``keys``.
 
     Raises:
-        ValueError: shapes or dtypes that are not these.
+        ValueError: a shape or dtype is wrong.
     """
 
     key: PrefixKey
@@ -48,7 +48,9 @@ class StoredPrefix:
     def __post_init__(self) -> None:
         shape, dtype = self.keys.shape, self.keys.dtype
         if (self.values.shape, self.values.dtype) != (shape, dtype):
-            raise ValueError(f"keys are {dtype} {shape}, values {self.values.dtype} {self.values.shape}: give one form")
+            raise ValueError(
+                f"keys are {dtype} {shape}, but values are {self.values.dtype} {self.values.shape}: use the same for both"
+            )
         if len(shape) != 4 or shape[2] != len(self.key) or 0 in shape:
             raise ValueError(f"keys are {shape}: give [layers, kv_heads, {len(self.key)} tokens, head_dim]")
         if dtype not in DTYPES:
@@ -56,10 +58,10 @@ class StoredPrefix:
 
 
 def save_prefix(folder: Path, entry: StoredPrefix) -> Path:
-    """Write a prefix, whole or not at all. Save the least recently used first: files are read in the order of their saving.
+    """Write a prefix atomically. Save the least recently used prefix first, because files are loaded in the order of saving.
 
     Returns:
-        The file, named by the SHA-256 of the key.
+        The path of the file, which is named after the SHA-256 of the key.
 
     Raises:
         SetupError: the folder cannot be written.
@@ -73,7 +75,9 @@ def save_prefix(folder: Path, entry: StoredPrefix) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(folder)
-        handle, name = tempfile.mkstemp(PARTIAL, path.name, folder)  # for its owner's eyes only: it holds what was read
+        handle, name = tempfile.mkstemp(
+            PARTIAL, path.name, folder
+        )  # readable only by its owner, as it contains what was read
         os.close(handle)
         partial = Path(name)
         try:
@@ -91,7 +95,7 @@ def save_prefix(folder: Path, entry: StoredPrefix) -> Path:
 
 
 def prune(folder: Path, max_bytes: int) -> None:
-    """Remove the prefixes saved longest ago until the others take ``max_bytes`` at most."""
+    """Remove the oldest prefixes until the others take at most ``max_bytes``."""
     if not folder.is_dir():
         return
     for path in reversed(_in_order(folder)):
@@ -104,17 +108,17 @@ def prune(folder: Path, max_bytes: int) -> None:
 def load_prefixes(
     folder: Path, base: str, slot_shape: tuple[int, int, int, int], dtype: np.dtype[Any], newest: int | None = None
 ) -> Iterator[StoredPrefix]:
-    """Read the prefixes that fit this model, one at a time, the one saved first first.
+    """Read the prefixes that match this model, one at a time, in the order in which they were saved.
 
-    A file that does not fit or is damaged, and a folder that cannot be read, is skipped with a RuntimeWarning that names it
-    and says why.
+    Files that do not match or are damaged, and folders that cannot be read, are skipped with a RuntimeWarning that gives the
+    reason.
 
     Args:
-        folder: where ``save_prefix`` wrote; one that does not exist holds none.
+        folder: folder in which ``save_prefix`` wrote; it need not exist.
         base: the base of every key.
-        slot_shape: of one slot, [layers, kv_heads, max_length, head_dim]; a prefix has up to max_length tokens.
-        dtype: of the slots.
-        newest: look at the last so many files alone.
+        slot_shape: shape of one slot, [layers, kv_heads, max_length, head_dim]; a prefix has up to max_length tokens.
+        dtype: dtype of the slots.
+        newest: read only this number of files, the newest ones.
     """
     try:
         paths = _in_order(folder)
@@ -126,23 +130,23 @@ def load_prefixes(
     for path in paths[0 if newest is None else max(0, len(paths) - newest) :]:
         try:
             entry = _load(path, base, slot_shape, np.dtype(dtype))
-        except Exception as error:  # whatever is in a file, it must not keep the others from being read
+        except Exception as error:  # one bad file must not prevent reading the others
             warnings.warn(f"{path} {_reason(error)}: ignored", RuntimeWarning, stacklevel=2)
         else:
             yield entry
 
 
 class _UnfitError(Exception):
-    """Why a sound file is of no use here."""
+    """An intact file does not match this model."""
 
 
 def _own_bfloat16(array: NDArray[Any]) -> NDArray[Any]:
-    """MindSpore, once imported, puts a bfloat16 of its own in the place of ``ml_dtypes``'s, with the same bits."""
+    """View bfloat16 arrays as ``ml_dtypes.bfloat16``: MindSpore replaces that type by its own with the same bits."""
     return array.view(ml_dtypes.bfloat16) if array.dtype.name == "bfloat16" else array
 
 
 def _in_order(folder: Path) -> list[Path]:
-    """The files of prefixes, the one saved first first."""
+    """Return the files of prefixes, the oldest first."""
     found = []
     for path in folder.iterdir():
         if path.suffix == SUFFIX:
@@ -152,7 +156,7 @@ def _in_order(folder: Path) -> list[Path]:
 
 
 def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, _UnfitError) else f"is damaged or no cached prefix ({error})"
+    return str(error) if isinstance(error, _UnfitError) else f"is damaged or not a cached prefix ({error})"
 
 
 def _load(path: Path, base: str, slot_shape: tuple[int, int, int, int], dtype: np.dtype[Any]) -> StoredPrefix:
@@ -162,20 +166,22 @@ def _load(path: Path, base: str, slot_shape: tuple[int, int, int, int], dtype: n
         if metadata.get("format") != FORMAT:
             raise ValueError("it was not written by mindnlp_ocr")
         if metadata["version"] != VERSION:
-            raise _UnfitError(f"has version {metadata['version']!r} of the format, this release reads {VERSION!r}")
+            raise _UnfitError(f"has format version {metadata['version']!r}, but this release reads {VERSION!r}")
         if metadata["base"] != base:
-            raise _UnfitError(f"is for another checkpoint, dtype or adapter ({metadata['base']!r}, this is {base!r})")
+            raise _UnfitError(
+                f"belongs to another checkpoint, dtype or adapter ({metadata['base']!r}, but this is {base!r})"
+            )
         if sorted(file.keys()) != sorted(TENSORS):
-            raise ValueError(f"it holds {', '.join(file.keys())}")
+            raise ValueError(f"it contains {', '.join(file.keys())}")
         shape = tuple(file.get_slice("keys").get_shape())
         layers, kv_heads, max_length, head_dim = slot_shape
         if len(shape) != 4 or shape[2] > max_length or shape != (layers, kv_heads, shape[2], head_dim):
-            raise _UnfitError(f"holds keys of {list(shape)}, a slot holds {list(slot_shape)}")
+            raise _UnfitError(f"contains keys of shape {list(shape)}, but a slot has {list(slot_shape)}")
         tensors = {name: _own_bfloat16(file.get_tensor(name)) for name in TENSORS}
     if metadata.pop("sha256", None) != _checksum(metadata, tensors):
         raise ValueError("its bytes are not those that were written")
     if tensors["keys"].dtype != dtype:
-        raise _UnfitError(f"holds {tensors['keys'].dtype}, the slots are {dtype}")
+        raise _UnfitError(f"contains {tensors['keys'].dtype}, but the slots are {dtype}")
     if tensors["token_ids"].dtype != np.int32:
         raise ValueError(f"its token ids are {tensors['token_ids'].dtype}")
     images = tuple(ImageSpan(int(start), int(n), bytes.fromhex(sha)) for start, n, sha in json.loads(metadata["images"]))
@@ -183,7 +189,7 @@ def _load(path: Path, base: str, slot_shape: tuple[int, int, int, int], dtype: n
 
 
 def _check_padding(path: Path) -> None:
-    """The header of a safetensors file is JSON and spaces; JSON would read other blanks there without a word."""
+    """Check that only spaces follow the JSON header; the JSON parser would silently accept other blanks."""
     with path.open("rb") as file:
         header = file.read(min(int.from_bytes(file.read(8), "little"), path.stat().st_size))
     if not header.rstrip(b" ").endswith(b"}"):

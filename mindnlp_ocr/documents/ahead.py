@@ -1,4 +1,4 @@
-"""Pages that are prepared or read in other threads before they are needed, in their order; and what their stages took."""
+"""Processing of pages in other threads ahead of their use, in order, and the timings of their stages."""
 
 import time
 from collections import deque
@@ -13,11 +13,11 @@ Made = TypeVar("Made")
 def ahead(
     pages: Iterable[Given], make: Callable[[Given], Made], depth: int, threads: int = 1
 ) -> Generator[Made, None, None]:
-    """What is made of each page, in their order, ``depth`` of them before they are needed.
+    """Yield ``make(page)`` for every page in order, computing up to ``depth`` results in advance.
 
     Args:
-        depth: 0: in this thread, when a page is needed.
-        threads: how many pages are worked on at a time.
+        depth: number of results to compute in advance. 0: every result is computed in this thread when it is needed.
+        threads: number of pages processed concurrently.
     """
     if depth == 0:
         yield from map(make, pages)
@@ -37,15 +37,15 @@ def ahead(
 
 
 def added(timings: Iterable[dict[str, float]]) -> dict[str, float]:
-    """Milliseconds of each stage over several requests."""
+    """Return the milliseconds of each stage, summed over several requests."""
     total: dict[str, float] = {}
     for one in timings:
         for name, value in one.items():
-            if name != "total":  # from the request to its end: the waiting of one line is the reading of another
+            if name != "total":  # totals include waiting for other requests, so they do not add up
                 total[name] = total.get(name, 0.0) + value
     return total
 
 
 def since(start: float) -> float:
-    """Milliseconds since a moment of ``time.perf_counter``."""
+    """Return the milliseconds since ``start``, a value of ``time.perf_counter``."""
     return (time.perf_counter() - start) * 1e3

@@ -1,4 +1,4 @@
-"""What a model answers for a whole page, where it is more than plain text: Markdown, or olmOCR's JSON around it."""
+"""Parsers for the answers of models to a whole page: Markdown, and olmOCR's JSON that contains Markdown."""
 
 import json
 import re
@@ -21,12 +21,12 @@ _INLINE = (
 
 
 class OlmOcrAnswer(BaseModel):
-    """The JSON that olmOCR-7B-0225 answers.
+    """The JSON answer of olmOCR-7B-0225.
 
     Attributes:
-        natural_text: the page in Markdown; null where there is nothing to read.
-        is_rotation_valid: whether the page stands upright.
-        rotation_correction: degrees by which it has to be turned clockwise where it does not.
+        natural_text: the page in Markdown; null if there is nothing to read.
+        is_rotation_valid: whether the page is upright.
+        rotation_correction: degrees by which the page must be rotated clockwise if it is not upright.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -40,37 +40,37 @@ class OlmOcrAnswer(BaseModel):
 
     @property
     def turn(self) -> Rotation:
-        """By how much the page has to be turned clockwise."""
+        """Degrees by which the page must be rotated clockwise."""
         return 0 if self.is_rotation_valid else self.rotation_correction
 
 
 def olmocr_answer(text: str) -> tuple[OlmOcrAnswer, str | None]:
-    """The answer, and what is wrong with it: where it is no such JSON, or ends too soon, what can be read of it is taken."""
+    """Parse an answer. If it is not valid JSON, use what can be extracted, and return a warning as the second value."""
     try:
         return OlmOcrAnswer.model_validate_json(text.strip()), None
     except ValidationError:
         pass
     start = re.search(r'"natural_text"\s*:\s*"', text)
     if start is None:
-        return OlmOcrAnswer(natural_text=text), "The model did not answer in JSON; its answer was taken as the text."
+        return OlmOcrAnswer(natural_text=text), "The model did not answer in JSON; its whole answer was used as the text."
     rest = text[start.end() :]
     end = re.match(r'(?:[^"\\]|\\.)*', rest, re.DOTALL)
     assert end is not None
-    body = re.sub(r"\\(?:u[0-9a-fA-F]{0,3})?$", "", end[0])  # an escape that was cut short
+    body = re.sub(r"\\(?:u[0-9a-fA-F]{0,3})?$", "", end[0])  # a truncated escape sequence
     try:
         natural = json.loads(f'"{body}"', strict=False)
     except ValueError:
         natural = body
     return OlmOcrAnswer(
         natural_text=natural
-    ), "The model's JSON is damaged or ends too soon; its text was taken all the same."
+    ), "The model's JSON is malformed or truncated; the text that it contains was used."
 
 
 def markdown_blocks(text: str, box: Box, **about: Any) -> tuple[Block, ...]:
-    """The blocks of a page in Markdown. Where they stand is not known, so each has the box of the whole page.
+    """Return the blocks of a page in Markdown. Their positions are unknown, so each has the box of the whole page.
 
     Args:
-        about: fields of every line, such as its confidence.
+        about: fields to set in every line, such as its confidence.
     """
     return tuple(
         Block(
@@ -88,7 +88,7 @@ def markdown_blocks(text: str, box: Box, **about: Any) -> tuple[Block, ...]:
 
 
 def marked_cut(blocks: tuple[Block, ...], cut: CutReason | None) -> tuple[Block, ...]:
-    """The same blocks, the last line marked with why it ends early."""
+    """Return the blocks with the reason of the truncation set in the last line."""
     if cut is None or not blocks or not blocks[-1].lines:
         return blocks
     *lines, last = blocks[-1].lines
@@ -100,7 +100,7 @@ _Parsed = tuple[BlockKind, _Rows, int | None, str | None, str | None, str]
 
 
 def _chunks(text: str) -> list[list[str]]:
-    """The lines of each block: parted by empty lines, headings and fences; a table or a fence keeps its empty lines."""
+    """Split text into the lines of blocks at empty lines, headings and fences. Tables and fences keep their empty lines."""
     chunks: list[list[str]] = [[]]
     until: Callable[[str], bool] | None = None
     for line in text.split("\n"):
@@ -124,7 +124,7 @@ def _chunks(text: str) -> list[list[str]]:
 
 
 def _opened(line: str) -> Callable[[str], bool] | None:
-    """What ends the block that a line opens, where that is no empty line."""
+    """Return the test for the last line of the block that a line opens, or None if an empty line ends the block."""
     ends = {"```": "```", "$$": "$$", "\\[": "\\]"}
     for start, end in ends.items():
         if line.startswith(start):
@@ -159,7 +159,7 @@ def _pipe_cells(line: str) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """The text of a line of Markdown without emphasis and links."""
+    """Return the text of a line of Markdown without emphasis and links."""
     for pattern, replacement in _INLINE:
         text = pattern.sub(replacement, text)
     return text

@@ -1,4 +1,4 @@
-"""Single lines as the model reads them: cut straight, split where they are too long, scaled as the checkpoint wants it."""
+"""Crops of single lines for the model: deskewed, split if they are too long, and scaled as the checkpoint requires."""
 
 import math
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from PIL import Image
 from mindnlp_ocr.documents.detector import Quad, bounds, height, width
 from mindnlp_ocr.documents.settings import LineSettings
 
-STRAIGHT = 0.6  # degrees: lines that are turned less are cut along the pixels
-WORD_GAP = 0.2  # a gap of this share of the line's height is a blank
-CELL_GAP = 2.2  # from this gap on the parts of a line stand in different columns
-INK = 0.12  # share of the range of grey levels by which ink differs from the paper
+STRAIGHT = 0.6  # degrees; lines with a smaller angle are cropped without rotation
+WORD_GAP = 0.2  # minimum width of a space, in heights of the line
+CELL_GAP = 2.2  # minimum width of a gap between columns, in heights of the line
+INK = 0.12  # minimum contrast of ink to paper, as a share of the range of grey levels
 
 
 class Crop(NamedTuple):
@@ -24,7 +24,7 @@ class Crop(NamedTuple):
 
     Attributes:
         image: RGB, ``LineSettings.height`` pixels high.
-        blank_before: whether a blank stands between this part and the one before it.
+        blank_before: whether there is a space between this part and the previous one.
     """
 
     image: Image.Image
@@ -32,7 +32,7 @@ class Crop(NamedTuple):
 
 
 def straightened(page: Image.Image, quad: Quad, margin: float) -> Image.Image:
-    """The line inside the corners, horizontal, with ``margin`` times its height of its surroundings above and below."""
+    """Crop and deskew the line within the corners, with a margin of ``margin`` times its height around it."""
     extra = margin * height(quad)
     angle = math.degrees(math.atan2(quad[1][1] - quad[0][1], quad[1][0] - quad[0][0]))
     if abs(angle) < STRAIGHT:
@@ -42,7 +42,7 @@ def straightened(page: Image.Image, quad: Quad, margin: float) -> Image.Image:
         return page.crop(box)
     wide, high = max(1, round(width(quad) + 2 * extra)), max(1, round(height(quad) + 2 * extra))
     inner = np.array([[extra, extra], [wide - extra, extra], [wide - extra, high - extra]], np.float32)
-    # Only the surroundings are converted: a page of 40 megapixels has hundreds of lines.
+    # Only the surrounding region is converted to an array: a page of 40 megapixels has hundreds of lines.
     left, top, right, bottom = bounds(quad)
     pad = math.ceil(extra) + 2
     box = (max(0, left - pad), max(0, top - pad), min(page.width, right + pad), min(page.height, bottom + pad))
@@ -55,12 +55,12 @@ def straightened(page: Image.Image, quad: Quad, margin: float) -> Image.Image:
 
 
 def split_cells(page: Image.Image, quad: Quad) -> list[Quad]:
-    """The line, cut where a gap is so wide that its parts belong to different columns."""
+    """Split a line at gaps that are so wide that its parts belong to different columns."""
     line = straightened(page, quad, 0.0)
     gaps = [gap for gap in ink_gaps(line) if gap[1] - gap[0] > CELL_GAP * line.height]
     if not gaps:
         return [quad]
-    keep = 0.25 * line.height  # of the gap, on each side
+    keep = 0.25 * line.height  # part of the gap that is kept on each side
     edges = [0.0, *(x for start, end in gaps for x in (start + keep, end - keep)), float(line.width)]
     parts = []
     for start, end in zip(edges[::2], edges[1::2], strict=True):
@@ -72,7 +72,7 @@ def split_cells(page: Image.Image, quad: Quad) -> list[Quad]:
 
 
 def crops_of(page: Image.Image, quad: Quad, settings: LineSettings) -> list[Crop]:
-    """The requests that one line takes: one, or several where it is too long for one."""
+    """Return the crops of one line: one, or several if the line is too long for one request."""
     line = straightened(page, quad, settings.margin)
     longest = settings.max_width / settings.stretch / settings.height * line.height
     if line.width <= longest:
@@ -90,22 +90,24 @@ def crops_of(page: Image.Image, quad: Quad, settings: LineSettings) -> list[Crop
 
 
 def scaled(line: Image.Image, settings: LineSettings) -> Image.Image:
-    """The line as high and as wide as the checkpoint reads best."""
+    """Scale a line to the height and aspect ratio that the checkpoint requires."""
     wanted = line.width * settings.height / line.height * settings.stretch
     steps = max(1, round(wanted / settings.height))
     return line.resize((steps * settings.height, settings.height), Image.Resampling.BICUBIC)
 
 
 def ink_gaps(line: Image.Image) -> list[tuple[int, int]]:
-    """The columns without ink between two columns with ink, as (first, end)."""
+    """Return the ranges of pixel columns without ink between columns with ink, as (first, end)."""
     ink = np.flatnonzero(_ink(line).any(0))
     breaks = np.flatnonzero(np.diff(ink) > 1)
     return [(int(ink[i]) + 1, int(ink[i + 1])) for i in breaks]
 
 
 def _ink(line: Image.Image) -> NDArray[np.bool_]:
-    """Where a line differs from its paper, whether the paper is light or dark. The paper is what the outermost rows show,
-    which are left out of the answer."""
+    """Return the mask of ink on light or dark paper.
+
+    The outermost rows define the colour of the paper and are not part of the result.
+    """
     grey = np.asarray(line.convert("L"), np.float32)
     rows = max(1, round(0.08 * grey.shape[0]))
     paper = float(np.median(np.concatenate([grey[:rows], grey[-rows:]])))
@@ -116,8 +118,10 @@ def _ink(line: Image.Image) -> NDArray[np.bool_]:
 
 
 def _cut(line: Image.Image, gaps: Sequence[tuple[int, int]], first: float, last: float) -> tuple[int, bool]:
-    """Where to cut a line that is too long, between two columns, and whether a blank stands there: in the last gap between
-    words, else between letters, else in the column with the least ink."""
+    """Return the pixel column between ``first`` and ``last`` at which to cut a line, and whether there is a space.
+
+    The cut is in the last gap between words, else in the last gap between letters, else in the column with the least ink.
+    """
     candidates = [(start, end) for start, end in gaps if first <= (start + end) // 2 <= last]
     words = [(start, end) for start, end in candidates if end - start >= WORD_GAP * line.height]
     if words or candidates:

@@ -1,4 +1,4 @@
-"""Where the lines of a page are: RapidOCR's text detector (PP-OCR) on the host, whatever device the model runs on."""
+"""Line detection with RapidOCR's text detector (PP-OCR), which runs on the host regardless of the model's device."""
 
 import math
 import threading
@@ -12,13 +12,13 @@ from PIL import Image
 from mindnlp_ocr.documents.result import Rotation
 from mindnlp_ocr.ops.cores import usable_cores
 
-SIDE = 1024  # longest side in pixels of the page that the detector looks at first
-FINE_SIDE = 1792  # of its second look at a page of small print
-SMALL_PRINT = 11.0  # median height of the lines in the detector's pixels below which it looks twice
-DIRECTION_SAMPLES = 9  # longest lines that vote whether a page is upside down
-PIECE_ASPECT = 4  # of the pieces that vote
-MAX_ASPECT = 8  # wider pages are padded above and below
-UPSIDE_DOWN = 0.7  # score from which a line's vote counts
+SIDE = 1024  # longest side of the page in the first pass, in pixels
+FINE_SIDE = 1792  # longest side in the second pass, for pages with small print
+SMALL_PRINT = 11.0  # median line height in the first pass, in pixels, below which there is a second pass
+DIRECTION_SAMPLES = 9  # number of lines (the longest ones) that vote whether a page is upside down
+PIECE_ASPECT = 4  # maximum aspect ratio of the pieces of these lines
+MAX_ASPECT = 8  # wider pages are padded at the top and bottom
+UPSIDE_DOWN = 0.7  # minimum score for a vote to count
 
 Quad = NDArray[np.float64]  # [4, 2]: the corners clockwise from the top left one, in pixels
 
@@ -27,8 +27,8 @@ class Detection(NamedTuple):
     """The lines of one page.
 
     Attributes:
-        quads: the corners of every line, [4, 2] each, in pixels of the page that was given.
-        scores: how sure the detector is of each, from 0 to 1.
+        quads: the corners of every line, [4, 2] each, in pixels of the input page.
+        scores: the score of each line, from 0 to 1.
     """
 
     quads: list[Quad]
@@ -36,10 +36,10 @@ class Detection(NamedTuple):
 
 
 class LineDetector:
-    """Finds lines, and tells whether a page stands on its side or upside down. One page at a time; thread-safe.
+    """Detects the lines and the orientation of pages. Thread-safe, but it processes one page at a time.
 
     Args:
-        threads: CPU threads of the detector; by default all cores that the process may use.
+        threads: number of CPU threads; by default, all cores that the process may use.
     """
 
     def __init__(self, threads: int | None = None) -> None:
@@ -47,7 +47,7 @@ class LineDetector:
         self._lock = threading.Lock()
 
     def detect(self, page: Image.Image) -> Detection:
-        """The lines of an RGB page, from top to bottom. Pages of small print are looked at twice, the second time larger."""
+        """Detect the lines of an RGB page, from top to bottom. Pages with small print get a second pass at a larger size."""
         pixels = np.asarray(page)[:, :, ::-1]
         longest = max(page.size)
         with self._lock:
@@ -59,11 +59,11 @@ class LineDetector:
         return found
 
     def rotations(self, page: Image.Image, detection: Detection) -> tuple[Rotation, ...]:
-        """Degrees by which a page may have to be turned clockwise before its lines are horizontal and upright: one where
-        that is clear, else two, the more likely first.
+        """Return the clockwise rotations, in degrees, that may make the page upright: one if it is clear, else two, the more
+        likely one first.
 
-        Lines that stand on end say that a page lies on its side. Up from down is told by a classifier of short pieces of
-        lines, which errs on unusual print: its word alone turns no page.
+        Vertical lines show that a page lies on its side. A classifier of short pieces of lines distinguishes up from down.
+        It makes errors on unusual print, so its result alone never rotates a page.
         """
         quads = sorted(detection.quads, key=lambda quad: -max(width(quad), height(quad)))[:DIRECTION_SAMPLES]
         upright = sum(1 for quad in quads if width(quad) >= height(quad))
@@ -82,7 +82,7 @@ class LineDetector:
 
     def _detect(self, pixels: NDArray[Any], side: int) -> Detection:
         high, wide = pixels.shape[:2]
-        pad = max(0, math.ceil((wide / MAX_ASPECT - high) / 2))  # the network sees nothing in a strip
+        pad = max(0, math.ceil((wide / MAX_ASPECT - high) / 2))  # the network detects nothing in a narrow strip
         if pad:
             pixels = np.pad(pixels, ((pad, pad), (0, 0), (0, 0)), mode="edge")
         detector = self._detector
@@ -97,7 +97,7 @@ class LineDetector:
     def _detector(self) -> Any:
         from rapidocr.ch_ppocr_det import TextDetector
 
-        # The whole pipeline of the library would cut out every line too, which takes three times as long as finding them.
+        # The library's complete pipeline would also crop every line, which takes three times as long as the detection.
         settings = self._rapidocr.cfg
         settings.Det.engine_cfg = settings.EngineConfig[settings.Det.engine_type.value]
         settings.Det.model_root_dir = settings.Global.model_root_dir
@@ -105,7 +105,7 @@ class LineDetector:
 
     @cached_property
     def _rapidocr(self) -> Any:
-        from rapidocr import RapidOCR  # takes a second
+        from rapidocr import RapidOCR  # the import takes a second
 
         return RapidOCR(
             params={
@@ -119,31 +119,34 @@ class LineDetector:
 
 
 def _piece(page: Image.Image, quad: Quad) -> NDArray[Any]:
-    """The beginning of a line in BGR, no longer than the classifier sees whole."""
+    """Return the beginning of a line in BGR, at most as long as the input of the classifier."""
     left, top, right, bottom = bounds(quad)
     right = min(right, left + PIECE_ASPECT * (bottom - top))
     return np.ascontiguousarray(np.asarray(page.crop((left, top, right, bottom)))[:, :, ::-1])
 
 
 def width(quad: Quad) -> float:
-    """The mean length of the upper and the lower edge."""
+    """Return the mean length of the upper and the lower edge."""
     return float(np.linalg.norm(quad[1] - quad[0]) + np.linalg.norm(quad[2] - quad[3])) / 2
 
 
 def height(quad: Quad) -> float:
-    """The mean length of the left and the right edge."""
+    """Return the mean length of the left and the right edge."""
     return float(np.linalg.norm(quad[3] - quad[0]) + np.linalg.norm(quad[2] - quad[1])) / 2
 
 
 def bounds(quad: Quad) -> tuple[int, int, int, int]:
-    """The upright rectangle around the corners, in whole pixels: left, top, right, bottom."""
+    """Return the bounding box of the corners in whole pixels: left, top, right, bottom."""
     left, top = np.floor(quad.min(0))
     right, bottom = np.ceil(quad.max(0))
     return int(left), int(top), int(right), int(bottom)
 
 
 def turned_clockwise(quad: Quad, new_width: int) -> Quad:
-    """The corners on a page that was turned by 90 degrees clockwise and is ``new_width`` wide since, again from the top
-    left one."""
+    """Return the corners, starting at the top left, after the page was rotated by 90 degrees clockwise.
+
+    Args:
+        new_width: width of the rotated page.
+    """
     turned = np.stack([new_width - quad[:, 1], quad[:, 0]], 1)
     return np.roll(turned, 1, 0)

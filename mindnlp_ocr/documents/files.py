@@ -1,4 +1,4 @@
-"""One output file a document: complete or not there at all, and skipped where it is there already."""
+"""Output files, one for each document, that appear only when they are complete."""
 
 import os
 from collections import Counter
@@ -12,16 +12,16 @@ PART = ".part"
 
 
 class OutputFolder:
-    """A folder with a file for each document.
+    """An output folder with one file for each document.
 
     A file is named after its document (page.png -> page.txt); documents that would share a name keep their suffix
     (page.png.txt, page.pdf.txt).
 
     Args:
-        folder: created where it is missing.
-        suffix: of the files, with its dot.
+        folder: the folder, which is created if it does not exist.
+        suffix: suffix of the files, including the dot.
         names: all documents of the run.
-        resume: whether documents whose file is there are skipped.
+        resume: whether to skip documents whose output file already exists.
 
     Raises:
         SetupError: the folder cannot be written, or two documents have the same file name.
@@ -32,24 +32,24 @@ class OutputFolder:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SetupError(f"--output-dir {folder} cannot be made ({error.strerror}): name another folder") from error
+            raise SetupError(f"--output-dir {folder} cannot be created ({error.strerror}): name another folder") from error
         self._names = OutputNames(suffix, names)
 
     def path(self, name: str) -> Path:
-        """Where the output of a document goes."""
+        """Return the path of the output file of a document."""
         return self._folder / self._names.of(name)
 
     def wanted(self, name: str) -> bool:
-        """Whether a document is still to be read."""
+        """Return whether a document still has to be read."""
         return not (self._resume and self.path(name).is_file())
 
     def open(self, name: str) -> "OutputFile":
-        """A file that appears when it is complete."""
+        """Open the output file of a document."""
         return OutputFile(self.path(name))
 
 
 class OutputNames:
-    """The names of the files of documents.
+    """The names of the output files of documents.
 
     Raises:
         SetupError: two documents have the same file name.
@@ -64,16 +64,16 @@ class OutputNames:
                 raise SetupError(f"{other} and {name} would both be written to {self.of(name)}: read them into two folders")
 
     def of(self, name: str) -> str:
-        """The file name of a document's output."""
+        """Return the file name of the output of a document."""
         stem = _stem(name)
         return (stem if self._stems[stem] == 1 else _base(name)) + self._suffix
 
 
 class OutputFile:
-    """A binary file that appears under its name when :meth:`commit` is called, and never half-written.
+    """A binary file that appears under its name only when :meth:`commit` is called.
 
     Raises:
-        SetupError: it cannot be written.
+        SetupError: the file cannot be written.
     """
 
     def __init__(self, path: Path, option: str = "--output-dir") -> None:
@@ -85,14 +85,14 @@ class OutputFile:
             raise SetupError(f"{option} {path} cannot be written ({error.strerror}): name another file") from error
 
     def commit(self) -> None:
-        """Put the file in its place."""
+        """Flush the file to disk and rename it to its final name."""
         self.stream.flush()
         os.fsync(self.stream.fileno())
         self.stream.close()
         self._part.replace(self.path)
 
     def keep(self, empty: bool) -> Path | None:
-        """Leave what was written under another name, which is returned, unless nothing was."""
+        """Close the partial file and return its path; if it is empty, remove it and return None."""
         self.stream.close()
         if empty:
             self._part.unlink(missing_ok=True)
@@ -100,7 +100,7 @@ class OutputFile:
         return self._part
 
     def discard(self) -> None:
-        """Forget what was written."""
+        """Remove the partial file."""
         self.stream.close()
         self._part.unlink(missing_ok=True)
 

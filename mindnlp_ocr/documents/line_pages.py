@@ -1,4 +1,4 @@
-"""Pages that are read line by line: lines are found, cut out, asked for, and put together again."""
+"""Reading of pages line by line: detection, cropping, requests for the lines, and assembly of the results."""
 
 import math
 import time
@@ -21,17 +21,17 @@ from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
 from mindnlp_ocr.models.requests import Request
 
-ROTATION_LINES = 5  # that are read both ways where it is not clear which way is up
+ROTATION_LINES = 5  # number of lines that are read in both orientations if the orientation of a page is unclear
 
 
 @dataclass
 class FoundLines:
-    """The lines of a page, and what came of them.
+    """The detected lines of a page and their outcomes.
 
     Attributes:
-        rotation: degrees by which the page was turned clockwise.
-        quads: where lines lie on the turned page.
-        parts: of the lines, each a request.
+        rotation: degrees by which the page was rotated clockwise.
+        quads: corners of the lines on the rotated page.
+        parts: the parts of the lines, one for each request.
     """
 
     rotation: Rotation = 0
@@ -41,13 +41,13 @@ class FoundLines:
 
 
 class LinePages:
-    """Finds the lines of pages, asks for them, and reads the answers.
+    """Detects the lines of pages, creates their requests, and assembles the answers.
 
     Args:
-        settings: how lines are cut and asked for.
-        prompt: in place of that of the settings.
-        max_new_tokens: the same.
-        batch_size: requests at a time.
+        settings: the settings for crops and requests of lines.
+        prompt: replaces the prompt of the settings.
+        max_new_tokens: replaces the limit of the settings.
+        batch_size: number of concurrent requests.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class LinePages:
         self._batch_size = batch_size
 
     def find(self, image: Image.Image) -> FoundLines:
-        """The lines of an RGB page, upright and in parts of at most the longest width."""
+        """Detect the lines of an RGB page, and split them into upright parts of at most the maximum width."""
         lines = FoundLines()
         start = time.perf_counter()
         found = self._detector.detect(image)
@@ -82,11 +82,11 @@ class LinePages:
         return lines
 
     def request(self, image: Image.Image) -> Request:
-        """The request for one part of a line."""
+        """Create the request for one part of a line."""
         return Request(messages(image, self._prompt), self._max_new_tokens)
 
     def blocks(self, found: FoundLines, size: tuple[int, int]) -> tuple[tuple[Block, ...], dict[str, float], list[str]]:
-        """The blocks of a page of this size whose lines were read, what they took, and what a user should know."""
+        """Return the blocks, timings and warnings of a page of this size whose lines were read."""
         failed = [part.outcome for part in found.parts if isinstance(part.outcome, PageError)]
         warnings = [f"{len(failed)} of {len(found.parts)} parts could not be read: {failed[0]}"] if failed else []
         lines = [line for line in self._readings.lines(found.quads, found.parts) if line.text]
@@ -94,7 +94,7 @@ class LinePages:
         return placed_back(arranged(lines), found.rotation, size), timings, warnings
 
     def read_at(self, image: Image.Image, quads: Sequence[Quad], margin: float | None = None) -> list[Line]:
-        """One line for each place, empty where nothing was read.
+        """Read lines at the given corners. The text of a line is empty if nothing was read.
 
         Raises:
             PageError: a line cannot be read.
@@ -114,7 +114,7 @@ class LinePages:
         return [Part(number, crop.image, crop.blank_before) for crop in crops_of(image, quad, settings)]
 
     def _rotation(self, image: Image.Image, found: Detection) -> Rotation:
-        """How the page has to be turned. Where that is not clear, some lines are read both ways: the surer one wins."""
+        """Determine the rotation of a page. If unclear, some lines are read in both orientations; the confidence decides."""
         candidates = self._detector.rotations(image, found)
         if len(candidates) == 1:
             return candidates[0]

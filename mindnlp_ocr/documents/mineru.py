@@ -1,6 +1,6 @@
-"""The engine behind mineru-vl-utils: its ``VlmClient`` on a model in this process, and its two-step client on top of that.
+"""Integration of mineru-vl-utils: a ``VlmClient`` for a model in this process, and the two-step client on top of it.
 
-Importing this module needs the extra ``mineru``; ``two_steps.py`` imports it where it is asked for.
+Importing this module requires the extra ``mineru``; ``two_steps.py`` imports it on demand.
 """
 
 import asyncio
@@ -35,12 +35,12 @@ Images = OneImage | Sequence[OneImage] | None
 
 @dataclass
 class EngineOutput(ScoredOutput):
-    """What was read in one request.
+    """The output of one request.
 
     Attributes:
-        finish_reason: of the reading, see :class:`Reading`.
-        timings_ms: of the reading.
-        fault: why it could not be read; the text is empty then.
+        finish_reason: see :class:`Reading`.
+        timings_ms: see :class:`Reading`.
+        fault: why the request failed; the text is empty in this case.
     """
 
     finish_reason: str = "stop"
@@ -49,17 +49,17 @@ class EngineOutput(ScoredOutput):
 
 
 class EngineVlmClient(VlmClient):
-    """Reads with a model of this process. Its methods may be called from several threads and event loops.
+    """A ``VlmClient`` for a model in this process. Its methods may be called from several threads and event loops.
 
-    All requests go through the scheduler of the model, at most ``batch_size`` of a call at a time, and so share its slots
-    and steps with those of every other caller.
+    All requests go through the scheduler of the model, at most ``batch_size`` of each call at a time, and share its slots
+    and steps with the requests of all other callers.
 
     Args:
-        model: what reads.
-        batch_size: requests of one call at a time; by default as many as there are slots.
-        max_new_tokens: longest answer of a request that names none; by default the model's own.
-        wanted: asked between requests; False ends what is left of a call with an error.
-        options: those of ``VlmClient``. With ``isolate_block_errors`` a request that cannot be read gives an empty text.
+        model: the model.
+        batch_size: number of concurrent requests of one call; by default, the number of slots.
+        max_new_tokens: maximum number of new tokens of requests that do not set it; by default, the model's limit.
+        wanted: called between requests; if it returns False, the call ends with an error.
+        options: options of ``VlmClient``. With ``isolate_block_errors``, a request that fails gives an empty text.
     """
 
     def __init__(
@@ -76,11 +76,14 @@ class EngineVlmClient(VlmClient):
         self._lock = threading.Lock()
         self._drivers, self._driver = 0, ExitStack()
 
-    # What a request is
+    # Creating requests
 
     def messages(self, image: Images, prompt: str) -> Messages:
-        """The chat messages of a request: images stand where the prompt says <image>, else before it, or after it with
-        ``text_before_image``."""
+        """Return the chat messages of a request.
+
+        Images replace ``<image>`` in the prompt. Without this marker, they precede the text, or follow it with
+        ``text_before_image``.
+        """
         given = [] if image is None else [image] if isinstance(image, Image.Image | bytes | str) else list(image)
         prompt = prompt or self.prompt
         pictures = [{"type": "image", "image": one} for one in given]
@@ -97,7 +100,7 @@ class EngineVlmClient(VlmClient):
         return [*system, {"role": "user", "content": content}]
 
     def sampling(self, given: TheirSampling | None) -> SamplingParams:
-        """Settings of a request under our names; what neither names is off."""
+        """Convert sampling parameters of mineru-vl-utils; parameters without a value are off."""
         theirs = self.build_sampling_params(given)
         named = {
             "temperature": theirs.temperature,
@@ -114,10 +117,10 @@ class EngineVlmClient(VlmClient):
         )
 
     def output(self, outcome: Reading | PageError) -> EngineOutput:
-        """What a request came to.
+        """Convert the outcome of a request.
 
         Raises:
-            RequestError: it cannot be read, or was cut off where that is not allowed.
+            RequestError: the request failed, or its answer was truncated and truncated content is not allowed.
         """
         if isinstance(outcome, PageError):
             if not self.isolate_block_errors:
@@ -125,7 +128,7 @@ class EngineVlmClient(VlmClient):
             return EngineOutput("", [], [], *compute_confidence_metrics([]), fault=str(outcome))
         tokens = outcome.token_ids
         if outcome.finish_reason == "stop" and outcome.stop_reason is None:
-            tokens = tokens[:-1]  # the end of the text is a special token, and no part of it
+            tokens = tokens[:-1]  # the end token is not part of the text
         elif outcome.finish_reason != "stop" and not self.allow_truncated_content:
             raise RequestError(
                 f"the answer was cut off after {outcome.new_tokens} tokens ({outcome.finish_reason}): allow more new "
@@ -140,12 +143,12 @@ class EngineVlmClient(VlmClient):
             timings_ms=outcome.timings_ms,
         )
 
-    # In threads
+    # Synchronous interface
 
     def predict(
         self, image: Images, prompt: str = "", sampling_params: TheirSampling | None = None, priority: int | None = None
     ) -> str:
-        """The text that answers a prompt about an image."""
+        """Return the text that answers a prompt about an image."""
         return str(self.predict_scored(image, prompt, sampling_params, priority).text)
 
     def batch_predict(
@@ -155,13 +158,13 @@ class EngineVlmClient(VlmClient):
         sampling_params: Sequence[TheirSampling | None] | TheirSampling | None = None,
         priority: Sequence[int | None] | int | None = None,
     ) -> list[str]:
-        """The texts that answer many, in their order."""
+        """Return the texts that answer prompts about many images, in order."""
         return [output.text for output in self.batch_predict_scored(images, prompts, sampling_params, priority)]
 
     def predict_scored(
         self, image: Images, prompt: str = "", sampling_params: TheirSampling | None = None, priority: int | None = None
     ) -> EngineOutput:
-        """The same with its tokens and their log-probabilities."""
+        """Return the answer with its tokens and their log-probabilities."""
         return self.batch_predict_scored([image], [prompt], [sampling_params], [priority])[0]
 
     def batch_predict_scored(
@@ -171,7 +174,7 @@ class EngineVlmClient(VlmClient):
         sampling_params: Sequence[TheirSampling | None] | TheirSampling | None = None,
         priority: Sequence[int | None] | int | None = None,
     ) -> list[EngineOutput]:
-        """The same for many. ``priority`` is not read: requests of a call begin in their order."""
+        """Return the answers for many images. ``priority`` is ignored: the requests of a call start in order."""
         asked = self._asked(images, prompts, sampling_params, priority)
         outputs: dict[int, EngineOutput] = {}
 
@@ -191,7 +194,7 @@ class EngineVlmClient(VlmClient):
 
     @staticmethod
     def _asked(images: Sequence[Images], *settings: Any) -> list[tuple[Any, ...]]:
-        """The settings of every image: each is one for all, or one for each."""
+        """Pair every image with its settings, each of which is one value for all images or a list with one for each."""
         lists = [
             list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value] * len(images)
             for value in settings
@@ -200,7 +203,7 @@ class EngineVlmClient(VlmClient):
             raise RequestError(f"{len(images)} images come with {wrong[0]} settings: give one for each, or one for all")
         return list(zip(images, *lists, strict=True))
 
-    # In an event loop
+    # Asynchronous interface
 
     async def aio_predict(
         self, image: Images, prompt: str = "", sampling_params: TheirSampling | None = None, priority: int | None = None
@@ -225,14 +228,14 @@ class EngineVlmClient(VlmClient):
     async def aio_predict_scored(
         self, image: Images, prompt: str = "", sampling_params: TheirSampling | None = None, priority: int | None = None
     ) -> EngineOutput:
-        """:meth:`predict_scored`, without blocking the event loop. Requests of a lower ``priority`` begin first."""
+        """:meth:`predict_scored`, without blocking the event loop. Requests with a lower ``priority`` start first."""
         self._check_wanted()
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
 
         def changed(handle: RequestHandle) -> None:
             if handle.done:
-                with suppress(RuntimeError):  # the loop has been closed
+                with suppress(RuntimeError):  # the loop was closed
                     loop.call_soon_threadsafe(ended.set)
 
         def submit() -> RequestHandle:
@@ -264,7 +267,7 @@ class EngineVlmClient(VlmClient):
         use_tqdm: bool = False,
         tqdm_desc: str | None = None,
     ) -> list[EngineOutput]:
-        """:meth:`batch_predict_scored`, without blocking the event loop; no bar is shown."""
+        """:meth:`batch_predict_scored`, without blocking the event loop and without a progress bar."""
         room = semaphore or asyncio.Semaphore(self._batch_size)
 
         async def one(asked: tuple[Any, ...]) -> EngineOutput:
@@ -281,7 +284,7 @@ class EngineVlmClient(VlmClient):
 
     @contextmanager
     def _driven(self) -> Iterator[None]:
-        """A thread runs what is submitted for as long as somebody is in this context."""
+        """Run a serving thread while at least one caller is in this context."""
         with self._lock:
             self._drivers += 1
             if self._drivers == 1:
@@ -299,7 +302,7 @@ Review = Callable[[Image.Image, list[ContentBlock], EngineOutput], list[ContentB
 
 
 class _Nothing:
-    """What the constructor of ``MinerUClient`` wants of a model and its processor; nothing of it is used after."""
+    """Stands in for the model and processor that the constructor of ``MinerUClient`` requires but does not use later."""
 
     tokenizer = generation_config = None
     max_position_embeddings = 0
@@ -317,17 +320,18 @@ class _Nothing:
 
 
 class EngineMinerUClient(MinerUClient):
-    """The two steps of mineru-vl-utils with a client of ours.
+    """The two-step client of mineru-vl-utils on top of another ``VlmClient``.
 
-    Its constructor takes one of the library's own backends, so it is built for one that needs nothing to be installed, and
-    then given ours. Blocks keep the kind that the layout gave them under ``label``: post-processing changes some.
+    The constructor of the base class accepts only the library's own backends, so it is called with one that needs no further
+    package, and the client is replaced afterwards. Blocks keep their detected kind in ``label``, because post-processing
+    changes some kinds.
 
     Args:
-        client: what reads.
-        prompts: by kind of block, in place of the library's; "[layout]" and "[default]" among them.
-        sampling_params: the same.
-        review: sees the blocks of a page and the answer that they were parsed from, and gives those to be read.
-        options: those of ``MinerUClient``.
+        client: the client that runs the requests.
+        prompts: prompts by kind of block, including "[layout]" and "[default]", that replace those of the library.
+        sampling_params: sampling parameters by kind of block, likewise.
+        review: receives the blocks of a page and the answer from which they were parsed, and returns the blocks to read.
+        options: options of ``MinerUClient``.
     """
 
     def __init__(
@@ -338,7 +342,7 @@ class EngineMinerUClient(MinerUClient):
         review: Review | None = None,
         **options: Any,
     ) -> None:
-        logger.disable("mineru_vl_utils")  # what it finds wrong is said by the page's own warnings
+        logger.disable("mineru_vl_utils")  # problems are reported as warnings of the page
         super().__init__(
             backend="transformers",
             model=_Nothing(),
@@ -351,7 +355,7 @@ class EngineMinerUClient(MinerUClient):
         self.client, self._review = client, review
 
     def layout_detect(self, image: Image.Image, priority: int | None = None, scored: bool | None = None) -> ExtractResult:
-        """The blocks of a page, before they are read."""
+        """Detect the blocks of a page."""
         found = super().layout_detect(image, priority, scored)
         for block in found:
             block["label"] = block.type

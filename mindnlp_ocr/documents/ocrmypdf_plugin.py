@@ -1,8 +1,8 @@
-"""An engine for OCRmyPDF: ``ocrmypdf --plugin mindnlp_ocr.documents.ocrmypdf_plugin in.pdf out.pdf``.
+"""OCR engine plugin for OCRmyPDF: ``ocrmypdf --plugin mindnlp_ocr.documents.ocrmypdf_plugin in.pdf out.pdf``.
 
-OCRmyPDF renders, turns, cleans and compresses pages and writes PDF/A; this engine reads them. OCRmyPDF works on several
-pages at a time, in threads or in processes. MindSpore stands neither a fork after it was loaded nor calls from several
-threads at once: so a process loads the model when its first page comes, in a thread that does all of its reading.
+OCRmyPDF renders, rotates, cleans and compresses pages and writes PDF/A; this engine reads them. OCRmyPDF processes several
+pages concurrently, in threads or in processes. MindSpore supports neither a fork after it was loaded nor concurrent calls
+from several threads. Therefore, a process loads the model at its first page, in a thread that reads all of its pages.
 """
 
 import inspect
@@ -32,25 +32,25 @@ from mindnlp_ocr.errors import SetupError
 
 log = logging.getLogger(__name__)
 
-_ASKS = "options" in inspect.signature(pluginspec.get_ocr_engine).parameters  # as OCRmyPDF does from release 17 on
+_ASKS = "options" in inspect.signature(pluginspec.get_ocr_engine).parameters  # true from OCRmyPDF 17 on
 _TESSERACT = "ocrmypdf.builtin_plugins.tesseract_ocr"
 
 
 class Choice(NamedTuple):
-    """Which model reads, and where; what the options of the command line say."""
+    """The model and the device that the command-line options select."""
 
     model: str | None = None
     device: str = "cpu"
 
 
 class Reader(Protocol):
-    """What reads pages: a ``DocumentReader``."""
+    """The interface of ``DocumentReader`` that the plugin uses."""
 
     def read_image(self, image: Image.Image, number: int = 1, dpi: float | None = None) -> Page: ...
 
 
 def load(choice: Choice) -> Reader:
-    """The reader of this process; it is loaded once."""
+    """Load the reader of this process."""
     from mindnlp_ocr.documents.reader import DocumentReader
     from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
     from mindnlp_ocr.ops.device import Device
@@ -62,7 +62,7 @@ def load(choice: Choice) -> Reader:
 
 
 class _Reading:
-    """The thread that reads, and the readers that it has loaded; of this process alone."""
+    """The reading thread of this process, and the readers that it has loaded."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "mindnlp-ocr")
@@ -90,7 +90,7 @@ def _reading() -> _Reading:
 
 
 def _begin_anew() -> None:
-    """What a fork copies is the memory of the reading thread, without the thread."""
+    """Reset the state in a forked process, which inherits the memory of the reading thread but not the thread."""
     global _lock
     _lock = threading.Lock()
     _reading.cache_clear()
@@ -100,20 +100,20 @@ os.register_at_fork(after_in_child=_begin_anew)
 
 
 def read(path: Path, choice: Choice) -> Page:
-    """Read a page, while other threads wait for theirs."""
+    """Read a page in the reading thread. May be called from several threads."""
     with _lock:
         reading = _reading()
     return reading.read(path, choice)
 
 
 class TextPdfWriter(PdfWriter):
-    """A PDF of invisible text. OCRmyPDF takes over the font of this name, which is that of Tesseract, and no other."""
+    """A PDF of invisible text. OCRmyPDF merges only a font with this name, which is the name that Tesseract uses."""
 
     font_name = "/f-0-0"
 
 
 class MindNLPEngine(OcrEngine):
-    """What OCRmyPDF asks of an engine."""
+    """Implementation of OCRmyPDF's engine interface."""
 
     @staticmethod
     def version() -> str:
@@ -128,12 +128,12 @@ class MindNLPEngine(OcrEngine):
 
     @staticmethod
     def languages(options: Any) -> set[str]:
-        """None are listed, so OCRmyPDF refuses none: the model reads what it was trained on, and no ``--language``."""
+        """Return no languages, so that OCRmyPDF rejects none; the model ignores ``--language``."""
         return set()
 
     @staticmethod
     def get_orientation(input_file: Path, options: Any) -> OrientationConfidence:
-        """Not asked of the model: a page on its side is read as it lies, and its text is put where it stands."""
+        """Report no rotation: the reader itself handles rotated pages, and places their text where it is."""
         return OrientationConfidence(angle=0, confidence=0.0)
 
     @staticmethod
@@ -164,7 +164,7 @@ def _write(kind: Callable[..., Writer], input_file: Path, output: Path, output_t
 
 @hookimpl
 def initialize(plugin_manager: Any) -> None:
-    """Where Tesseract is not installed, leave out the check for it: OCRmyPDF would not start, though nothing needs it."""
+    """Disable OCRmyPDF's check for Tesseract if Tesseract is not installed, since this engine does not need it."""
     module = plugin_manager.get_plugin(_TESSERACT)
     if module is None or shutil.which("tesseract") is not None:
         return
@@ -175,10 +175,10 @@ def initialize(plugin_manager: Any) -> None:
 
 @hookimpl
 def check_options(options: Any) -> None:
-    """Choose what puts the text into the PDF, where the user leaves it open.
+    """Choose the PDF renderer if the user does not.
 
-    That is our own text layer ("sandwich"), which knows lines at any angle and needs no fonts for Chinese. OCRmyPDF 16 takes
-    the font of all pages from the first, so there it cannot be ours.
+    The default is our own text layer ("sandwich"), which supports lines at any angle and needs no fonts for Chinese.
+    OCRmyPDF 16 takes the font of all pages from the first page, so "hocr" is used there.
     """
     if _ASKS and options.pdf_renderer == "auto" and options.ocr_engine == "auto":
         options.pdf_renderer = "sandwich"
@@ -188,21 +188,25 @@ def check_options(options: Any) -> None:
 
 @hookimpl
 def add_options(parser: ArgumentParser) -> None:
-    """The options of this engine."""
-    group = parser.add_argument_group("mindnlp-ocr", "the engine that reads the pages")
+    """Add the options of this engine to the command line of OCRmyPDF."""
+    group = parser.add_argument_group("mindnlp-ocr", "options of the mindnlp-ocr engine")
     group.add_argument(
-        "--mindnlp-model", metavar="PATH", help="a Qwen2-VL folder or merged .npz (default: the built-in model)"
+        "--mindnlp-model",
+        metavar="PATH",
+        help="folder of a Qwen2-VL checkpoint or merged .npz file (default: the built-in model)",
     )
-    group.add_argument("--mindnlp-device", metavar="DEVICE", default="cpu", help="cpu, npu:0 or Ascend (default: cpu)")
+    group.add_argument(
+        "--mindnlp-device", metavar="DEVICE", default="cpu", help="device: cpu, npu:0 or Ascend (default: cpu)"
+    )
 
 
 def _engine_16() -> MindNLPEngine:
-    """This engine."""
+    """Return this engine (OCRmyPDF 16)."""
     return MindNLPEngine()
 
 
 def _engine_17(options: Any) -> MindNLPEngine | None:
-    """This engine, unless ``--ocr-engine`` names another."""
+    """Return this engine, unless ``--ocr-engine`` names another one (OCRmyPDF 17)."""
     return MindNLPEngine() if getattr(options, "ocr_engine", "auto") == "auto" else None
 
 

@@ -1,8 +1,8 @@
-"""Reading order: lines to columns, rows and blocks.
+"""Reading order: grouping of lines into columns, rows and blocks.
 
-A page is cut along its gutters: a gutter lies between lines, crossed by few, with running text on both sides. The lines that
-cross it (titles, wide figures' captions, headers) part the page into zones, in each of which the left column is read before
-the right one. What has no gutter is read row by row, so the cells of a table's row stay together.
+A page is split along its gutters. A gutter is a vertical gap that few lines cross, with running text on both sides. The
+lines that cross it (titles, captions of wide figures, headers) divide the page into zones. In every zone, the left column is
+read before the right one. A region without a gutter is read row by row, so the cells of a table row stay together.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from mindnlp_ocr.documents.result import Block, BlockKind, Box, Line
 
 MAX_CROSSING = 0.25  # share of the lines that may cross a gutter
 MIN_COLUMN_LINES = 3
-MIN_COLUMN_WIDTH = 9.0  # of running text, in heights of a line
+MIN_COLUMN_WIDTH = 9.0  # minimum width of a column, in line heights
 MIN_FILL = 0.55  # median width of the lines of a column, as a share of the column
-ROW_OVERLAP = 0.5  # lines of a row overlap by this share of the lower one's height
-PARAGRAPH_GAP = 0.75  # blank space above a new block, in heights of a line, beyond what is usual in the block
-TITLE_HEIGHT = 1.35  # height of a heading's line, as a multiple of the median
-TABLE_ROWS = 2  # rows of several cells that make a table
+ROW_OVERLAP = 0.5  # minimum vertical overlap of lines in a row, as a share of the smaller height
+PARAGRAPH_GAP = 0.75  # additional gap before a new block, in line heights, beyond the usual gap in the block
+TITLE_HEIGHT = 1.35  # minimum line height of a heading, as a multiple of the median
+TABLE_ROWS = 2  # minimum number of rows with several cells in a table
 
 
 class _Row(NamedTuple):
@@ -28,7 +28,7 @@ class _Row(NamedTuple):
 
 
 def arranged(lines: Sequence[Line]) -> tuple[Block, ...]:
-    """All lines of a page, in blocks, in reading order."""
+    """Group all lines of a page into blocks, in reading order."""
     if not lines:
         return ()
     size = float(np.median([line.box.height for line in lines]))
@@ -36,7 +36,7 @@ def arranged(lines: Sequence[Line]) -> tuple[Block, ...]:
 
 
 def _regions(lines: list[Line], size: float) -> list[list[Line]]:
-    """Lines in regions without a gutter, in reading order."""
+    """Split lines into regions without a gutter, in reading order."""
     gutter = _gutter(lines, size)
     if gutter is None:
         return [lines]
@@ -67,7 +67,7 @@ def _regions(lines: list[Line], size: float) -> list[list[Line]]:
 
 
 def _gutter(lines: list[Line], size: float) -> float | None:
-    """The position of the gutter that the fewest lines cross; None where there is none."""
+    """Return the horizontal position of the gutter that the fewest lines cross, or None if there is no gutter."""
     edges = sorted({round(line.box.right) for line in lines})
     best: tuple[int, float] | None = None
     found = None
@@ -91,7 +91,7 @@ def _gutter(lines: list[Line], size: float) -> float | None:
 
 
 def _is_column(lines: Sequence[Line], size: float) -> bool:
-    """Whether lines look like running text: enough of them, wide enough, and most as wide as the column."""
+    """Return whether lines look like running text: enough lines in a wide column that most of them fill."""
     rows = _rows(lines)
     if len(rows) < MIN_COLUMN_LINES:
         return False
@@ -102,7 +102,7 @@ def _is_column(lines: Sequence[Line], size: float) -> bool:
 
 
 def _rows(lines: Sequence[Line]) -> list[_Row]:
-    """Lines that stand side by side, from top to bottom; in a row from left to right."""
+    """Group lines into rows, from top to bottom; the lines of a row are sorted from left to right."""
     rows: list[list[Line]] = []
     for line in sorted(lines, key=lambda line: _middle_y(line)):
         if rows and _beside(rows[-1], line):
@@ -113,7 +113,7 @@ def _rows(lines: Sequence[Line]) -> list[_Row]:
 
 
 def _beside(row: Sequence[Line], line: Line) -> bool:
-    """Whether a line belongs to a row: at the same height as all of it, and over none of its lines."""
+    """Return whether a line belongs to a row: it is at the same height as all its lines and overlaps none of them."""
     for other in row:
         shared = min(line.box.bottom, other.box.bottom) - max(line.box.top, other.box.top)
         if shared < ROW_OVERLAP * min(line.box.height, other.box.height):
@@ -125,7 +125,7 @@ def _beside(row: Sequence[Line], line: Line) -> bool:
 
 
 def _blocks(lines: Sequence[Line], size: float) -> list[Block]:
-    """The rows of a region in paragraphs, headings and tables."""
+    """Group the rows of a region into paragraphs, headings and tables."""
     groups: list[list[_Row]] = []
     for row in _rows(lines):
         if groups and _continues(groups[-1], row):

@@ -1,4 +1,4 @@
-"""PDF documents, opened and rendered by PDFium."""
+"""PDF documents, which PDFium opens and renders."""
 
 import threading
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ from mindnlp_ocr.errors import PageError
 
 DEFAULT_DPI = 200.0
 MIN_DPI = 24.0
-MAX_RENDERED_PIXELS = 40_000_000  # A2 at 200 dpi has 15 million
-LOCK = threading.RLock()  # PDFium runs in one thread at a time
+MAX_RENDERED_PIXELS = 40_000_000  # a page of size A2 at 200 dpi has 15 million
+LOCK = threading.RLock()  # PDFium is not thread-safe
 
 
 class Pdf:
-    """An open PDF. Its pages are rendered one at a time, when they are asked for.
+    """An open PDF, whose pages are rendered on demand.
 
     Args:
-        source: the file or its bytes.
-        name: how messages call it.
-        password: of an encrypted file.
-        dpi: pixels an inch of rendered pages; lowered for pages that would be too large.
+        source: the path of the file, or its contents.
+        name: the name for messages.
+        password: password of an encrypted file.
+        dpi: resolution of rendered pages; it is lowered for pages that would be too large.
 
     Raises:
         PageError: the file is encrypted, damaged, or not a PDF.
@@ -49,12 +49,12 @@ class Pdf:
             raise PageError(f"{name} has no pages: save it again")
 
     def close(self) -> None:
-        """Free what PDFium holds."""
+        """Close the file and free its memory."""
         with LOCK:
             self._file.close()
 
     def size(self, index: int) -> tuple[float, float]:
-        """Width and height of a page in points, as it is shown.
+        """Return the width and height of a page in points, as it is displayed.
 
         Raises:
             PageError: the page is damaged.
@@ -64,7 +64,7 @@ class Pdf:
             return float(width), float(height)
 
     def dpi(self, index: int) -> float:
-        """Pixels an inch at which the page is rendered."""
+        """Return the resolution at which a page is rendered."""
         width, height = self.size(index)
         if width <= 0 or height <= 0:
             raise PageError(f"page {index + 1} of {self._name} has no area ({width:g} x {height:g} points): leave it out")
@@ -72,7 +72,7 @@ class Pdf:
         return min(self.wanted_dpi, most)
 
     def render(self, index: int) -> Image.Image:
-        """The page in RGB.
+        """Render a page in RGB.
 
         Raises:
             PageError: the page is damaged or far too large.
@@ -93,7 +93,7 @@ class Pdf:
             raise PageError(f"page {index + 1} of {self._name} cannot be rendered ({error}): lower --dpi") from error
 
     def text_lines(self, index: int) -> Sequence[Line]:
-        """The lines of the page's own text layer, in pixels at its dpi; empty where it has none."""
+        """Return the lines of the text layer of a page, in pixels of the rendered page; empty if there is no text layer."""
         scale = self.dpi(index) / 72
         with LOCK:
             page = self._page(index)

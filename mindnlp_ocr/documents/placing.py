@@ -1,4 +1,4 @@
-"""Where lines lie: on a page that was turned, and back on the page as it was opened."""
+"""Positions of lines on a rotated page, and their conversion back to the page as it was opened."""
 
 import numpy as np
 from PIL import Image
@@ -6,13 +6,13 @@ from PIL import Image
 from mindnlp_ocr.documents.detector import Detection, Quad, bounds, turned_clockwise
 from mindnlp_ocr.documents.result import Block, Box, Point, Rotation
 
-TURNED = 0.01  # share of its width by which a line must rise or fall to count as turned
+TURNED = 0.01  # minimum slope for a line to count as rotated
 
 Corners = tuple[Point, Point, Point, Point]
 
 
 def turned(image: Image.Image, found: Detection, rotation: Rotation) -> tuple[Image.Image, Detection]:
-    """A page and its lines after the page was turned clockwise."""
+    """Rotate a page and its lines clockwise."""
     quads = found.quads
     width, height = image.size
     for _ in range(rotation // 90):
@@ -22,7 +22,7 @@ def turned(image: Image.Image, found: Detection, rotation: Rotation) -> tuple[Im
 
 
 def placed(quad: Quad) -> tuple[Box, Corners | None]:
-    """The box of a line, and its corners where it is turned."""
+    """Return the box of a line, and its corners if the line is rotated."""
     box = Box(*(float(value) for value in bounds(quad)))
     rise = max(abs(quad[1][1] - quad[0][1]), abs(quad[2][1] - quad[3][1]))
     if rise <= max(2.0, TURNED * float(np.ptp(quad[:, 0]))):
@@ -32,7 +32,7 @@ def placed(quad: Quad) -> tuple[Box, Corners | None]:
 
 
 def placed_back(blocks: tuple[Block, ...], rotation: Rotation, size: tuple[int, int]) -> tuple[Block, ...]:
-    """Blocks of a page that was turned clockwise, with their positions on the page as it was opened, which has this size."""
+    """Convert the positions of blocks from a page that was rotated clockwise to the original page of size ``size``."""
     if not rotation:
         return blocks
     width, height = size

@@ -1,4 +1,4 @@
-"""Presets: how documents are read with a family of checkpoints, one YAML file each (configs/presets)."""
+"""Presets: settings for reading documents with a family of checkpoints, one YAML file each."""
 
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -10,31 +10,31 @@ from mindnlp_ocr.errors import SetupError
 
 FOLDER = Path(__file__).parent.parent / "assets" / "presets"
 DEFAULT = "plain"
-OF_THE_CHECKPOINT = ("lines", "confidence")  # fitted to it: its own file has the last word
+OF_THE_CHECKPOINT = ("lines", "confidence")  # fitted to a checkpoint, whose own file therefore overrides a preset
 
 
 class Preset(DocumentSettings):
-    """Settings, and which checkpoints they are for.
+    """Settings, and the checkpoints for which they are.
 
     Attributes:
-        models: patterns of names, such as "*olmocr-7b-0225*", compared with the checkpoint's folder in small letters.
+        models: patterns such as "*olmocr-7b-0225*" that are matched against the lower-case name of the checkpoint's folder.
     """
 
     models: tuple[str, ...] = ()
 
 
 def names() -> tuple[str, ...]:
-    """The presets that ship with the package."""
+    """Return the names of the presets that the package contains."""
     return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 
 
 def load(name: str) -> Preset:
-    """A preset by its name, or from a file of the user's.
+    """Load a preset by its name or from a YAML file.
 
     Raises:
-        SetupError: there is no such preset or file, or it cannot be used.
+        SetupError: the preset or the file does not exist or cannot be used.
     """
-    import yaml  # only where a preset is needed
+    import yaml  # imported only if a preset is needed
 
     path = FOLDER / f"{name}.yaml" if name in names() else Path(name)
     if not path.suffix:
@@ -47,19 +47,21 @@ def load(name: str) -> Preset:
             f"--preset {name} cannot be read ({reason}): give a YAML file such as configs/presets/plain.yaml"
         ) from error
     if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
-        raise SetupError(f"--preset {name} holds no settings: give lines such as `layout: page`")
+        raise SetupError(f"--preset {name} contains no settings: write lines such as `layout: page`")
     return Preset.checked(given, path)
 
 
 def settings_of(folder: Path, checkpoint: str, preset: str | None = None) -> DocumentSettings:
-    """How documents are read with a checkpoint: as the named preset says; else as its ``document_config.json`` says; else
-    as the preset for its name says; else as "plain" does.
+    """Return the settings for reading documents with a checkpoint.
 
-    What a preset leaves out is as the checkpoint's file has it, and so are the settings of lines and confidence.
+    They come from the given preset, else from the checkpoint's ``document_config.json``, else from the preset that matches
+    its name, else from "plain". Settings that a preset omits, and those of lines and confidence, come from the checkpoint's
+    file.
 
     Args:
-        folder: with the checkpoint's JSON files.
-        checkpoint: the path under which it was given.
+        folder: the folder with the checkpoint's JSON files.
+        checkpoint: the path of the checkpoint as the user gave it.
+        preset: name or YAML file of a preset, or None.
     """
     path = folder / FILE
     declared = read_json(path) if path.exists() else {}
@@ -72,8 +74,11 @@ def settings_of(folder: Path, checkpoint: str, preset: str | None = None) -> Doc
 
 
 def named(checkpoint: str, folder: Path) -> str:
-    """The preset for a checkpoint's name: that of its folder or of one of the three above it, as in a cache of Hugging
-    Face, or the one that its config.json says it was made from."""
+    """Return the name of the preset that matches a checkpoint, or the default.
+
+    The names compared are those of its folder and of the three folders above (as in the Hugging Face cache), and
+    ``_name_or_path`` in its config.json.
+    """
     config = folder / "config.json"
     origin = read_json(config).get("_name_or_path") if config.exists() else None
     parts = [part.lower() for part in (*Path(checkpoint).parts[-4:], *str(origin or "").split("/"))]

@@ -1,4 +1,4 @@
-"""Pages to text: lines or blocks are found, read many at a time in the slots of the model, and put in order."""
+"""Reading of pages: detection of lines or blocks, batched requests to the model, and reading order."""
 
 import time
 from collections import deque
@@ -27,46 +27,45 @@ from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
 from mindnlp_ocr.models.requests import Request
 
-AHEAD = 2  # pages that are opened and searched for lines while an NPU reads others; a CPU does one thing at a time
-PAGES_AT_ONCE = 2  # of which the blocks are read together: the last ones of a page leave slots free
+AHEAD = 2  # number of pages that are prepared on the host while an NPU reads others; not used on a CPU
+PAGES_AT_ONCE = 2  # number of pages whose blocks are read concurrently, since the last blocks of a page leave slots free
 
 Given = SourcePage | Page | Callable[[], SourcePage | Page]
 
 
 @dataclass
 class _Prepared:
-    """A page that is being read: what its requests are, and what came of them."""
+    """A page that is being read, with its requests and their outcomes."""
 
     source: SourcePage
     lines: FoundLines = field(default_factory=FoundLines)
-    whole: Reading | PageError | None = None  # where the page is read in one request
+    whole: Reading | PageError | None = None  # outcome, if the page is read in one request
     layout: Layout = "lines"
     open_requests: int = 0
     timings_ms: dict[str, float] = field(default_factory=dict)
 
 
 class DocumentReader:
-    """Reads pages with a model, in the way that its checkpoint or a preset declares, or the caller chooses.
+    """Reads pages with a model, as its checkpoint, a preset or the caller specifies.
 
     Args:
-        model: the model; pages of all callers share its slots.
-        layout: "lines": find the lines, read each by itself; "page": read a page in one request; "model": the model finds
-            the blocks of a page, then reads each; "auto": as the settings of the checkpoint say.
-        prompt: the question to ask of a whole page, or of every line; by default the settings' own.
-        batch_size: requests at a time; by default as many as there are slots.
-        max_new_tokens: longest answer of a request.
-        min_confidence: lines below it are doubtful; by default the settings' own threshold.
-        threads: CPU threads of the line detector.
-        preset: the name or the YAML file of the settings; by default what the checkpoint declares, or what fits its name.
-        skip_furniture: whether page headers, footers, page numbers and marginal text are left out.
+        model: the model; the pages of all callers share its slots.
+        layout: "lines": detect the lines and read each line; "page": read a page in one request; "model": the model detects
+            the blocks of a page and then reads each block; "auto": the layout of the settings.
+        prompt: prompt for a whole page or for every line; by default, the prompt of the settings.
+        batch_size: number of concurrent requests; by default, the number of slots.
+        max_new_tokens: maximum number of new tokens of a request.
+        min_confidence: lines with a lower confidence are doubtful; by default, the threshold of the settings.
+        threads: number of CPU threads of the line detector.
+        preset: name or YAML file of the settings; by default, what the checkpoint declares, or the preset for its name.
+        skip_furniture: whether to omit page headers, footers, page numbers and marginal text.
 
     Attributes:
         settings: how the checkpoint, or the preset, has pages read.
         finds_blocks: whether the model finds the blocks of pages, in requests that come from several threads.
 
     Raises:
-        SetupError: the settings cannot be used, or do not say how the layout that is asked for is done; or a package is
-            missing that it needs.
+        SetupError: the settings cannot be used or do not support the requested layout, or a package is missing.
     """
 
     def __init__(
@@ -91,8 +90,8 @@ class DocumentReader:
             )
         if layout == "model" and self.settings.model_layout is None:
             raise SetupError(
-                "--layout model was requested, but the checkpoint does not declare that it finds blocks: give --preset "
-                "mineru for one that was trained as MinerU2.5, or another --layout"
+                "--layout model was requested, but the checkpoint does not declare that it finds blocks: use --preset "
+                "mineru for a checkpoint that was trained as MinerU2.5, or another --layout"
             )
         self._batch_size = batch_size or model.slots
         self._max_new_tokens, self._layout = max_new_tokens, layout
@@ -107,10 +106,10 @@ class DocumentReader:
         )
         self.finds_blocks = "model" in (layout, self.settings.layout if layout == "auto" else None)
         if self.finds_blocks:
-            self._two_steps(lambda: True)  # whether it can be done is said before a page is opened
+            self._two_steps(lambda: True)  # raises errors before a page is opened
 
     def layout_of(self, width: int, height: int) -> Layout:
-        """How a picture of this size is read: "lines", "page" or "model"."""
+        """Return the layout for a page of this size: "lines", "page" or "model"."""
         if self._layout != "auto":
             return self._layout
         small = width * height <= self.settings.page_max_pixels
@@ -127,8 +126,8 @@ class DocumentReader:
 
         Args:
             number: the page's number in its document, from 1.
-            dpi: pixels an inch, where they are known.
-            on_text: called with each piece of text while a whole page is read in one request; else once.
+            dpi: resolution of the image, if it is known.
+            on_text: called with each piece of text while a page is read in one request; with other layouts, called once.
         """
         source = SourcePage(number, image, dpi)
         if on_text is not None and self.layout_of(*image.size) == "page" and self._whole_pages.streams:
@@ -145,13 +144,15 @@ class DocumentReader:
         return page
 
     def read_lines(self, image: Image.Image, boxes: Sequence[Box], margin: float | None = None) -> list[Line]:
-        """Read lines at known places, without looking for lines: one for each box, in the order of the boxes. The text of a
-        line is empty where nothing was read.
+        """Read lines at known positions, without line detection.
 
         Args:
             image: the RGB page.
             boxes: upright rectangles around the lines.
-            margin: share of a line's height that is added around its box; by default as the checkpoint has it.
+            margin: margin around each box, as a share of its height; by default, the margin of the settings.
+
+        Returns:
+            One line for each box, in order. The text of a line is empty if nothing was read.
 
         Raises:
             SetupError: the checkpoint does not read lines.
@@ -159,7 +160,7 @@ class DocumentReader:
         """
         if not self._line_pages:
             raise SetupError(
-                "lines at known places were requested, but the checkpoint does not declare how it reads lines: add "
+                "lines at known positions were requested, but the checkpoint does not declare how it reads lines: add "
                 "document_config.json to its folder"
             )
         quads = []
@@ -170,16 +171,16 @@ class DocumentReader:
         return self._line_pages.read_at(image, quads, margin)
 
     def read_pages(self, pages: Iterable[Given]) -> Iterator[Page]:
-        """Read many pages, in their order. What following pages ask for fills slots that the end of a page leaves free.
+        """Read many pages, in order. Requests of the following pages fill slots that become free at the end of a page.
 
         Args:
-            pages: opened pages, or functions that open them when their turn comes. A ``Page`` stands for one that needs no
-                reading and is handed on.
+            pages: opened pages, or functions that open them when they are needed. A ``Page`` needs no reading and is passed
+                through.
         """
         return self._read_in_two_steps(pages) if self.finds_blocks else self._read_together(pages)
 
     def _read_together(self, pages: Iterable[Given], layout: Layout | None = None) -> Iterator[Page]:
-        """Pages of which all requests are known before any is answered; ``layout`` is in place of the chosen one."""
+        """Read pages whose requests do not depend on answers. ``layout`` replaces the chosen layout."""
         waiting: deque[_Prepared | Page] = deque()
         owners: dict[int, tuple[_Prepared, Part | None]] = {}
 
@@ -216,7 +217,7 @@ class DocumentReader:
         while waiting:
             yield self._page(waiting.popleft())
 
-    # Blocks first, then their text
+    # Layout "model": detect the blocks, then read them
 
     def _two_steps(self, wanted: Callable[[], bool]) -> TwoSteps:
         settings = self.settings.model_layout
@@ -224,7 +225,7 @@ class DocumentReader:
         return TwoSteps(self._model, settings, self._batch_size, self._max_new_tokens, wanted)
 
     def _read_in_two_steps(self, pages: Iterable[Given]) -> Iterator[Page]:
-        """Pages of which the requests follow from answers: each in a thread of its own, which waits for the engine."""
+        """Read pages whose requests depend on earlier answers: each page in its own thread, which waits for the engine."""
         stopped = Event()
         steps = self._two_steps(lambda: not stopped.is_set())
 
@@ -246,23 +247,25 @@ class DocumentReader:
 
         read_pages = ahead(opened(), read, PAGES_AT_ONCE - 1, PAGES_AT_ONCE)
         try:
-            for page in read_pages:  # noqa: UP028 - with `yield from`, who gives up waits for all of the pages under way
+            for page in read_pages:  # noqa: UP028 - with `yield from`, closing this generator would wait for all pages
                 yield page
         finally:
             stopped.set()
             read_pages.close()
 
     def _page_of_blocks(self, source: SourcePage, steps: TwoSteps, timings: dict[str, float]) -> Page:
-        """A page whose blocks the model finds. Lines outside of them are read by themselves, all of them where there are
-        no blocks."""
+        """Read a page whose blocks the model detects.
+
+        Lines outside all blocks are read separately. If there are no blocks, the page is read by its lines or as a whole.
+        """
         image, lines, settings = source.image, self._line_pages, self.settings.model_layout
         found = steps.read(image)
         blocks, warnings = blocks_of(found.blocks, image.size, self._readings.estimate), list(found.warnings)
         if not any(block.lines for block in blocks) and (not lines or not found.blocks):
             page = next(self._read_together([source], "lines" if lines else "page"))
             if page.lines or page.error:
-                how = "by its lines" if lines else "in one request"
-                warnings.append(f"The model found no block with text; the page was read {how}.")
+                how = "line by line" if lines else "in one request"
+                warnings.append(f"The model found no block with text; the page was read {how} instead.")
             return page.model_copy(update={"warnings": (*warnings, *page.warnings)})
         if lines and settings is not None and settings.fill_gaps:
             start = time.perf_counter()
@@ -272,12 +275,12 @@ class DocumentReader:
             more = arranged([line for line in lines.read_at(image, gaps) if line.text])
             if more:
                 count = sum(len(block.lines) for block in more)
-                warnings.append(f"{count} lines lie outside of the model's blocks, and were read by themselves.")
+                warnings.append(f"{count} lines outside the model's blocks were read separately.")
                 blocks = inserted(blocks, more)
         timings = {**timings, **found.timings_ms}
         return self._finished(source, "model", blocks, 0, warnings, timings)
 
-    # What a page needs before it is read
+    # Preparing pages
 
     def _prepare(self, page: Given, layout: Layout | None) -> _Prepared | Page:
         start = time.perf_counter()
@@ -292,7 +295,7 @@ class DocumentReader:
             prepared.lines = self._line_pages.find(opened.image)
         return prepared
 
-    # What came of it
+    # Assembling results
 
     def _page(self, prepared: _Prepared | Page) -> Page:
         if isinstance(prepared, Page):
@@ -321,7 +324,7 @@ class DocumentReader:
         timings: dict[str, float] | None = None,
         error: str | None = None,
     ) -> Page:
-        """A page with all that is known of it."""
+        """Create the result of a page."""
         if self._skip_furniture:
             blocks = tuple(block for block in blocks if block.kind not in FURNITURE)
         lines = [line for block in blocks for line in block.lines]
@@ -329,9 +332,9 @@ class DocumentReader:
         doubtful = confidence is not None and confidence < self._readings.threshold
         said = [*source.warnings, *warnings]
         if doubtful:
-            said.append(f"Little of this page can be trusted: its confidence is {confidence:.2f}.")
+            said.append(f"The text of this page is doubtful: its confidence is {confidence:.2f}.")
         if any(line.cut == "repetition" for line in lines):
-            said.append("The model began to repeat itself; the text was cut where that began.")
+            said.append("The model began to repeat itself; the text was truncated at that point.")
         return Page(
             number=source.number,
             width=source.image.width,

@@ -1,4 +1,4 @@
-"""What the model answered, to lines: cut where it began to repeat itself, with boxes and confidence."""
+"""Conversion of the model's answers to lines with boxes and confidence, truncated at the start of a repetition."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
 
 @dataclass
 class Part:
-    """One line, or one part of a long line, and what came of it."""
+    """One line, or one part of a long line, and the outcome of its request."""
 
     line: int
     image: Image.Image
@@ -27,26 +27,26 @@ class Part:
 
 
 class Readings:
-    """Makes lines of answers.
+    """Converts answers to lines.
 
     Args:
-        threshold: lines of a lower confidence are doubtful.
+        threshold: lines with a lower confidence are doubtful.
     """
 
     def __init__(self, model: Qwen2VLModel, settings: DocumentSettings, threshold: float) -> None:
         self._model, self._settings, self.threshold = model, settings, threshold
 
     def estimate(self, logprobs: Sequence[float]) -> tuple[float | None, bool]:
-        """The confidence of a text, and whether it is doubtful."""
+        """Return the confidence of a text, and whether it is doubtful."""
         confidence = line_confidence(logprobs, self._settings.confidence)
         return confidence, confidence is not None and confidence < self.threshold
 
     def lines(self, quads: Sequence[Quad], parts: Sequence[Part]) -> list[Line]:
-        """One line for each quadrilateral, empty where nothing was read."""
+        """Return one line for each quadrilateral; its text is empty if nothing was read."""
         return [self._line(quad, [part for part in parts if part.line == number]) for number, quad in enumerate(quads)]
 
     def _line(self, quad: Quad, parts: Iterable[Part]) -> Line:
-        """One line, of what was read of its parts."""
+        """Join the answers of the parts of one line."""
         text, cut, logprobs = "", None, list[float]()
         for part in parts:
             if isinstance(part.outcome, Reading):
@@ -60,10 +60,10 @@ class Readings:
         return Line(text=text, box=box, polygon=polygon, confidence=confidence, doubtful=doubtful, cut=cut)
 
     def text(self, reading: Reading) -> tuple[str, CutReason | None]:
-        """What was read, without what the model repeated, and why it ends early."""
+        """Return the text without repetitions, and the reason if it ends early."""
         if reading.finish_reason == "stop":
             return reading.text, None
-        if reading.finish_reason == "repetition":  # the engine has cut it
+        if reading.finish_reason == "repetition":  # the engine has already truncated it
             return reading.text, "repetition"
         keep = repetition_start(reading.token_ids)
         if keep is None:
@@ -71,7 +71,7 @@ class Readings:
         return self._model.decode(reading.token_ids[:keep]), "repetition"
 
     def whole(self, reading: Reading, size: tuple[int, int]) -> tuple[Block, ...]:
-        """A page that was read in one request, as one block: where its lines stand is not known."""
+        """Convert a page that was read in one request to one block; the positions of its lines are unknown."""
         text, cut = self.text(reading)
         if not text.strip():
             return ()
@@ -91,6 +91,6 @@ class Readings:
 
 
 def messages(image: Image.Image, prompt: str, text_first: bool = False) -> list[dict[str, Any]]:
-    """A question about an image, which stands after it, or before it with ``text_first``."""
+    """Return chat messages with an image followed by a prompt, or preceded by it with ``text_first``."""
     content: list[dict[str, Any]] = [{"type": "image", "image": image}, {"type": "text", "text": prompt}]
     return [{"role": "user", "content": content[::-1] if text_first else content}]

@@ -1,4 +1,4 @@
-"""What a model found and read on a page, in the words of mineru-vl-utils, to our blocks."""
+"""Conversion of the blocks of mineru-vl-utils to our blocks."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -40,9 +40,9 @@ KINDS: dict[str, BlockKind] = {
     "aside_text": "aside",
 }
 LEVELS = {"title": 1, "doc_title": 1, "paragraph_title": 2}
-CONTAINERS = frozenset({"list", "equation_block", "image_block"})  # hold other blocks, and are not read
+CONTAINERS = frozenset({"list", "equation_block", "image_block"})  # contain other blocks, and are not read themselves
 PICTURES = frozenset({"image", "chart", "image_block"})
-INSIDE = 0.8  # share of a block that lies in a list of which it is an item
+INSIDE = 0.8  # minimum share of a block inside a list for it to be an item of the list
 _DELIMITERS = re.compile(r"^\s*(?:\\\[|\$\$)|(?:\\\]|\$\$)\s*$")
 _FENCE = re.compile(r"^\s*```[^\n]*\n|\n?```\s*$")
 
@@ -51,13 +51,13 @@ Estimate = Callable[[Sequence[float]], tuple[float | None, bool]]
 
 
 def blocks_of(found: Sequence[Found], size: tuple[int, int], estimate: Estimate) -> tuple[Block, ...]:
-    """The blocks of a page, in the order of the model.
+    """Convert the blocks of a page, in the order of the model.
 
     Args:
-        found: the blocks after post-processing. A list that holds items gives its kind to them, and is left out; so is
-            what was read as nothing, unless it is a figure.
+        found: the blocks after post-processing. A list that contains items is omitted, and its items become blocks of kind
+            "list". Blocks without text are omitted, unless they are figures.
         size: width and height of the page in pixels.
-        estimate: the confidence of a text with these log-probabilities, and whether it is doubtful.
+        estimate: returns, for log-probabilities, the confidence of a text and whether it is doubtful.
     """
     lists = [block for block in found if block["type"] == "list" and not block.get("content")]
     items = [any(share_inside(block["bbox"], outer["bbox"]) >= INSIDE for outer in lists) for block in found]
@@ -121,18 +121,18 @@ def _block(found: Found, is_item: bool, size: tuple[int, int], estimate: Estimat
 
 
 class Frame:
-    """A region, in which places are given as shares of its width and height as its text stands upright.
+    """A region with relative coordinates, from 0 to 1, in the orientation of its text.
 
     Args:
         box: the region, in pixels of the page.
-        angle: degrees by which its text is turned clockwise.
+        angle: degrees by which its text is rotated clockwise.
     """
 
     def __init__(self, box: Box, angle: Rotation = 0) -> None:
         self.box, self.angle = box, angle
 
     def line(self, place: tuple[float, float, float, float], **fields: Any) -> Line:
-        """A line that fills a place: left, top, right, bottom."""
+        """Create a line at a place, given as left, top, right, bottom."""
         left, top, right, bottom = place
         corners = (self._point(left, top), self._point(right, top), self._point(right, bottom), self._point(left, bottom))
         xs, ys = zip(*corners, strict=True)
@@ -150,13 +150,13 @@ class Frame:
 
 
 def pixels(bbox: Sequence[float], size: tuple[int, int]) -> Box:
-    """A box in shares of a page, in its pixels."""
+    """Convert a box in shares of a page to pixels."""
     width, height = size
     return Box(*(round(value, 2) for value in (bbox[0] * width, bbox[1] * height, bbox[2] * width, bbox[3] * height)))
 
 
 def share_inside(inner: Sequence[float], outer: Sequence[float]) -> float:
-    """The share of one box that lies in another."""
+    """Return the share of the area of ``inner`` that lies in ``outer``."""
     width = min(inner[2], outer[2]) - max(inner[0], outer[0])
     height = min(inner[3], outer[3]) - max(inner[1], outer[1])
     area = (inner[2] - inner[0]) * (inner[3] - inner[1])
@@ -164,6 +164,6 @@ def share_inside(inner: Sequence[float], outer: Sequence[float]) -> float:
 
 
 def cut_of(scored: Any) -> CutReason | None:
-    """Why an answer ends early."""
+    """Return the reason if an answer was truncated, else None."""
     reason: CutReason | Literal["stop"] = getattr(scored, "finish_reason", "stop")
     return None if reason == "stop" else reason

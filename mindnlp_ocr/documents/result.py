@@ -1,6 +1,6 @@
-"""What is read from a document: ``Document`` -> ``Page`` -> ``Block`` -> ``Line``, all frozen and typed.
+"""The results of reading a document: ``Document`` -> ``Page`` -> ``Block`` -> ``Line``, all frozen and typed.
 
-Every position is in pixels of the page as it was opened (for a PDF: as it was rendered), measured from its top left corner.
+All positions are in pixels of the page as it was opened (for a PDF: as it was rendered), measured from its top left corner.
 The models also define the JSON output; ``mindnlp-ocr --print-schema`` writes their JSON Schema.
 """
 
@@ -15,7 +15,9 @@ SCHEMA_VERSION: Literal[1] = 1
 BlockKind = Literal[
     "text", "title", "list", "table", "figure", "formula", "code", "caption", "footnote", "header", "footer", "aside"
 ]
-FURNITURE: frozenset[BlockKind] = frozenset({"header", "footer", "aside"})  # what belongs to the page, not to its text
+FURNITURE: frozenset[BlockKind] = frozenset(
+    {"header", "footer", "aside"}
+)  # parts of the page that do not belong to its text
 Layout = Literal["lines", "page", "model", "text-layer"]
 Rotation = Literal[0, 90, 180, 270]
 CutReason = Literal["repetition", "length"]
@@ -65,13 +67,13 @@ class Line(_Result):
     Attributes:
         text: the text, without line breaks.
         box: the upright rectangle around the line.
-        polygon: the four corners of a line that is not horizontal, clockwise from the corner where its text begins;
-            None where ``box`` says it all.
-        confidence: the estimated probability, 0 to 1, that the whole line is right; None where it was not estimated.
+        polygon: the four corners of a line that is not horizontal, clockwise from the corner where its text begins; None for
+            a horizontal line.
+        confidence: the estimated probability, 0 to 1, that the whole line is correct; None if it was not estimated.
         doubtful: whether the confidence lies below the threshold of the reading.
-        row: number of the visual row inside the block, from 0. Lines of one row stand side by side, from left to right.
-        cut: why the text ends early: "repetition" (the model began to repeat itself; the text ends where that began) or
-            "length" (the longest answer was reached); None for a complete line.
+        row: number of the visual row inside the block, from 0. The lines of one row are side by side, from left to right.
+        cut: why the text ends early: "repetition" (the text was truncated where the model began to repeat itself) or
+            "length" (the maximum length was reached); None for a complete line.
     """
 
     text: str
@@ -106,13 +108,13 @@ class Block(_Result):
         kind: what the block is; "aside" is text in the margin of a page.
         box: the upright rectangle around all lines.
         lines: the lines in reading order; empty for a figure without text.
-        label: how the model calls this kind of block, such as "page_footnote"; None where no model said what it is.
-        level: of a heading, from 1, where the model tells levels apart.
-        angle: degrees (0, 90, 180 or 270) by which its text is turned clockwise on the page.
-        continues: whether it goes on with the paragraph of the last text block before it.
-        html: a table with its merged cells, as HTML; None where it was read as lines.
+        label: the model's name for this kind of block, such as "page_footnote"; None if no model classified it.
+        level: level of a heading, from 1, if the model distinguishes levels.
+        angle: degrees (0, 90, 180 or 270) by which its text is rotated clockwise on the page.
+        continues: whether it continues the paragraph of the previous text block.
+        html: a table with its merged cells, as HTML; None if it was read as lines.
         latex: a formula, without delimiters.
-        markdown: the block as the model wrote it, where it wrote Markdown.
+        markdown: the block as the model wrote it, if it wrote Markdown.
     """
 
     kind: BlockKind = "text"
@@ -136,7 +138,7 @@ class Block(_Result):
 
     @property
     def text(self) -> str:
-        """One line of text a visual row. Cells of a table row are separated by a tab, other neighbours by a space."""
+        """One line of text for each visual row. Cells of a table row are separated by tabs, other lines by spaces."""
         between = "\t" if self.kind == "table" else " "
         return "\n".join(between.join(line.text for line in row) for row in self.rows)
 
@@ -148,14 +150,14 @@ class Page(_Result):
         number: the page's number in its document, from 1.
         width: pixels of the page as it was opened.
         height: pixels of the page as it was opened.
-        dpi: pixels an inch, where they are known: as rendered for a PDF, as the file says for an image.
-        rotation: degrees (0, 90, 180 or 270) that the page had to be turned clockwise to be read.
+        dpi: resolution, if it is known: of the rendering for a PDF, of the file's metadata for an image.
+        rotation: degrees (0, 90, 180 or 270) by which the page was rotated clockwise to be read.
         layout: how the page was read.
         blocks: the blocks in reading order.
         confidence: the mean confidence of the lines, weighted by their characters; None without text or estimates.
-        doubtful: whether little of the page can be trusted.
+        doubtful: whether the confidence lies below the threshold of the reading.
         warnings: what a user should know about this page, one sentence each.
-        error: why the page could not be read; None where it was.
+        error: why the page could not be read; None if it was read.
         timings_ms: milliseconds that each stage took.
     """
 
@@ -192,8 +194,8 @@ class Document(_Result):
 
     Attributes:
         source: the name under which the document was given.
-        pages: the pages that were read, in their order.
-        error: why the document could not be opened; None where it could.
+        pages: the pages that were read, in order.
+        error: why the document could not be opened; None if it was opened.
     """
 
     source: str
@@ -207,5 +209,5 @@ class Document(_Result):
 
     @property
     def doubtful(self) -> bool:
-        """Whether a page is doubtful."""
+        """Whether any page is doubtful."""
         return any(page.doubtful for page in self.pages)

@@ -1,4 +1,4 @@
-"""A run over many documents: read, write each as it is complete, report what failed, lose nothing that was read."""
+"""A run over many documents, which writes every document when it is complete and reports errors."""
 
 import errno
 import os
@@ -22,35 +22,35 @@ from mindnlp_ocr.errors import PageError, SetupError
 
 
 class Target(ABC):
-    """Where documents are written."""
+    """Destination of documents."""
 
     def begin(self, name: str) -> None:
-        """A document begins."""
+        """Begin a document."""
         self.writer(name).begin(name)
 
     @abstractmethod
     def writer(self, name: str) -> Writer:
-        """The writer of a document."""
+        """Return the writer of a document."""
 
     @abstractmethod
     def end(self, name: str, error: str | None) -> None:
-        """A document has ended."""
+        """End a document; ``error`` is its error or None."""
 
     @abstractmethod
     def close(self, **about: Any) -> None:
-        """The run has come to its end; ``about`` is what JSON tells of the model and its cache."""
+        """Finish a complete run; ``about`` contains the fields of JSON about the model and its cache."""
 
     @abstractmethod
     def abort(self) -> None:
-        """The run was broken off."""
+        """Clean up after an interrupted run."""
 
 
 class OneTarget(Target):
     """All documents in one file, or on standard output.
 
     Args:
-        path: the file, which appears when the run is complete; a run that breaks off leaves PATH.part.
-            None: standard output.
+        path: the file, which appears when the run is complete; an interrupted run leaves PATH.part. None: standard output.
+        heads: whether to write the name of every document before its text.
     """
 
     def __init__(self, format_name: str, path: str | None, heads: bool) -> None:
@@ -81,7 +81,7 @@ class OneTarget(Target):
 
 
 class FolderTarget(Target):
-    """A file for each document. A document that cannot be opened leaves none."""
+    """One file for each document. There is no file for a document that cannot be opened."""
 
     def __init__(self, format_name: str, folder: OutputFolder) -> None:
         self._format, self._folder = FORMATS[format_name], folder
@@ -105,7 +105,7 @@ class FolderTarget(Target):
             file.commit()
 
     def close(self, **about: Any) -> None:
-        """Every file is complete already."""
+        """Do nothing, since every file is already complete."""
 
     def abort(self) -> None:
         if self._open is not None:
@@ -126,10 +126,10 @@ def run(
     """Read documents into a target. Returns whether every page was read.
 
     Args:
-        visualize: a folder for pictures of the pages with what was found.
-        password: of PDFs, for the writers that open them again.
-        progress: whether a bar is shown.
-        about: gives what JSON tells of the model, when all documents have been read.
+        visualize: a folder for images of the pages with the results.
+        password: password of PDFs, for writers that open them again.
+        progress: whether to show a progress bar.
+        about: called after all documents were read; returns the fields of JSON about the model and its cache.
 
     Raises:
         SetupError: the output cannot be written.
@@ -181,7 +181,7 @@ def _read(
 
 
 def _stream_page(reader: DocumentReader, name: str, source_page: SourcePage, target: Target) -> bool:
-    """One page that is read in one request: its text is written as it comes."""
+    """Read one page in one request, and write its text while it is generated."""
     target.begin(name)
     writer = target.writer(name)
     assert isinstance(writer, TextWriter)
@@ -225,12 +225,12 @@ def _visualized(folder: Path, event: PageRead, picture: PagePicture) -> None:
     try:
         visualize(event.page, picture.image()).save(folder / f"{stem}{suffix}.png")
     except PageError as error:
-        tqdm.write(f"warning: {event.name}: no picture could be drawn ({error})", file=sys.stderr)
+        tqdm.write(f"warning: {event.name}: no image could be drawn ({error})", file=sys.stderr)
 
 
 @contextmanager
 def _writing() -> Iterator[None]:
-    """Report a full disk and its like as a SetupError. A closed standard output is left to the caller."""
+    """Convert errors such as a full disk to a SetupError. The caller handles a closed standard output."""
     try:
         yield
     except BrokenPipeError:
@@ -238,5 +238,7 @@ def _writing() -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
             reason = os.strerror(error.errno)
-            raise SetupError(f"the output cannot be written ({reason}): free some space, or name another place") from error
+            raise SetupError(
+                f"the output cannot be written ({reason}): free some space, or write to another disk"
+            ) from error
         raise

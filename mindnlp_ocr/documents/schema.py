@@ -1,7 +1,7 @@
-"""What the JSON formats hold: the types of ``result.py`` as they are written, and their JSON Schema.
+"""The contents of the JSON formats: the types of ``result.py`` as they are written, and their JSON Schema.
 
-A file keeps its meaning as long as ``schema_version`` stays what it is. A later release may add fields, so a reader passes
-over those that it does not know.
+The meaning of existing fields does not change within a ``schema_version``. Later releases may add fields, so programs that
+read the files must ignore unknown fields.
 """
 
 import inspect
@@ -22,7 +22,7 @@ class LineResult(Line):
     """A line of text, or a cell of a table row.
 
     Attributes:
-        box_points: ``box`` in points, 1/72 inch, from the top left corner of the page as it is shown; null where the page
+        box_points: ``box`` in points, 1/72 inch, from the top left corner of the page as it is displayed; null if the page
             has no dpi.
     """
 
@@ -35,7 +35,7 @@ class BlockResult(Block):
     """Lines that belong together.
 
     Attributes:
-        text: one line a visual row; cells of a table are separated by tabs.
+        text: one line for each visual row; cells of a table are separated by tabs.
     """
 
     model_config = _WRITTEN
@@ -66,7 +66,7 @@ class PageResult(Page):
 
     @classmethod
     def of(cls, page: Page) -> "PageResult":
-        """A page as it is written."""
+        """Convert a page to its written form."""
         scale = 72 / page.dpi if page.dpi else None
 
         def written(line: Line) -> LineResult:
@@ -77,13 +77,13 @@ class PageResult(Page):
 
 
 class DocumentSummary(BaseModel):
-    """What is known of a document when all of its pages have been read.
+    """The fields of a document that are known after all of its pages were read.
 
     Attributes:
-        text: the text of all pages, separated by a line break and a form feed; null where no page could be read.
-        error: why the document, or some of its pages, could not be read; null where all of it was.
+        text: the text of all pages, separated by a line break and a form feed; null if no page could be read.
+        error: why the document, or some of its pages, could not be read; null if all pages were read.
         timings_ms: milliseconds that each stage took, summed over the pages.
-        doubtful: whether a page is doubtful.
+        doubtful: whether any page is doubtful.
     """
 
     model_config = _WRITTEN
@@ -95,11 +95,11 @@ class DocumentSummary(BaseModel):
 
 
 class DocumentResult(DocumentSummary):
-    """A document. The pages are written as they are read, before what is known at the end.
+    """A document. The pages are written as they are read, before the fields that are known only at the end.
 
     Attributes:
         image: the name under which the document was given.
-        pages: the pages that were read or could not be read, in their order.
+        pages: all pages, including those that could not be read, in order.
     """
 
     image: str
@@ -107,14 +107,14 @@ class DocumentResult(DocumentSummary):
 
 
 class Report(BaseModel):
-    """A run: documents in their order, and what read them.
+    """A run: the documents in order, and the state of the model.
 
     Attributes:
         schema_version: the version of this format.
         results: the documents.
-        model: what ``get_model_info()`` said at the end; null where the run did not come to its end.
-        cache: what ``get_cache_stats()`` said at the end; null where the run did not come to its end.
-        ranks: what each worker did, where several shared the documents; else null.
+        model: the result of ``get_model_info()`` at the end; null if the run was interrupted.
+        cache: the result of ``get_cache_stats()`` at the end; null if the run was interrupted.
+        ranks: the statistics of each worker, if several shared the documents; else null.
     """
 
     model_config = _WRITTEN
@@ -127,7 +127,7 @@ class Report(BaseModel):
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a report; of a document, which is a line of JSON Lines, it is ``#/$defs/DocumentResult``."""
+    """Return the JSON Schema of a report. ``#/$defs/DocumentResult`` is the schema of a line of JSON Lines."""
     schema = Report.model_json_schema(mode="serialization")
     definitions = schema["$defs"]
     for model in (Report, DocumentResult, PageResult, BlockResult, LineResult):
@@ -142,7 +142,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _describe(schema: dict[str, Any], model: type[BaseModel]) -> None:
-    """Put what docstrings say of a model and its fields where a JSON Schema has it."""
+    """Add the descriptions of a model and its fields from docstrings to its JSON Schema."""
     schema["description"] = inspect.cleandoc(model.__doc__ or "").split("\n\n")[0]
     said = dict(_attributes(kind.__doc__ or "" for kind in reversed(model.__mro__) if issubclass(kind, BaseModel)))
     for name, field in schema["properties"].items():

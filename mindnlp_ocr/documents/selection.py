@@ -1,4 +1,4 @@
-"""Page numbers as a user writes them: ``1-3,7``."""
+"""Selection of pages, such as ``1-3,7``."""
 
 import re
 from collections.abc import Iterator
@@ -7,13 +7,13 @@ from mindnlp_ocr.errors import SetupError
 
 
 class PageSelection:
-    """The pages that are wanted of every document.
+    """The selected pages of every document.
 
     Args:
-        text: numbers and ranges from 1, separated by commas; a range may leave out its end: "1-3,7,12-". None: all pages.
+        text: numbers and ranges from 1, separated by commas; a range may omit its end: "1-3,7,12-". None: all pages.
 
     Raises:
-        SetupError: the text is no selection.
+        SetupError: the text is not a valid selection.
     """
 
     def __init__(self, text: str | None = None) -> None:
@@ -29,7 +29,7 @@ class PageSelection:
         return first, last
 
     def of(self, count: int) -> Iterator[int]:
-        """The indices, from 0, of the wanted pages of a document of ``count`` pages, in ascending order."""
+        """Yield the indices, from 0, of the selected pages of a document with ``count`` pages, in ascending order."""
         for index in range(count):
             if any(first <= index + 1 <= (last or count) for first, last in self._ranges):
                 yield index

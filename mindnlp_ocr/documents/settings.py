@@ -1,4 +1,4 @@
-"""How a checkpoint wants documents to be read: ``document_config.json`` in its folder, or a preset (``presets.py``)."""
+"""Settings for reading documents, from a checkpoint's ``document_config.json`` or a preset (``presets.py``)."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -10,21 +10,21 @@ from mindnlp_ocr.errors import SetupError
 
 FILE = "document_config.json"
 LayoutChoice = Literal["auto", "lines", "page", "model"]
-PresetName = Literal["mineru", "olmocr", "plain"]  # those that ship with the package
+PresetName = Literal["mineru", "olmocr", "plain"]  # presets that the package contains
 PageAnswer = Literal["text", "markdown", "olmocr"]
 Settings = TypeVar("Settings", bound="DocumentSettings")
 
 
 class LineSettings(BaseModel):
-    """How crops of single lines are read.
+    """Settings for reading crops of single lines.
 
     Attributes:
         prompt: the text that follows the image of a line.
-        height: pixels of the crop; a multiple of the merged patch.
-        stretch: how much wider than its own shape a crop is made.
-        margin: blank space added above and below the detected line, as a share of its height.
-        max_width: pixels; longer lines are cut at a gap and joined again.
-        max_new_tokens: longest answer for one line.
+        height: height of the crop in pixels, a multiple of the merged patch.
+        stretch: factor by which crops are stretched horizontally.
+        margin: margin around the detected line, as a share of its height.
+        max_width: maximum width of a crop in pixels; longer lines are split at a gap, and their texts joined.
+        max_new_tokens: maximum number of new tokens for one line.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,7 +38,7 @@ class LineSettings(BaseModel):
 
 
 class BlockSampling(BaseModel):
-    """How the text of one kind of block is chosen, under the names of mineru-vl-utils; what is left out is as it has it."""
+    """Sampling parameters for one kind of block, with the names and defaults of mineru-vl-utils."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,15 +53,15 @@ class BlockSampling(BaseModel):
 
 
 class ModelLayoutSettings(BaseModel):
-    """How ``--layout model`` works: the model finds the blocks of a page, then reads each.
+    """Settings of ``--layout model``: the model detects the blocks of a page, then reads each block.
 
     Attributes:
-        image_size: width and height in pixels of the picture in which blocks are looked for.
-        prompts: by kind of block, "[layout]" and "[default]" among them, in place of those of mineru-vl-utils.
-        sampling: the same of how tokens are chosen.
-        image_analysis: whether pictures and charts are described.
-        most_boxes: boxes of one page; what follows is left out.
-        fill_gaps: whether lines outside of all boxes are looked for, and read by themselves.
+        image_size: width and height in pixels of the image in which the model detects blocks.
+        prompts: prompts by kind of block, including "[layout]" and "[default]", that replace those of mineru-vl-utils.
+        sampling: sampling parameters by kind of block, likewise.
+        image_analysis: whether the model describes pictures and charts.
+        most_boxes: maximum number of blocks of a page; further blocks are omitted.
+        fill_gaps: whether to detect lines outside all blocks and read them separately.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,14 +75,16 @@ class ModelLayoutSettings(BaseModel):
 
 
 class ConfidenceSettings(BaseModel):
-    """The probability that a line is right, from the log-probabilities of its tokens: a logistic function of the logarithms
-    of the lowest one and of their sum, both without their sign. The checkpoint's README says on which pages it was fitted.
+    """Parameters for estimating the probability that a line is correct.
+
+    The estimate is a logistic function of two logarithms: of the absolute value of the lowest log-probability of its tokens,
+    and of the absolute value of their sum. The checkpoint's README describes the pages to which it was fitted.
 
     Attributes:
-        bias: of the logistic function.
+        bias: bias of the logistic function.
         lowest: factor of the logarithm of the lowest log-probability.
         total: factor of the logarithm of the sum of all log-probabilities.
-        threshold: lines below it are doubtful.
+        threshold: lines with a lower confidence are doubtful.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -94,20 +96,20 @@ class ConfidenceSettings(BaseModel):
 
 
 class DocumentSettings(BaseModel):
-    """What a checkpoint or a preset declares, or the defaults where nothing does: whole pages in one request.
+    """The settings that a checkpoint or a preset declares. By default, whole pages are read in one request.
 
     Attributes:
-        layout: how pages are read where the user leaves the choice.
-        page_prompt: the text that goes with the image of a whole page; {width} and {height} stand for its pixels.
-        page_prompt_first: whether that text stands before the image.
-        page_max_pixels: with layout "lines" or "model", pictures up to this area are read whole; 0: none are.
-        page_longest_side: pixels to which larger pages are shrunk before they are read whole.
-        page_max_new_tokens: longest answer for a whole page; null: the model's own.
-        page_answer: what the model answers for a whole page: "text", "markdown", or "olmocr": JSON with the text in
-            Markdown and the turn that the page needs.
-        lines: how line crops are read; null where the checkpoint does not read them.
-        model_layout: how the model finds the blocks of a page; null where it does not.
-        confidence: how a confidence is estimated; null where it is not.
+        layout: the layout with ``--layout auto``.
+        page_prompt: prompt for a whole page; {width} and {height} are replaced by its size in pixels.
+        page_prompt_first: whether the prompt precedes the image.
+        page_max_pixels: with layout "lines" or "model", images up to this number of pixels are read as whole pages; 0: none.
+        page_longest_side: maximum side in pixels of whole pages; larger pages are shrunk.
+        page_max_new_tokens: maximum number of new tokens for a whole page; null: the model's limit.
+        page_answer: format of the answer for a whole page: "text", "markdown", or "olmocr" (JSON with the text in Markdown
+            and the rotation that the page needs).
+        lines: settings for reading line crops; null if the checkpoint does not read them.
+        model_layout: settings for detecting blocks; null if the checkpoint does not detect them.
+        confidence: parameters of the confidence; null if no confidence is estimated.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -125,20 +127,20 @@ class DocumentSettings(BaseModel):
 
     @classmethod
     def from_folder(cls, folder: Path) -> "DocumentSettings":
-        """Read the file, or take the defaults where there is none.
+        """Read the file, or return the defaults if it does not exist.
 
         Raises:
-            SetupError: the file is not JSON, or a setting is unknown or has no possible value.
+            SetupError: the file is not JSON, or a setting is unknown or invalid.
         """
         path = folder / FILE
         return cls.checked(read_json(path), path) if path.exists() else cls()
 
     @classmethod
     def checked(cls: type[Settings], given: dict[str, Any], path: Path) -> Settings:
-        """Settings as a file gives them.
+        """Validate the settings of a file.
 
         Raises:
-            SetupError: a setting is unknown or has no possible value.
+            SetupError: a setting is unknown or invalid.
         """
         try:
             settings = cls(**given)

@@ -1,4 +1,4 @@
-"""What a user names, as documents whose pages are opened when their turn comes."""
+"""The documents that a user names, whose pages are opened on demand."""
 
 import glob
 import os
@@ -18,19 +18,19 @@ from mindnlp_ocr.processing.images import errors_of, load_image
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".ppm", ".pgm", ".pbm"}
 SUFFIXES = IMAGE_SUFFIXES | {".pdf"}
 STANDARD_INPUT = "-"
-PDF_HEAD = 1024  # bytes within which a PDF must say that it is one
+PDF_HEAD = 1024  # number of bytes within which the header of a PDF must begin
 
 
 @dataclass(frozen=True)
 class SourcePage:
-    """One page, opened.
+    """One opened page.
 
     Attributes:
-        number: from 1.
-        image: RGB.
-        dpi: pixels an inch, where they are known.
-        text_layer: the lines of a PDF's own text layer, where they were asked for.
-        warnings: what a user should know.
+        number: page number, from 1.
+        image: the page in RGB.
+        dpi: resolution, if it is known.
+        text_layer: the lines of the text layer of a PDF, if they were requested.
+        warnings: warnings about the page.
     """
 
     number: int
@@ -44,13 +44,13 @@ class Source:
     """An open document.
 
     Args:
-        name: a file, or "-" for standard input.
-        dpi: at which the pages of a PDF are rendered.
-        password: of an encrypted PDF.
-        content: where the name is not that of a file here: a file that holds the document, or its bytes.
+        name: the path of a file, or "-" for standard input.
+        dpi: resolution at which the pages of a PDF are rendered.
+        password: password of an encrypted PDF.
+        content: the document, or the path of a file with its contents, if ``name`` is not the path of a local file.
 
     Raises:
-        PageError: it cannot be opened.
+        PageError: the document cannot be opened.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Source:
         self.pages = self.pdf.pages if self.pdf is not None else self._frames()
 
     def close(self) -> None:
-        """Free what is held of it."""
+        """Close the document."""
         if self.pdf is not None:
             self.pdf.close()
 
@@ -70,8 +70,8 @@ class Source:
         """Open a page.
 
         Args:
-            index: from 0.
-            text_layer: whether to read a PDF's own text as well.
+            index: index of the page, from 0.
+            text_layer: whether to read the text layer of a PDF, too.
 
         Raises:
             PageError: the page cannot be opened.
@@ -106,7 +106,7 @@ class Source:
         except OSError as error:
             raise PageError(f"{name[:60]}... cannot be opened ({error.strerror}): give a PDF or an image") from error
         if name.startswith(("http://", "https://")):
-            raise PageError(f"{name} is a web address: download it first, this program opens files only")
+            raise PageError(f"{name} is a web address: download it first, because this program opens only files")
         if name[:5].lower() == "data:":
             raise PageError("a data URL was given: give a file, or send its bytes to standard input")
         raise PageError(f"{path} is {what}: give a PDF or an image file")
@@ -115,15 +115,15 @@ class Source:
         return BytesIO(self.content) if isinstance(self.content, bytes) else self.content
 
     def _frames(self) -> int:
-        """The pages of an image file: those of a TIFF, else one."""
+        """Return the number of pages of an image file, which is 1 unless it is a TIFF."""
         with errors_of(self.name), Image.open(self._stream()) as image:
-            self.size = image.size  # of the first page, which is not decoded yet
+            self.size = image.size  # size of the first page, which is not decoded yet
             self._is_tiff = image.format == "TIFF"
             return int(getattr(image, "n_frames", 1)) if self._is_tiff else 1
 
 
 def is_document(entry: "os.DirEntry[str]") -> bool:
-    """Whether a folder's entry is a file with the suffix of a document."""
+    """Return whether an entry of a folder is a file with the suffix of a document."""
     return Path(entry.name).suffix.lower() in SUFFIXES and entry.is_file()
 
 
@@ -140,7 +140,7 @@ def _is_pdf(content: Path | bytes) -> bool:
 
 
 def _dpi(image: Image.Image) -> float | None:
-    """What the file says, where that is a resolution of paper."""
+    """Return the resolution in the metadata of an image, or None if it is missing or implausible."""
     found = image.info.get("dpi")
     try:
         dpi = float(found[0]) if found else 0.0
@@ -150,11 +150,11 @@ def _dpi(image: Image.Image) -> float | None:
 
 
 def expand(name: str) -> Iterator[str]:
-    """The documents that a file, a folder or a pattern names; what names none is kept, to fail as a document of its own."""
+    """Yield the documents of a file, folder or pattern. A name without documents is yielded itself, and fails later."""
     if name == STANDARD_INPUT:
         yield name
         return
-    if os.path.isdir(name):  # noqa: PTH112 - unlike Path, it takes any string: a name too long, a data URL
+    if os.path.isdir(name):  # noqa: PTH112 - unlike Path, it accepts any string, such as data URLs
         try:
             entries = sorted(entry.path for entry in os.scandir(name) if is_document(entry))
         except PermissionError as error:

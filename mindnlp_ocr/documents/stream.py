@@ -1,4 +1,4 @@
-"""Many documents through one reader: pages of one fill the slots that another leaves free, and no fault stops the others."""
+"""Reading of many documents with one reader: their pages share slots, and an error affects only its own document."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +19,7 @@ TextLayer = Literal["ignore", "prefer", "only"]
 
 @dataclass(frozen=True)
 class Begun:
-    """A document was opened; ``pages`` of it will follow."""
+    """A document was opened, of which ``pages`` pages follow."""
 
     name: str
     pages: int
@@ -27,7 +27,7 @@ class Begun:
 
 @dataclass(frozen=True)
 class PageRead:
-    """A page was read, or could not be; ``source`` is open until the document has ended."""
+    """A page was read or has an error; ``source`` stays open until the document ends."""
 
     name: str
     source: Source
@@ -36,7 +36,7 @@ class PageRead:
 
 @dataclass(frozen=True)
 class Ended:
-    """All pages of a document have come, or it could not be opened, for the reason in ``error``."""
+    """A document ended after its last page, or could not be opened; ``error`` contains the reason."""
 
     name: str
     error: str | None = None
@@ -49,11 +49,11 @@ class DocumentStream:
     """Opens documents, and reads their pages in order.
 
     Args:
-        reader: what reads the pages.
-        pages: which pages of every document.
-        dpi: at which the pages of a PDF are rendered.
-        password: of encrypted PDFs.
-        text_layer: whether a PDF's own text is ignored, taken where there is any, or the only thing to be read.
+        reader: the reader of the pages.
+        pages: the selected pages of every document.
+        dpi: resolution at which the pages of a PDF are rendered.
+        password: password of encrypted PDFs.
+        text_layer: "ignore" the text layer of PDFs, "prefer" it if a page has one, or use "only" the text layer.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class DocumentStream:
         self._dpi, self._password, self._text_layer = dpi, password, text_layer
 
     def read(self, names: Iterable[str]) -> Iterator[Event]:
-        """What happens, in the order of the names: every document begins, has its pages, and ends."""
+        """Read documents in order, and yield the events of each: its beginning, its pages and its end."""
         plan: deque[Begun | Ended | tuple[str, Source]] = deque()
         open_sources: list[Source] = []
 
@@ -107,7 +107,7 @@ class DocumentStream:
                 source.close()
 
     def whole_page(self, name: str) -> SourcePage | None:
-        """The only page of an image that is read in one request, opened; None for all else."""
+        """Open the only page of an image that is read in one request; return None for all other documents."""
         if name == STANDARD_INPUT:
             return None
         try:
@@ -117,10 +117,10 @@ class DocumentStream:
                 return None
             return source.page(0) if self._reader.layout_of(*source.size) == "page" else None
         except PageError:
-            return None  # it fails again where it is reported
+            return None  # the error occurs again in ``read``, which reports it
 
     def document(self, name: str) -> Document:
-        """One document, whole."""
+        """Read one document."""
         pages, error = [], None
         for event in self.read([name]):
             if isinstance(event, PageRead):
@@ -134,10 +134,10 @@ class DocumentStream:
 
 
 def open_page(source: Source, index: int, text_layer: TextLayer = "ignore") -> SourcePage | Page:
-    """A page to be read; or what was made of it, where it cannot be opened or its own text is taken.
+    """Open a page, or return its result if it cannot be opened or its text layer is used.
 
     Args:
-        index: from 0.
+        index: index of the page, from 0.
     """
     try:
         page = source.page(index, text_layer != "ignore")

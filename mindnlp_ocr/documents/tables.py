@@ -1,10 +1,10 @@
-"""Tables in HTML: their cells on a grid, and back to HTML."""
+"""Conversion of HTML tables to cells on a grid, and back to HTML."""
 
 from dataclasses import dataclass
 from html import escape
 from html.parser import HTMLParser
 
-MOST_CELLS = 5_000  # of a table; a model that repeats itself writes more
+MOST_CELLS = 5_000  # maximum of a table; only a model that repeats itself writes more
 MOST_SPAN = 200
 
 
@@ -13,10 +13,10 @@ class Cell:
     """A cell and its place on the grid.
 
     Attributes:
-        text: on one line, without markup.
-        row, column: of its top left corner, from 0.
-        rows, columns: that it takes.
-        head: whether it is a head cell (``th``).
+        text: the text on one line, without markup.
+        row, column: position of its top left corner, from 0.
+        rows, columns: number of rows and columns that it spans.
+        head: whether it is a header cell (``th``).
     """
 
     text: str
@@ -28,7 +28,7 @@ class Cell:
 
 
 class _Parser(HTMLParser):
-    """Collects rows of (text, rows, columns, head). Cells of a table inside a cell are text of the outer cell."""
+    """Collects rows of (text, rows, columns, head). The text of a nested table belongs to the outer cell."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -70,12 +70,12 @@ def _span(text: str | None) -> int:
 
 
 def cells_of(html: str) -> tuple[Cell, ...]:
-    """The cells of a table in HTML, row by row; none where there is no table. It is cut at ``MOST_CELLS``."""
+    """Return the cells of an HTML table, row by row; none if there is no table, and at most ``MOST_CELLS``."""
     parser = _Parser()
     parser.feed(html)
     parser.close()
     cells: list[Cell] = []
-    taken: dict[int, int] = {}  # the first row of each column that is free
+    taken: dict[int, int] = {}  # the first free row of each column
     for row, found in enumerate(row for row in parser.rows if row):
         column = 0
         for text, rows, columns, head in found:
@@ -91,7 +91,7 @@ def cells_of(html: str) -> tuple[Cell, ...]:
 
 
 def to_html(cells: tuple[Cell, ...]) -> str:
-    """The table in HTML of our own: nothing in it but rows, cells, spans and escaped text."""
+    """Return the table as HTML that contains only rows, cells, spans and escaped text."""
     rows: dict[int, list[str]] = {}
     for cell in cells:
         tag = "th" if cell.head else "td"
@@ -103,5 +103,5 @@ def to_html(cells: tuple[Cell, ...]) -> str:
 
 
 def has_spans(cells: tuple[Cell, ...]) -> bool:
-    """Whether a cell takes more than one place of the grid, which a table of Markdown cannot say."""
+    """Return whether a cell spans several rows or columns, which Markdown cannot represent."""
     return any(cell.rows > 1 or cell.columns > 1 for cell in cells)

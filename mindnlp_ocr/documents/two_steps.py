@@ -1,4 +1,4 @@
-"""``--layout model``: the model finds the blocks of a page, then reads each; what it left out is found all the same."""
+"""``--layout model``: the model detects the blocks of a page and then reads each block."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,21 +17,21 @@ from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
 if TYPE_CHECKING:
     from mindnlp_ocr.documents.mineru import EngineMinerUClient, EngineOutput, Review
 
-OVERLAP = 0.8  # share of the smaller of two boxes that both cover, from which on the later one is left out
-SMALLEST = 3  # pixels of a box; what is smaller holds no text
-MOST_OF_A_PAGE = 0.6  # area of a picture, from which on lines in it are looked for
-COVERED = 0.5  # share of a line that boxes have to cover
+OVERLAP = 0.8  # overlap, as a share of the smaller of two boxes, from which the later box is omitted
+SMALLEST = 3  # minimum side of a box in pixels; smaller boxes contain no text
+MOST_OF_A_PAGE = 0.6  # area of a picture, as a share of the page, from which lines in it are read, too
+COVERED = 0.5  # share of a line from which it counts as covered by a box
 BOX = "<|box_start|>"
 
 
 @dataclass
 class Found:
-    """What the two steps gave for a page.
+    """The result of the two steps for a page.
 
     Attributes:
-        blocks: as mineru-vl-utils has them.
-        warnings: what was wrong with the answers.
-        timings_ms: of all requests.
+        blocks: the blocks of mineru-vl-utils.
+        warnings: problems of the answers.
+        timings_ms: timings, summed over all requests.
     """
 
     blocks: list[Any] = field(default_factory=list)
@@ -40,7 +40,8 @@ class Found:
 
     @property
     def covered(self) -> list[Sequence[float]]:
-        """The boxes, in shares of the page, whose text was read or that hold none, as pictures but for those of a page."""
+        """Boxes, in shares of the page, in which no further lines are read: those with text, and pictures that are not
+        as large as the page."""
         boxes = []
         for block in self.blocks:
             left, top, right, bottom = block["bbox"]
@@ -54,9 +55,9 @@ class TwoSteps:
     """Reads pages in two steps. Its methods may be called from several threads.
 
     Args:
-        batch_size: blocks of one page at a time.
-        max_new_tokens: longest answer of a block and of the layout; by default the model's own.
-        wanted: asked between requests; False ends the reading of a page with an error.
+        batch_size: number of blocks of one page that are read concurrently.
+        max_new_tokens: maximum number of new tokens for a block and for the layout; by default, the model's limit.
+        wanted: called between requests; if it returns False, the page ends with an error.
 
     Raises:
         SetupError: mineru-vl-utils is not installed.
@@ -75,7 +76,7 @@ class TwoSteps:
         except ImportError as error:
             raise SetupError(
                 f"--layout model needs mineru-vl-utils, which cannot be imported ({error}): "
-                "pip install 'mindnlp-ocr[mineru]'"
+                "run `pip install 'mindnlp-ocr[mineru]'`"
             ) from error
         self._settings = settings
         client = mineru.EngineVlmClient(model, batch_size, max_new_tokens, wanted, isolate_block_errors=True)
@@ -91,10 +92,10 @@ class TwoSteps:
         self._new_client = new_client
 
     def read(self, image: Image.Image) -> Found:
-        """The blocks of an RGB page with what they say.
+        """Detect and read the blocks of an RGB page.
 
         Raises:
-            PageError: the reading was cancelled, or the layout could not be asked for.
+            PageError: the reading was cancelled, or the request for the layout failed.
         """
         found = Found()
 
@@ -116,10 +117,10 @@ class TwoSteps:
         return found
 
     def _reviewed(self, page: Image.Image, blocks: list[Any], answer: "EngineOutput", warnings: list[str]) -> list[Any]:
-        """The blocks that are worth reading: not too small, not over others, and not without end."""
+        """Select the blocks to read: not too small, not overlapping, and not too many."""
         if answer.finish_reason != "stop":
-            why = "repeated itself" if answer.finish_reason == "repetition" else "reached the longest answer"
-            warnings.append(f"The list of blocks was cut off, for the model {why}.")
+            why = "repeated itself" if answer.finish_reason == "repetition" else "reached the maximum length of an answer"
+            warnings.append(f"The list of blocks was truncated because the model {why}.")
         named = answer.text.count(BOX)
         kept: list[Any] = []
         for block in blocks:
@@ -129,16 +130,16 @@ class TwoSteps:
                 kept.append(block)
         if named > len(kept):
             warnings.append(
-                f"{named - len(kept)} of {named} boxes of the model were left out: outside of the page, of an unknown kind, "
-                "too small, or over others."
+                f"{named - len(kept)} of {named} boxes of the model were omitted because they were outside the page, of an "
+                "unknown kind, too small, or overlapping other boxes."
             )
         if len(kept) > self._settings.most_boxes:
-            warnings.append(f"The model gave {len(kept)} blocks; the first {self._settings.most_boxes} were read.")
+            warnings.append(f"The model detected {len(kept)} blocks; only the first {self._settings.most_boxes} were read.")
         return kept[: self._settings.most_boxes]
 
 
 def _doubled(block: Any, other: Any) -> bool:
-    """Whether two blocks would be read twice over: one covers the other, and both hold text of their own."""
+    """Return whether two blocks would be read twice: one covers the other, and neither is a container."""
     if {block["type"], other["type"]} & (CONTAINERS | PICTURES):
         return False
     one, two = block["bbox"], other["bbox"]
@@ -146,7 +147,7 @@ def _doubled(block: Any, other: Any) -> bool:
 
 
 def uncovered(quads: Sequence[Quad], covered: Sequence[Sequence[float]], size: tuple[int, int]) -> list[Quad]:
-    """The lines of which less than half lies in a box; boxes are in shares of a page of this size."""
+    """Return the lines of which less than half lies in boxes; the boxes are in shares of a page of size ``size``."""
     width, height = size
     left_out = []
     for quad in quads:
@@ -158,7 +159,7 @@ def uncovered(quads: Sequence[Quad], covered: Sequence[Sequence[float]], size: t
 
 
 def inserted(blocks: Sequence[Block], more: Sequence[Block]) -> tuple[Block, ...]:
-    """Blocks in reading order, with others put behind the last one that stands above them in their column."""
+    """Insert additional blocks into the reading order, each after the last block that is above it in its column."""
     order = list(blocks)
     for block in more:
         middle = (block.box.top + block.box.bottom) / 2

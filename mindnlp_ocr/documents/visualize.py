@@ -1,4 +1,4 @@
-"""A page with what was read drawn on it: where lines lie, in which order they are read, and how sure they are."""
+"""Images of pages with their results: the positions, the reading order and the confidence of lines."""
 
 import math
 from itertools import pairwise
@@ -10,7 +10,7 @@ from mindnlp_ocr.documents.result import Box, Line, Page, Point
 from mindnlp_ocr.documents.writers.words import placed
 
 LINE_HEIGHT = 32  # pixels; smaller print is enlarged to it, so that labels fit beside it
-LARGEST = 4_000  # pixels of a side, beyond which nothing is enlarged
+LARGEST = 4_000  # pixels; pages with a longer side are not enlarged
 _BLOCK = (40, 90, 200)
 _UNKNOWN = (110, 110, 110)  # lines without a confidence
 _DOUBTFUL = (205, 20, 20)
@@ -20,17 +20,17 @@ Colour = tuple[int, int, int]
 
 
 def visualize(page: Page, image: Image.Image) -> Image.Image:
-    """The picture of a page with its reading on it.
+    """Draw the results of a page on its image.
 
-    Lines are outlined from red (confidence 0) over orange to green (1), and grey where it is not known; doubtful ones are
-    dashed in red. Beside each stand its number in reading order and its confidence. Blocks are blue, with their number and
-    kind, and an arrow leads from each to the next. The margin at the top sums the page up.
+    The outline of a line is red (confidence 0), orange, or green (1); it is grey if the confidence is unknown, and dashed
+    red if the line is doubtful. Beside each line are its number in reading order and its confidence. Blocks are blue, with
+    their number and kind, and an arrow leads from each block to the next. The top margin contains a summary of the page.
     """
     return _Drawing(placed(page), image).picture()
 
 
 def colour(line: Line) -> Colour:
-    """What a line is outlined in."""
+    """Return the colour of the outline of a line."""
     if line.doubtful:
         return _DOUBTFUL
     if line.confidence is None:
@@ -118,7 +118,7 @@ class _Drawing:
             self._draw.polygon([end, *barbs], fill=(*_BLOCK, 200))
 
     def _label(self, text: str, corner: Point, shown: Colour, above: bool) -> None:
-        """Text beside a corner: on its left, or above it."""
+        """Draw text to the left of a corner, or above it."""
         _, top, width, bottom = self._draw.textbbox((0, 0), text, font=self._font)
         x = corner.x if above else corner.x - width - 8
         y = corner.y - bottom - 4 if above else corner.y - top + 2

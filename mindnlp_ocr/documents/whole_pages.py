@@ -1,4 +1,4 @@
-"""Pages that are read in one request, and answered as the checkpoint's settings say."""
+"""Reading of whole pages in one request, with the answer format of the settings."""
 
 from dataclasses import dataclass
 
@@ -17,10 +17,10 @@ from mindnlp_ocr.models.requests import Request
 
 @dataclass(frozen=True)
 class WholePage:
-    """What an answer came to.
+    """The result of an answer.
 
     Attributes:
-        rotation: by how much the page was turned clockwise to be read.
+        rotation: degrees by which the page was rotated clockwise to be read.
     """
 
     blocks: tuple[Block, ...]
@@ -30,11 +30,11 @@ class WholePage:
 
 
 class WholePages:
-    """Asks for pages, and reads the answers.
+    """Creates the requests for whole pages, and parses the answers.
 
     Args:
-        prompt: in place of that of the settings.
-        max_new_tokens: the same.
+        prompt: replaces the prompt of the settings.
+        max_new_tokens: replaces the limit of the settings.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class WholePages:
 
     @property
     def streams(self) -> bool:
-        """Whether the answer is the text of the page, which may be shown as it grows."""
+        """Whether the answer is plain text, which can be streamed."""
         return self._settings.page_answer == "text"
 
     def request(self, image: Image.Image) -> Request:
-        """The request for an RGB page."""
+        """Create the request for an RGB page."""
         prompt = self._prompt
         for name, value in (("{width}", image.width), ("{height}", image.height)):
             prompt = prompt.replace(name, str(value))
@@ -67,7 +67,7 @@ class WholePages:
         return Request(messages(image, prompt, self._settings.page_prompt_first), self._max_new_tokens)
 
     def read(self, reading: Reading, image: Image.Image) -> WholePage:
-        """The blocks of an answer. Where the model says that the page has to be turned, it is turned and asked for again."""
+        """Parse an answer. If the model reports that the page is rotated, the page is rotated and read again."""
         answer = self._settings.page_answer
         if answer == "text":
             return WholePage(self._readings.whole(reading, image.size), reading.timings_ms)
@@ -85,7 +85,10 @@ class WholePages:
                     found, warning = olmocr_answer(text)
                     timings = {name: value + timings.get(name, 0) for name, value in reading.timings_ms.items()}
                 except PageError as error:
-                    rotation, warning = 0, f"The page lies on its side, and could not be read after it was turned: {error}"
+                    rotation, warning = (
+                        0,
+                        f"The page is rotated, but could not be read again after it was turned upright: {error}",
+                    )
             warnings += [warning] if warning is not None else []
             text = found.natural_text or ""
         confidence, doubtful = self._readings.estimate(reading.logprobs)

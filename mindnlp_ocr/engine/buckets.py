@@ -1,10 +1,10 @@
-"""Sizes that graphs are compiled for: powers of two and their midpoints."""
+"""The bucket sizes for which graphs are compiled: powers of two and their midpoints."""
 
 from collections.abc import Iterable, Iterator
 
 
 def bucket_sizes(smallest: int, largest: int) -> Iterator[int]:
-    """``smallest`` (a power of two), its 1.5-fold, its double, ... and ``largest`` itself as the last."""
+    """Yield ``smallest`` (a power of two), 1.5 times and twice this size, and so on, and finally ``largest``."""
     size = smallest
     while size < largest:
         yield size
@@ -15,12 +15,12 @@ def bucket_sizes(smallest: int, largest: int) -> Iterator[int]:
 
 
 def bucket_for(size: int, smallest: int, largest: int) -> int:
-    """The smallest bucket that holds ``size``; ``size`` must not exceed ``largest``."""
+    """Return the smallest bucket of at least ``size``; ``size`` must not exceed ``largest``."""
     return next(bucket for bucket in bucket_sizes(smallest, largest) if bucket >= size)
 
 
 def until(size: int, buckets: Iterable[int]) -> Iterator[int]:
-    """The buckets up to the one that holds ``size``."""
+    """Yield the buckets up to the one that contains ``size``."""
     for bucket in buckets:
         yield bucket
         if bucket >= size:

@@ -1,4 +1,4 @@
-"""The networks as they are compiled: over a backend and its slots, from flat inputs to tokens."""
+"""The cells that are compiled: networks with a backend and its slots, from flat inputs to tokens."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from mindnlp_ocr.modeling.vision import VisionTower
 
 
 class Vision(nn.Cell):
-    """Packed images to their features."""
+    """The vision tower for packed images."""
 
     def __init__(self, tower: VisionTower, backend: Backend) -> None:
         super().__init__(auto_prefix=False)
@@ -25,7 +25,7 @@ class Vision(nn.Cell):
 
 
 class Prefill(nn.Cell):
-    """Prompts, or the rest of each, into their slots."""
+    """The prefill: runs prompts, or the rest of each, and writes their keys and values to the slots."""
 
     def __init__(self, language: LanguageModel, backend: Backend, kv: KVSlots) -> None:
         super().__init__(auto_prefix=False)
@@ -51,7 +51,7 @@ class Prefill(nn.Cell):
 
 
 class Decode(nn.Cell):
-    """One token more in some slots."""
+    """A decode step: one more token in some slots."""
 
     def __init__(self, language: LanguageModel, backend: Backend, kv: KVSlots) -> None:
         super().__init__(auto_prefix=False)
@@ -69,7 +69,7 @@ class Decode(nn.Cell):
 
 
 class DecodeSteps(nn.Cell):
-    """Several tokens more, where the backend has an operator for it."""
+    """Several decode steps in one call, if the backend has an operator for it."""
 
     def __init__(self, language: LanguageModel, backend: Backend, kv: KVSlots, ends: Sequence[int]) -> None:
         super().__init__(auto_prefix=False)

@@ -1,4 +1,4 @@
-"""What runs requests: a slot for each, the images, prompts and tokens of several in one call, and the slot given back."""
+"""The engine: assigns slots to requests, and runs the images, prompts and tokens of several requests in one call."""
 
 import math
 import threading
@@ -21,11 +21,13 @@ from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.processing.images import PromptImage
 from mindnlp_ocr.sampling import Choice
 
-MAX_PACKED_PATCHES = 2048  # of several images in one call: more would fall out of the processor's caches
+MAX_PACKED_PATCHES = 2048  # maximum for several images in one call: more exceed the processor's caches
 BURST_SECONDS = 0.05
-PREAMBLE = range(4, 64)  # tokens ahead of the first image that are kept apart: fewer are not worth it, more are a hit
+PREAMBLE = range(
+    4, 64
+)  # preamble lengths that are stored separately: shorter ones are not worth it, longer ones are cache hits
 
-Outcome = PageError | None  # of a request: None where it went on
+Outcome = PageError | None  # the error of a request, or None if it continues
 
 
 class Piece(NamedTuple):
@@ -37,29 +39,29 @@ class Piece(NamedTuple):
 
 
 class Engine:
-    """Runs the steps of requests over the slots; the scheduler says of which. The caller holds ``lock``.
+    """Runs the steps of requests that the scheduler selects. The caller must hold ``lock``.
 
     Args:
-        manager: who gives out the slots. None: nothing is cached, every token runs its whole prompt, in slot 0.
-        base: what all keys and values depend on now, see :class:`PrefixKey`. It may change while nothing runs.
+        manager: assigns the slots. None: nothing is cached, and the whole sequence is run for every token, in slot 0.
+        base: identifies the model for the cache, see :class:`PrefixKey`. It may change while no request runs.
     """
 
     def __init__(self, graphs: Graphs, kv: KVSlots, manager: CacheManager | None, base: str = "") -> None:
         self.graphs, self.kv, self.manager, self.base = graphs, kv, manager, base
-        self.lock = threading.RLock()  # a step at a time: compiling is not thread-safe, and slots may be moved between steps
+        self.lock = threading.RLock()  # one step at a time: compilation is not thread-safe, and slots may move between steps
         self._running: set[Generation] = set()
-        self._burst = 1  # tokens that the next step asks for
+        self._burst = 1  # number of tokens in the next step
         self._preamble: tuple[PrefixKey, Array, Array] | None = None
-        self._prefill_rate = self._vision_rate = 0.0  # tokens and patches a second
+        self._prefill_rate = self._vision_rate = 0.0  # tokens and patches per second
 
-    # The slots themselves
+    # Slots
 
     @contextmanager
     def idle(self, what: str) -> Iterator[None]:
-        """No request runs meanwhile.
+        """Ensure that no request runs while the context is open.
 
         Raises:
-            SetupError: one does.
+            SetupError: a request is running.
         """
         with self.lock:
             if self._running:
@@ -67,19 +69,19 @@ class Engine:
             yield
 
     def replace(self, backends: Backends, kv: KVSlots, manager: CacheManager | None) -> None:
-        """Run on others from now on; what the old slots held is forgotten."""
+        """Use other backends, slots and another manager; the contents of the old slots are discarded."""
         self.graphs.attach(backends, kv)
         self.kv, self.manager, self._preamble = kv, manager, None
 
     def resize(self, slots: int, max_bytes: int, new_kv: Callable[[], KVSlots]) -> None:
-        """Another number of slots or another budget; requests go on in their new slots.
+        """Change the number of slots or the budget; requests continue in their new slots.
 
         Raises:
-            SetupError: more requests are running than there are to be slots; nothing changes.
+            SetupError: more requests are running than ``slots``. Nothing is changed in this case.
         """
         assert self.manager is not None
         with self.lock:
-            self.manager.configure(workers=1)  # a batch will say again how many it takes
+            self.manager.configure(workers=1)  # the next batch sets its own number of workers
             moves = self.manager.resize(slots, max_bytes)
             if slots == self.kv.shape[0]:
                 return
@@ -89,14 +91,14 @@ class Engine:
             self.graphs.attach(self.graphs.backends, kv)
             self.kv = kv
 
-    # A request begins and ends
+    # Begin and end of requests
 
     def has_room(self) -> bool:
-        """Whether a request more may run."""
+        """Return whether another request can start."""
         return len(self._running) < self.kv.shape[0]
 
     def begin(self, generation: Generation) -> bool:
-        """Give a request a slot, with as much of its prompt as the cache knows. False: all slots are in use."""
+        """Assign a slot to a request, and reuse the cached prefix of its prompt. Return False if all slots are in use."""
         generation.rebase(self.base)
         if self.manager is None:
             if not self.has_room():
@@ -114,9 +116,9 @@ class Engine:
         return True
 
     def end(self, generation: Generation, error: PageError | None = None) -> None:
-        """Give the slot back; what it holds stays in the cache unless the request failed. May be called again."""
+        """Return the slot of a request; its contents stay in the cache unless the request failed. Idempotent."""
         with self.lock:
-            if isinstance(error, OverflowedError):  # masked rows count as nothing only while they are finite
+            if isinstance(error, OverflowedError):  # masking works only if all values are finite
                 self.graphs.clear_slot(0 if generation.lease is None else generation.lease.slot)
             lease, generation.lease = generation.lease, None
             generation.features.clear()
@@ -125,8 +127,10 @@ class Engine:
                 self.manager.release(lease, generation.held if generation.token_ids and error is None else None)
 
     def _write_preamble(self, generation: Generation) -> None:
-        """What the chat template puts ahead of the first image is the same for all pages: too little for a slot of the cache
-        to be kept or waited for, but a third of the prompt of a line. Its keys and values are written, not computed."""
+        """Write the keys and values of the preamble, the tokens before the first image, instead of computing them.
+
+        The preamble is the same for all pages. It is too short for a cache entry, but it is a third of the prompt of a line.
+        """
         if self._preamble is None or generation.computed or generation.lease is None or self.manager is None:
             return
         key, keys, values = self._preamble
@@ -136,7 +140,7 @@ class Engine:
             self.manager.progress(generation.lease, len(key))
 
     def _keep_preamble(self, generation: Generation) -> None:
-        """Only where a row's bits do not depend on how it came to be, and where slots lie in the host's memory."""
+        """Store the preamble, if results do not depend on how rows were computed and the slots are in host memory."""
         tokens = generation.key.images[0].start if generation.key.images else 0
         if generation.lease is None or tokens not in PREAMBLE or self.graphs.prompts_at_once == 1:
             return
@@ -145,7 +149,7 @@ class Engine:
             self._preamble = (key, *self.kv.read(generation.lease.slot, tokens))
 
     def should_wait(self, generation: Generation, others: Iterable[Generation]) -> bool:
-        """Whether one of the others will hold more of a prompt than any slot does now, and enough to wait for it."""
+        """Return whether another request will soon provide a longer prefix than the cache, so that waiting pays off."""
         shared = max((generation.key.common(other.key) for other in others), default=0)
         return shared > 0 and worth_reusing(generation.key, shared) and shared > self._known(generation)
 
@@ -154,15 +158,15 @@ class Engine:
     def run_vision(
         self, generations: Sequence[Generation], ahead: Sequence[Generation] = (), seconds: float | None = None
     ) -> dict[Generation, PageError]:
-        """Features of the images that prompts still need, several images in one call.
+        """Compute the features of the images that prompts still need, several images in one call.
 
         Args:
-            generations: that have their slots.
-            ahead: that wait: their images fill up the calls. Failures are left for when they have slots.
-            seconds: run one call alone, of as many images as take so long, or of one. None: run all that is needed.
+            generations: requests that have slots.
+            ahead: waiting requests, whose images fill up the calls. Their failures are ignored until they have slots.
+            seconds: run only one call, with as many images as take this time, or one image. None: run all needed images.
 
         Returns:
-            Those of ``generations`` that have an image that cannot be run.
+            The errors of those ``generations`` that have an image that cannot be run.
         """
         start = time.perf_counter()
         wanted = self._wanted(generations, {})
@@ -176,7 +180,7 @@ class Engine:
                 self._run_images([wanted[digest] for digest in pack], [*generations, *ahead])
             except PageError as error:
                 blamed = {pack[0]: error} if len(pack) == 1 else {}
-                for digest in pack if len(pack) > 1 else []:  # who is to blame shows alone
+                for digest in pack if len(pack) > 1 else []:  # run separately to find the cause
                     try:
                         self._run_images([wanted[digest]], [*generations, *ahead])
                     except PageError as own:
@@ -190,7 +194,7 @@ class Engine:
         return failed
 
     def _wanted(self, generations: Iterable[Generation], others: dict[bytes, PromptImage]) -> dict[bytes, PromptImage]:
-        """Images whose features are not known, by digest. Known ones are given to their requests."""
+        """Return the images without known features, by digest, and give known features to their requests."""
         wanted: dict[bytes, PromptImage] = {}
         for generation in generations:
             known = generation.computed if generation in self._running else self._known(generation)
@@ -210,7 +214,7 @@ class Engine:
         found = self.graphs.vision(patches)
         self._vision_rate = sum(len(image.pixels) for image in patches) / (time.perf_counter() - start)
         for image, features in zip(images, found, strict=True):
-            features = np.array(features)  # of its own: not a part of the whole pack
+            features = np.array(features)  # a copy, so that the whole pack is not kept in memory
             if self.manager is not None:
                 self.manager.put_features(image.digest, features)
             for generation in generations:
@@ -218,8 +222,10 @@ class Engine:
                     generation.features[image.digest] = features
 
     def _image_packs(self, images: dict[bytes, PromptImage], needed: Iterable[bytes], most: int) -> Iterator[list[bytes]]:
-        """Images for one call of the vision graph, up to ``most`` patches; those that have more by themselves. No pack
-        without one that is needed now."""
+        """Yield packs of images for calls of the vision graph, each with up to ``most`` patches.
+
+        Larger images are run separately. Every pack contains at least one image that is needed now.
+        """
         pack: list[bytes] = []
         patches = 0
         urgent = set(needed)
@@ -238,19 +244,19 @@ class Engine:
     # Prompts
 
     def prefill_budget(self, seconds: float) -> int | None:
-        """Prompt tokens that take so long; None: prompts are not cut on this attention, whose bits would change."""
+        """Return the number of prompt tokens that take this time; None if splitting prompts would change results."""
         if self.graphs.prompts_at_once == 1:
             return None
         return max(MIN_TOKENS, int(self._prefill_rate * seconds))
 
     def prefill(self, generations: Sequence[Generation], budget: int | None = None) -> dict[Generation, PageError]:
-        """The first token of requests that have their slots and features, several prompts in one call.
+        """Compute the first token of requests that have their slots and features, several prompts in one call.
 
         Args:
-            budget: prompt tokens to run at most. A prompt that is cut goes on in the next call.
+            budget: maximum number of prompt tokens to run. A prompt that is cut continues in the next call.
 
         Returns:
-            Those that cannot be run.
+            The errors of requests that cannot be run.
         """
         failed: dict[Generation, PageError] = {}
         packs = deque(self._prompt_packs(generations, budget))
@@ -261,7 +267,7 @@ class Engine:
             except PageError as error:
                 if len(pack) == 1:
                     failed[pack[0].generation] = error
-                packs.extend([piece] for piece in pack if len(pack) > 1)  # who is to blame shows alone
+                packs.extend([piece] for piece in pack if len(pack) > 1)  # run separately to find the cause
                 continue
             seconds = time.perf_counter() - start
             self._prefill_rate = sum(piece.end - piece.start for piece in pack) / seconds
@@ -278,8 +284,7 @@ class Engine:
         return failed
 
     def _prompt_packs(self, generations: Sequence[Generation], budget: int | None) -> Iterator[list[Piece]]:
-        """What is left of prompts for one call of the prefill graph, as much as fits; what is alone too long for it by
-        itself."""
+        """Yield packs of the remaining prompt tokens for calls of the prefill graph; longer pieces are run separately."""
         pack: list[Piece] = []
         tokens, left = 0, math.inf if budget is None else budget
         for generation in generations:
@@ -303,7 +308,7 @@ class Engine:
     # Tokens
 
     def decode(self, generations: Sequence[Generation]) -> dict[Generation, PageError]:
-        """Tokens more for requests that have their first, in one call. Returns those that cannot be run."""
+        """Decode more tokens for requests that have their first token, in one call. Return the errors of failed requests."""
         if not generations:
             return {}
         start = time.perf_counter()
@@ -313,7 +318,7 @@ class Engine:
             if len(generations) == 1:
                 return {generations[0]: error}
             alone: dict[Generation, PageError] = {}
-            for generation in generations:  # who is to blame shows alone
+            for generation in generations:  # run separately to find the cause
                 alone |= self.decode([generation])
             return alone
         failed = self._take(list(zip(generations, steps, strict=True)))
@@ -326,7 +331,7 @@ class Engine:
             return [self.graphs.prefill(self._part(piece))[0] for piece in wholes]
         start, count = time.perf_counter(), self._burst
         if any(generation.sampler is not None for generation in generations):
-            count = 1  # the others do not keep it waiting
+            count = 1  # return to the other requests soon
         steps = self.graphs.decode([generation.newest(count) for generation in generations])
         if count == self._burst:
             taken = max(len(step.token_ids) for step in steps)
@@ -334,7 +339,7 @@ class Engine:
         return steps
 
     def _take(self, steps: Sequence[tuple[Generation, Step]]) -> dict[Generation, PageError]:
-        """Give requests what a call has brought. Returns those whose settings leave no token."""
+        """Give requests the results of a call. Return the errors of requests whose settings ban all tokens."""
         chosen = self._sampled(steps) if self.graphs.backends.text.samples_in_graph else {}
         failed: dict[Generation, PageError] = {}
         for generation, step in steps:
@@ -345,7 +350,7 @@ class Engine:
         return failed
 
     def _sampled(self, steps: Sequence[tuple[Generation, Step]]) -> dict[Generation, Choice]:
-        """The tokens that the sample graph can choose, of requests whose logits lie in one tensor."""
+        """Choose tokens with the sample graph, for requests whose logits are in one tensor."""
         rows = {}
         for generation, step in steps:
             if generation.sampler is not None and (row := generation.sampler.row(generation.token_ids)) is not None:
@@ -354,7 +359,7 @@ class Engine:
             return {}
         try:
             tokens = self.graphs.sample(steps[0][1].logits, {at: row for at, (_, row) in rows.items()})
-        except PageError:  # the host can do it too
+        except PageError:  # the host chooses the tokens instead
             return {}
         return {rows[at][0]: Choice(token, logprob, []) for at, (token, logprob) in tokens.items()}
 
@@ -363,12 +368,12 @@ class Engine:
 
 
 def burst(tokens_per_second: float, most: int) -> int:
-    """Tokens to decode in one call: as many as take BURST_SECONDS, so that a text is seen to grow."""
+    """Return the number of tokens to decode in one call: as many as take BURST_SECONDS, so that streaming stays smooth."""
     return max(1, min(int(tokens_per_second * BURST_SECONDS), most))
 
 
 def _count(generations: Sequence[Generation], what: str, start: float) -> None:
-    """Adds the time of a call to the requests that it served, in equal shares."""
+    """Add the time of a call to the timings of its requests, in equal shares."""
     share = (time.perf_counter() - start) * 1e3 / max(1, len(generations))
     for generation in generations:
         generation.timings_ms[what] = generation.timings_ms.get(what, 0.0) + share

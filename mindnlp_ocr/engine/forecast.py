@@ -1,4 +1,4 @@
-"""What a request will need, before it runs."""
+"""Estimates of the resources that a request needs."""
 
 from dataclasses import dataclass
 
@@ -14,15 +14,15 @@ from mindnlp_ocr.engine.graphs import MAX_PATCHES, MIN_PATCHES, MIN_TOKENS
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a request will need if nothing of it is cached.
+    """The resources that a request needs if nothing of it is cached.
 
     Attributes:
-        prompt_tokens: tokens of the prompt, those of its images included.
-        patches: of its largest image.
-        max_tokens: prompt and the longest answer.
-        kv_bytes: of its keys and values at its end. They lie in a slot that is allocated already.
-        activation_bytes: an estimate of what the larger of the vision and the prefill graph allocates, above the weights.
-        available_bytes: memory that is free now.
+        prompt_tokens: tokens of the prompt, including those of its images.
+        patches: patches of its largest image.
+        max_tokens: tokens of the prompt and the longest possible answer.
+        kv_bytes: final size of its keys and values, which are in a slot that is already allocated.
+        activation_bytes: estimated memory that the larger of the vision and the prefill graph allocates besides the weights.
+        available_bytes: free memory at present.
     """
 
     prompt_tokens: int
@@ -38,7 +38,7 @@ class Forecast:
 
 
 def forecast(generation: Generation, backends: Backends, item_bytes: int) -> Forecast:
-    """For a request that has not begun; ``item_bytes`` of a number in its slot."""
+    """Estimate the resources of a request that has not started; ``item_bytes`` is the size of an element of its slot."""
     config: Qwen2VLConfig = generation.config
     merge = config.vision.spatial_merge_size**2
     patches = max((image.tokens * merge for image in generation.key.images), default=0)
@@ -55,14 +55,19 @@ def forecast(generation: Generation, backends: Backends, item_bytes: int) -> For
 
 
 def activation_bytes(config: Qwen2VLConfig, patches: int, tokens: int, max_length: int, backends: Backends) -> int:
-    """What the larger of the vision and the prefill graph allocates above the weights, for a prompt of so many tokens with a
-    largest image of so many patches, in slots of ``max_length`` tokens."""
+    """Estimate the memory that the larger of the vision and the prefill graph allocates besides the weights.
+
+    Args:
+        patches: patches of the largest image.
+        tokens: tokens of the prompt.
+        max_length: length of a slot in tokens.
+    """
     vision = _vision_bytes(config, patches, backends) if patches else 0
     return max(vision, _prefill_bytes(config, tokens, max_length, backends))
 
 
 def _vision_bytes(config: Qwen2VLConfig, patches: int, backends: Backends) -> int:
-    """Patches on the host and the device; of a block: x, its norm, q/k/v thrice over (sliced, turned), tables, the MLP."""
+    """Bytes of patches on host and device, and of a block: x, its norm, q/k/v three times (sliced, rotated), tables, MLP."""
     vision = config.vision
     bucket = bucket_for(patches, MIN_PATCHES, MAX_PATCHES)
     widths = 2 * vision.patch_dim + 14 * vision.embed_dim + vision.mlp_dim
@@ -70,7 +75,7 @@ def _vision_bytes(config: Qwen2VLConfig, patches: int, backends: Backends) -> in
 
 
 def _prefill_bytes(config: Qwen2VLConfig, tokens: int, max_length: int, backends: Backends) -> int:
-    """Image rows on the host and the device; of a layer: x, its norm, q/k/v, what was attended, the MLP."""
+    """Bytes of image rows on host and device, and of a layer: x, its norm, q/k/v, the attention output and the MLP."""
     bucket = bucket_for(tokens, MIN_TOKENS, max_length)
     qkv = (2 * config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
     return 4 * bucket * (7 * config.hidden_size + qkv + config.intermediate_size) + backends.text.score_bytes(bucket)

@@ -1,4 +1,4 @@
-"""One request under way, and what was read."""
+"""The state of a request, and its result."""
 
 import time
 from dataclasses import dataclass, field, replace
@@ -22,22 +22,22 @@ FinishReason = Literal["stop", "length", "repetition"]
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read, and how.
+    """The result of a request.
 
     Attributes:
         text: the decoded text without special tokens.
-        token_ids: the new tokens; the last is the end token when ``finish_reason`` is "stop".
-        logprobs: the natural logarithm of each new token's probability. On our CPU operators its bits do not depend on how
-            the request ran: alone, in a batch, or behind a cached prefix.
-        finish_reason: "stop": the model ended the text, or a stop string or stop token did; "length": ``max_new_tokens``, or
-            the slot or the positions ran out; "repetition": the model repeated itself without end, and the tokens are those
-            up to the end of the first time.
-        prompt_tokens: tokens of the prompt, those of its images included.
-        reused_tokens: of those, the ones whose keys and values were in the cache.
-        timings_ms: preprocess, vision, prefill, decode and total, in milliseconds. Requests that share a call each count an
-            equal part of it; total is the time from the request to its end.
-        top_logprobs: of each new token the most probable tokens of its position with their log-probabilities, as many as
-            ``SamplingParams.top_logprobs`` asked for; empty where it asked for none.
+        token_ids: the new tokens; the last one is the end token if ``finish_reason`` is "stop".
+        logprobs: the natural logarithm of the probability of each new token. With our CPU operators, it is bitwise the same
+            whether the request ran alone, in a batch, or after a cached prefix.
+        finish_reason: "stop": the model ended the text, or a stop string or stop token did; "length":
+            ``max_new_tokens``, the end of the slot or the last position was reached; "repetition": the model repeated itself
+            endlessly, and the tokens end after the first occurrence of the repeated unit.
+        prompt_tokens: tokens of the prompt, including those of its images.
+        reused_tokens: prompt tokens whose keys and values were in the cache.
+        timings_ms: preprocess, vision, prefill, decode and total, in milliseconds. The time of a call is divided equally
+            among its requests; total is the time from the submission of the request to its end.
+        top_logprobs: for each new token, the ``SamplingParams.top_logprobs`` most probable tokens of its position with their
+            log-probabilities; empty if none were requested.
         stop_reason: the stop string or the token of ``stop_token_ids`` that ended the text.
     """
 
@@ -58,23 +58,23 @@ class Reading:
 
 @dataclass(eq=False)
 class Generation:
-    """State of one in-flight request. The engine moves it on; positions and the live length belong to it alone.
+    """The state of one request, which the engine advances. It has its own positions and live length.
 
     Args:
-        sampling: how its tokens are chosen, and what ends its text beside ``max_new_tokens``.
-        sampler: chooses the tokens from the logits; None where ``sampling.plain_greedy``.
-        stream: decodes the tokens as they come; only where there are stop strings or somebody wants to see the text grow.
+        sampling: the sampling parameters.
+        sampler: chooses the tokens from the logits; None if ``sampling.plain_greedy``.
+        stream: decodes the tokens incrementally; required for stop strings and for streaming.
 
     Raises:
-        PageError: the prompt leaves no room in the slot for one new token, or reaches positions that the checkpoint does
-            not know.
+        PageError: the prompt leaves no room in the slot for a new token, or exceeds the positions that the checkpoint
+            supports.
     """
 
     config: Qwen2VLConfig
     prompt: Prompt
     max_new_tokens: int
     max_length: int
-    base: str = ""  # of the prompt's key, as long as it waits
+    base: str = ""  # base of the prompt's key while the request waits
     sampling: SamplingParams = GREEDY
     sampler: Sampler | None = None
     stream: TextStream | None = None
@@ -84,7 +84,7 @@ class Generation:
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     reused: int = 0
-    computed: int = 0  # leading tokens of the prompt whose keys and values the slot holds
+    computed: int = 0  # number of leading prompt tokens whose keys and values are in the slot
     lease: Lease | None = None
     features: dict[bytes, NDArray[np.float32]] = field(default_factory=dict)  # by the digests of images
     started: float = field(default_factory=time.perf_counter)
@@ -95,7 +95,7 @@ class Generation:
         tokens = len(self.prompt.token_ids)
         if tokens >= self.max_length:
             raise PageError(
-                f"the prompt has {tokens} tokens, a slot holds {self.max_length} with the answer: "
+                f"the prompt has {tokens} tokens, but a slot holds {self.max_length} with the answer: "
                 "raise --max-length or lower --max-pixels"
             )
         grids = [image.grid_thw for image in self.prompt.images]
@@ -103,11 +103,12 @@ class Generation:
         self.positions = mrope_positions(self.prompt.token_ids, grids, self.config.image_token_id, merge)
         if (last := int(self.positions.ids.max())) >= self.config.max_position_embeddings:
             raise PageError(
-                f"the prompt reaches position {last}, the checkpoint knows {self.config.max_position_embeddings}: shorten it"
+                f"the prompt reaches position {last}, but the checkpoint supports "
+                f"{self.config.max_position_embeddings}: shorten it"
             )
         self.key = PrefixKey(self.base, self.prompt.token_ids, tuple(self._spans()))
         self.sampling.check_vocabulary(self.config.vocab_size)
-        self.pieces: list[str] = []  # of the text, as they may be shown
+        self.pieces: list[str] = []  # pieces of the text that can be shown
         self._stops = StopStrings(self.sampling.stop, self.sampling.include_stop_str_in_output)
         self._guard = RepetitionGuard() if self.sampling.repetition_guard else None
 
@@ -121,33 +122,33 @@ class Generation:
         return spans
 
     def rebase(self, base: str) -> None:
-        """What the key depends on may have changed while the request waited: so may the features of its images."""
+        """Update the base of the key, which may have changed while the request waited, and discard outdated features."""
         if base != self.key.base:
             self.key = replace(self.key, base=base)
             self.features.clear()
 
     @property
     def cached(self) -> int:
-        """Tokens whose keys and values the slot holds: all but the newest."""
+        """Number of tokens whose keys and values are in the slot: all except the newest."""
         return len(self.prompt.token_ids) + len(self.token_ids) - 1
 
     @property
     def held(self) -> PrefixKey:
-        """What the slot holds."""
+        """The key of the contents of the slot."""
         return self.key.extended(self.token_ids[:-1])
 
     def missing(self, reused: int) -> list[int]:
-        """The images, by number, that a prefill behind so many tokens needs."""
+        """Return the numbers of the images that a prefill after ``reused`` tokens needs."""
         return [number for number, span in enumerate(self.key.images) if span.start >= reused]
 
     def take(self, step: Step, sampled: Choice | None = None) -> None:
-        """The next tokens of a step, or the token that is sampled from its logits; ends the text where it has to end.
+        """Append the tokens of a step, or the token sampled from its logits, and end the text if necessary.
 
         Args:
-            sampled: the token, where a graph has chosen it already.
+            sampled: the token, if a graph has already chosen it.
 
         Raises:
-            PageError: the settings of the request leave no token.
+            PageError: the settings of the request ban all tokens.
         """
         if self.steps is not None:
             self.steps.append(step)
@@ -158,7 +159,7 @@ class Generation:
         for choice in chosen:
             self._append(choice)
             if self.finish_reason is not None:
-                break  # what a burst of tokens brought beyond the end is dropped
+                break  # tokens of a burst after the end are dropped
         if self.finish_reason is None and self._guard and (start := self._guard.check(self.token_ids)) is not None:
             del self.token_ids[start:], self.logprobs[start:], self.top_logprobs[start:]
             self.finish_reason = "repetition"
@@ -188,35 +189,35 @@ class Generation:
 
     @property
     def text(self) -> str:
-        """What may be shown of the text so far, if there is a ``stream``: never a part of a stop string."""
+        """The text that can be shown so far, if there is a ``stream``; it contains no part of a stop string."""
         return "".join(self.pieces)
 
     @property
     def cut_at(self) -> int | None:
-        """The characters that are kept of the whole text, where a stop string has ended it."""
+        """The number of characters to keep of the text if a stop string ended it, else None."""
         return None if self._stops.stop is None else self._stops.length
 
     @property
     def room(self) -> int:
-        """Tokens that may still come."""
+        """The number of tokens that can still be generated."""
         tokens = len(self.prompt.token_ids) + len(self.token_ids)
         return min(
             self.max_new_tokens - len(self.token_ids),
-            self.max_length + 1 - tokens,  # the last token's keys and values need no row
+            self.max_length + 1 - tokens,  # the keys and values of the last token need no row
             self.config.max_position_embeddings + 1 - tokens - self.positions.delta,
         )
 
     def newest(self, count: int) -> NewToken:
-        """What the next decode steps run: the newest token, behind all others, and up to ``count`` that follow."""
+        """Return the input of the next decode steps, which generate up to ``count`` tokens."""
         assert self.lease is not None
         if self.steps is not None or self.sampler is not None:
-            count = 1  # whoever keeps steps or samples wants the logits of each
+            count = 1  # the logits of each step are needed
         return NewToken(
             self.token_ids[-1], self.cached + self.positions.delta, self.lease.slot, self.cached, min(count, self.room)
         )
 
     def features_of(self, start: int, end: int) -> list[NDArray[np.float32]]:
-        """The features of the image tokens among the prompt's tokens ``start`` to ``end``, in their order."""
+        """Return the features of the image tokens among the prompt tokens ``start`` to ``end``, in order."""
         parts = []
         for span in self.key.images:
             first, last = max(start, span.start), min(end, span.end)
@@ -225,7 +226,7 @@ class Generation:
         return parts
 
     def whole(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Prompt and new tokens, and their positions [3, tokens]."""
+        """Return the prompt and new tokens, and their positions [3, tokens]."""
         count = len(self.token_ids)
         new = len(self.prompt.token_ids) + self.positions.delta + np.arange(count, dtype=np.int32)
         return (

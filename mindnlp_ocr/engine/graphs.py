@@ -1,4 +1,4 @@
-"""The compiled graphs, by bucket of patches, tokens or requests. Each is compiled on its first use, and counted."""
+"""The compiled graphs, by bucket of patches, tokens or requests. Each graph is compiled on its first use."""
 
 import time
 import weakref
@@ -36,15 +36,15 @@ from mindnlp_ocr.sampling.sampler import Row, row_inputs
 MIN_PATCHES = 64
 MAX_PATCHES = 1 << 18
 MIN_TOKENS = 64
-MAX_PACKED_TOKENS = 1024  # of several prompts in one call: more would fall out of the processor's caches
+MAX_PACKED_TOKENS = 1024  # maximum for several prompts in one call: more would exceed the processor's caches
 
 
 class Step(NamedTuple):
-    """The next tokens by greedy choice, the logarithms of their probabilities, and the logits behind the last."""
+    """The next greedy tokens, their log-probabilities, and the logits for the last of them."""
 
     token_ids: list[int]
     logprobs: list[float]
-    logits: Tensor  # float32 [segments, vocab], on the device until somebody asks
+    logits: Tensor  # float32 [segments, vocab], on the device until ``numpy`` is called
     row: int
 
     @property
@@ -52,32 +52,32 @@ class Step(NamedTuple):
         return self.token_ids[-1]
 
     def numpy(self) -> NDArray[np.float32]:
-        """Logits [vocab] on the host."""
+        """Return the logits [vocab] on the host."""
         return np.asarray(self.logits.asnumpy()[self.row])
 
 
 class PromptPart(NamedTuple):
-    """The tokens of a prompt that a slot does not hold yet."""
+    """The tokens of a prompt that are not yet in a slot."""
 
     token_ids: NDArray[np.int32]  # [tokens]
-    features: Sequence[NDArray[np.float32]]  # of the images among them, in their order
+    features: Sequence[NDArray[np.float32]]  # features of the images among them, in order
     position_ids: NDArray[np.int32]  # [3, tokens]
     slot: int = 0
-    cached: int = 0  # tokens that the slot holds before them
+    cached: int = 0  # number of tokens before them in the slot
 
 
 class NewToken(NamedTuple):
-    """What a decode step runs in one slot."""
+    """The input of a decode step for one slot."""
 
     token_id: int
     position: int
     slot: int
-    cached: int  # tokens that the slot holds before it
-    wanted: int = 1  # tokens to come behind it, if the text does not end before
+    cached: int  # number of tokens before it in the slot
+    wanted: int = 1  # maximum number of tokens to generate
 
 
 class Graphs:
-    """Static-shape graphs over one set of weights. NumPy in, NumPy or a :class:`Step` out."""
+    """Static-shape graphs over one set of weights. Inputs are NumPy arrays, outputs NumPy arrays or a :class:`Step`."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Graphs:
         self._first_calls: list[float] = []  # seconds
 
     def cells(self, kv: KVSlots) -> dict[str, nn.Cell]:
-        """The graphs over these slots, by their names, not compiled."""
+        """Return the uncompiled graphs for these slots, by name."""
         vision, text = self.backends
         if text.decode_steps == 1:
             decode = Decode(self._language, text, kv)
@@ -124,7 +124,7 @@ class Graphs:
         }
 
     def attach(self, backends: Backends, kv: KVSlots) -> None:
-        """Run on these backends and slots from now on; the graphs over others are dropped."""
+        """Use these backends and slots; graphs for others are released."""
         if backends is not self.backends:
             self.backends = backends
             self._vision = self._jit(self.cells(kv)["vision"])
@@ -140,16 +140,16 @@ class Graphs:
 
     @property
     def compilations(self) -> int:
-        """Graphs compiled so far."""
+        """Number of graphs compiled so far."""
         return len(self._first_calls)
 
     @property
     def compile_seconds(self) -> float:
-        """Seconds spent in the first call of every graph: compiling it and running it once."""
+        """Seconds spent in the first calls of all graphs, which compile them and run them once."""
         return sum(self._first_calls)
 
     def update(self, weights: Weights, changed: Collection[str]) -> None:
-        """Run on other values of the weights that ``changed`` names, in place: nothing is compiled again."""
+        """Replace the values of the weights in ``changed`` in place; nothing is compiled again."""
         self._loader.update(weights, changed)
 
     def parameters(self) -> list[Parameter]:
@@ -158,13 +158,13 @@ class Graphs:
 
     @property
     def decode_bytes(self) -> int:
-        """Bytes of weights that a decode step reads."""
+        """Size of the weights that a decode step reads, in bytes."""
         read = sum(int(parameter.nbytes) for parameter in self._language.get_parameters())
         return read if self._language.tied else read - int(self._language.embed_tokens.nbytes)
 
     @contextmanager
     def _running(self, graph: str, bucket: int, parts: int = 1) -> Iterator[None]:
-        """Counts a graph's first call, and makes a device that fails or is full the page's error."""
+        """Record a graph's first call, and convert a failure of the device, such as full memory, to a PageError."""
         key, start = (graph, bucket, parts), time.perf_counter()
         before = phases() if key not in self._compiled else None
         try:
@@ -178,7 +178,7 @@ class Graphs:
             self._first_calls.append(time.perf_counter() - start)
 
     def buckets(self, graph: str) -> Iterable[int]:
-        """Patches that the vision graph, or tokens that a prefill may be padded to, ascending."""
+        """Return the ascending bucket sizes of a graph: patches for the vision graph, tokens for a prefill."""
         return bucket_sizes(MIN_PATCHES, MAX_PATCHES) if graph == "vision" else bucket_sizes(MIN_TOKENS, self._max_length)
 
     def _bucket(self, graph: str, size: int) -> int:
@@ -186,14 +186,14 @@ class Graphs:
 
     @property
     def images_at_once(self) -> int:
-        """Images that :meth:`vision` takes in one call."""
+        """Maximum number of images in one call of :meth:`vision`."""
         return self.backends.vision.packed_images
 
     def vision(self, images: Sequence[Patches]) -> list[NDArray[np.float32]]:
-        """Features [patches / 4, hidden] of each of up to ``images_at_once`` images, packed into one bucket.
+        """Return the features [patches / 4, hidden] of up to ``images_at_once`` images, packed into one bucket.
 
         Raises:
-            PageError: attention over so many patches would not fit in the memory that is free.
+            PageError: attention over this number of patches needs more than the free memory.
         """
         ends = np.cumsum([0, *(len(image.pixels) for image in images)])
         patches = int(ends[-1])
@@ -202,10 +202,10 @@ class Graphs:
         needed = self.backends.vision.score_bytes(bucket)
         if needed and needed > (free := self._ranks.least(psutil.virtual_memory().available)):
             raise PageError(
-                f"an image of {patches} patches needs {needed / 2**30:.1f} GiB for its attention, {free / 2**30:.1f} GiB "
-                "are free: lower --max-pixels, or use --attn flash"
+                f"an image of {patches} patches needs {needed / 2**30:.1f} GiB for its attention, but only "
+                f"{free / 2**30:.1f} GiB are free: lower --max-pixels, or use --attn flash"
             )
-        parts = 1 if len(images) == 1 else self.images_at_once  # of one image, or padded with empty ones
+        parts = 1 if len(images) == 1 else self.images_at_once  # a single image, or padded with empty ones
         cu_seqlens = np.append(ends, np.full(parts - len(images), patches)).astype(np.int32)
         tables = [vision_table(image.grid_thw, vision.head_dim, vision.spatial_merge_size) for image in images]
         rows = ([image.pixels for image in images], [cos for cos, _ in tables], [sin for _, sin in tables])
@@ -218,14 +218,14 @@ class Graphs:
 
     @property
     def prompts_at_once(self) -> int:
-        """Prompts that :meth:`prefill` takes in one call."""
+        """Maximum number of prompts in one call of :meth:`prefill`."""
         return min(self.backends.text.packed_prompts, self._slots)
 
     def prefill(self, *parts: PromptPart) -> list[Step]:
-        """Run up to ``prompts_at_once`` prompts, each behind the tokens that its slot holds; image tokens take the features.
+        """Run up to ``prompts_at_once`` prompts after the tokens in their slots; the features replace image tokens.
 
         Raises:
-            PageError: the numbers of one ceased to be finite; of several, run each by itself to know which.
+            PageError: the values of a prompt are not finite. Run the prompts separately to find out which one.
         """
         inputs = self._prompts(parts)
         with self._running("prefill", inputs[0].shape[0], inputs[-1].shape[0]):
@@ -237,7 +237,7 @@ class Graphs:
         return steps
 
     def _prompts(self, parts: Sequence[PromptPart]) -> list[Tensor]:
-        """What the prefill graph takes: of one segment, or padded with empty ones to as many as one call may take."""
+        """Return the inputs of the prefill graph for one segment, or padded with empty segments to the maximum number."""
         token_ids = np.concatenate([part.token_ids for part in parts])
         features = [feature for part in parts for feature in part.features]
         segments = 1 if len(parts) == 1 else self.prompts_at_once
@@ -258,7 +258,7 @@ class Graphs:
         ]
 
     def _overflowed(self, graph: str, inputs: Sequence[Tensor], rows: int) -> OverflowedError:
-        """The error of a graph whose answer to these inputs is not finite; ``rows`` are no padding."""
+        """Create the error of a graph whose output for these inputs is not finite; the first ``rows`` are not padding."""
         if graph == "vision":
             probe: nn.Cell = VisionProbe(self._tower, self.backends.vision)
         else:
@@ -267,11 +267,11 @@ class Graphs:
 
     @property
     def decode_steps(self) -> int:
-        """Tokens that a text may get in one call of :meth:`decode`."""
+        """Maximum number of tokens for a request in one call of :meth:`decode`."""
         return self.backends.text.decode_steps
 
     def decode(self, new: Sequence[NewToken]) -> list[Step]:
-        """Tokens more in each of some slots, all in one call."""
+        """Generate more tokens in several slots, in one call."""
         bucket = self.decode_bucket(len(new))
         rows = [token.slot for token in new] if self.backends.text.rows_are_slots else list(range(len(new)))
         table = np.zeros((5, bucket), np.int32)  # token, position, slot, cached, count
@@ -280,7 +280,7 @@ class Graphs:
         with self._running("decode", bucket):
             tokens, log_probabilities, logits, finite = self._decode(*_integers(*table, [len(new)]))
             chosen, probable, sound = tokens.asnumpy(), log_probabilities.asnumpy(), finite.asnumpy()[rows]
-        if not sound.all():  # the token by itself, as a prompt of one behind what its slot holds
+        if not sound.all():  # run the token as a prompt of length 1 after the contents of its slot
             blamed = new[int(np.argmin(sound))]
             token, positions = np.array([blamed.token_id], np.int32), np.full((3, 1), blamed.position, np.int32)
             part = PromptPart(token, [], positions, blamed.slot, blamed.cached)
@@ -291,7 +291,8 @@ class Graphs:
         ]
 
     def sample(self, logits: Tensor, rows: dict[int, Row]) -> dict[int, tuple[int, float]]:
-        """Tokens of some rows of logits [segments, vocab] on the device, and the logarithms of their probabilities."""
+        """Sample tokens for some rows of logits [segments, vocab] on the device; return them with their
+        log-probabilities."""
         count = logits.shape[0]
         inputs = [Tensor(values) for values in row_inputs(rows, count)]
         with self._running("sample", count):
@@ -307,7 +308,7 @@ class Graphs:
             self._kv.copy(source, target, tokens)
 
     def clear_slot(self, slot: int) -> None:
-        """Make all keys and values of a slot zero."""
+        """Set all keys and values of a slot to zero."""
         if self.backends.text.slots_on_device:
             self._on_device(slot, slot, CLEAR)
         else:
@@ -318,14 +319,14 @@ class Graphs:
             self._copy(*_integers(*([value] for value in inputs))).asnumpy()
 
     def decode_bucket(self, segments: int) -> int:
-        """Powers of two; all slots where the backend wants them so."""
+        """Return the bucket of a decode step: a power of two, or all slots if the backend requires it."""
         if self.backends.text.rows_are_slots:
             return self._slots
         return min(1 << (segments - 1).bit_length(), self._slots)
 
     def warm_up(self, patches: int, tokens: int, segments: int) -> None:
-        """Compile every graph for images of up to ``patches``, prompts of up to ``tokens`` and decode steps of up to
-        ``segments``; it writes to the slots, which must be free."""
+        """Compile all graphs for images of up to ``patches``, prompts of up to ``tokens`` and decode steps of up to
+        ``segments``. This overwrites the slots, which must be free."""
         vision = self._config.vision
         for bucket in until(patches, self.buckets("vision")):
             grid = (1, vision.spatial_merge_size, bucket // vision.spatial_merge_size)

@@ -1,4 +1,4 @@
-"""Which part of the network first gave numbers that are not finite: looked for only when the logits are not."""
+"""Search for the part of the network that first produced values that are not finite, if the logits are not finite."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,25 +17,25 @@ _row_sum = ops.ReduceSum()
 
 
 class OverflowedError(PageError):
-    """The network gave numbers that are not finite; the slot may hold some."""
+    """The network produced values that are not finite; the slot may contain some of them."""
 
 
 def overflowed(part: str, dtype: str) -> OverflowedError:
-    """The error of a part of the network, where they began, and of the dtype that weights are held in."""
+    """Create the error for the part of the network in which they began, and for the dtype of the weights."""
     remedy = {
         "fp16": "float16 ends at 65504: use --dtype bf16 or fp32, and --kv-dtype bf16 with flash attention",
         "bf16": "use --dtype fp32, and --kv-dtype bf16 with flash attention",
-    }.get(dtype, "look whether the checkpoint itself holds such numbers, and copy it again")
-    return OverflowedError(f"{part} gives numbers that are not finite (weights in {dtype}): {remedy}")
+    }.get(dtype, "check whether the checkpoint itself contains such values, and copy it again")
+    return OverflowedError(f"{part} produced values that are not finite (weights in {dtype}): {remedy}")
 
 
 def all_finite(x: Tensor) -> Tensor:
-    """bool [rows], whether each of the rows [rows, n] is finite, which its sum tells."""
+    """Return whether each row of [rows, n] is finite, bool [rows], from the sum of the row."""
     return ops.isfinite(_row_sum(x, -1))
 
 
 class VisionProbe(nn.Cell):
-    """Whether the rows of each part of the vision tower are finite."""
+    """Checks whether the rows of each part of the vision tower are finite."""
 
     def __init__(self, tower: VisionTower, backend: Backend) -> None:
         super().__init__(auto_prefix=False)
@@ -48,7 +48,7 @@ class VisionProbe(nn.Cell):
 
 
 class PrefillProbe(nn.Cell):
-    """Whether the rows of each part of the language model are finite, in a prefill."""
+    """Checks whether the rows of each part of the language model are finite in a prefill."""
 
     def __init__(self, language: LanguageModel, backend: Backend, kv: KVSlots) -> None:
         super().__init__(auto_prefix=False)
@@ -71,10 +71,10 @@ class PrefillProbe(nn.Cell):
 
 
 def first_overflow(probe: Any, inputs: Sequence[Tensor], rows: int) -> str:
-    """The first part of a probe of whose first ``rows`` rows some are not finite."""
+    """Return the first part of a probe in which one of the first ``rows`` rows is not finite."""
     before = phases()
     found = [x.asnumpy() for x in ms.jit(probe)(*inputs)]
     forget(phases() - before)
-    # Of the merger a row is four patches, of the head there is one.
+    # A row of the merger is four patches, and the head has one row.
     sound = [finite[: max(1, rows * len(finite) // len(found[0]))].all() for finite in found]
     return next((part for part, finite in zip(probe.names, sound, strict=True) if not finite), "the network")

@@ -1,4 +1,4 @@
-"""What the slots hold, to files and back."""
+"""Saving the contents of slots to files, and loading them."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,9 +9,9 @@ from mindnlp_ocr.engine.engine import Engine
 
 
 def save(engine: Engine, folder: Path, stored_base: Callable[[str], str], max_bytes: int) -> int:
-    """Write every cached prefix under what ``stored_base`` makes of its base, and keep the folder to ``max_bytes``.
+    """Save every cached prefix with the base ``stored_base(base)``, and limit the folder to ``max_bytes``.
 
-    Returns how many. Errors as :func:`save_prefix`.
+    Return the number of prefixes. For errors, see :func:`save_prefix`.
     """
     if engine.manager is None:
         return 0
@@ -25,7 +25,7 @@ def save(engine: Engine, folder: Path, stored_base: Callable[[str], str], max_by
 
 
 def load(engine: Engine, folder: Path, stored_base: str, base: str) -> int:
-    """Read prefixes that were saved under ``stored_base`` into free slots. Returns how many."""
+    """Load prefixes that were saved with ``stored_base`` into free slots, and return their number."""
     if engine.manager is None:
         return 0
     loaded = 0

@@ -1,8 +1,8 @@
-"""Which requests run: they come at any time from any thread, share every step, and end or are cancelled at any point.
+"""The scheduler: continuous batching of requests that any thread may submit or cancel at any time.
 
-Continuous batching as in Orca (Yu et al. 2022, OSDI), prompts cut into pieces beside running texts as in Sarathi-Serve
-(Agrawal et al. 2024, arXiv:2403.02310). There is no thread of its own unless somebody asks for one: whoever waits for a
-request drives the steps of all, and the next who waits takes over.
+It combines continuous batching as in Orca (Yu et al. 2022, OSDI) with chunked prefills as in Sarathi-Serve (Agrawal et al.
+2024, arXiv:2403.02310). By default there is no scheduler thread: a thread that waits for its request drives the steps of all
+requests, and another waiting thread takes over when that request ends.
 """
 
 import logging
@@ -23,29 +23,29 @@ Listener = Callable[["Handle"], None]
 
 
 class QueueFullError(PageError):
-    """No request more may wait. It was not begun: send it again later."""
+    """The queue is full. The request was not started: submit it again later."""
 
-    retry_after = 1.0  # seconds, a guess: nobody knows how long the texts before it will be
+    retry_after = 1.0  # seconds; a guess, since the lengths of running texts are unknown
 
 
 class DeadlineError(PageError):
-    """The request was not done in the time that it was given."""
+    """The request did not finish before its deadline."""
 
 
 class EngineError(PageError):
-    """A step failed, for which no single request is to blame."""
+    """A step failed for a reason that no single request caused."""
 
 
 @dataclass(frozen=True)
 class SchedulerConfig:
-    """Bounds of what waits, and of how long the texts that grow may be held up.
+    """Limits of the queue, and of delays of running requests.
 
     Attributes:
-        max_waiting: requests that may wait for a slot. None: any number.
-        max_waiting_bytes: bytes that the images of waiting requests may take as the vision tower reads them. None: any. One
-            request may always wait.
-        stall_ms: while texts grow, the images of a step and its prompts are each cut to what takes so long. One image is
-            never cut, and prompts are cut only on operators whose bits do not depend on it (our own on a CPU).
+        max_waiting: maximum number of requests that wait for a slot. None: unlimited.
+        max_waiting_bytes: maximum size of the preprocessed images of all waiting requests, in bytes. None: unlimited. A
+            single request may always wait.
+        stall_ms: maximum time for the images of a step, and for its prompts, while other requests decode. An image is never
+            split, and prompts are split only with operators whose results do not depend on it (our own on a CPU).
     """
 
     max_waiting: int | None = None
@@ -57,10 +57,10 @@ class Handle:
     """A request that was submitted.
 
     Attributes:
-        number: in the order of arrival.
-        generation: its state; ``token_ids``, ``logprobs`` and ``text`` grow with every step.
-        error: why it cannot be read, or that it was cancelled.
-        queue_seconds: how long it waited for a slot; None as long as it does.
+        number: sequence number in the order of submission.
+        generation: state of the request; ``token_ids``, ``logprobs`` and ``text`` grow with every step.
+        error: the error of a request that failed or was cancelled.
+        queue_seconds: how long the request waited for a slot; None while it waits.
     """
 
     def __init__(
@@ -84,24 +84,24 @@ class Handle:
 
     @property
     def done(self) -> bool:
-        """Whether it has ended: read, failed or cancelled."""
+        """Whether the request has ended: successfully, with an error, or cancelled."""
         return self._ended.is_set()
 
     def cancel(self) -> None:
-        """End it. Its slot is free at once, or at the end of the step that runs. What it read stays in the cache."""
+        """Cancel the request. Its slot is free immediately, or after the current step. Its prefix stays in the cache."""
         self._scheduler.cancel(self)
 
     def wait(self, timeout: float | None = None) -> None:
-        """Until it has ended. From several threads, they take turns in driving all requests.
+        """Wait until the request has ended. Waiting threads take turns in driving all requests.
 
         Raises:
-            TimeoutError: it has not ended in so many seconds; it goes on.
+            TimeoutError: the request has not ended after ``timeout`` seconds; it continues to run.
         """
         self._scheduler.advance(lambda: self.done, timeout)
 
     @property
     def bytes_waiting(self) -> int:
-        """Of its images, as the vision tower reads them."""
+        """Size of the preprocessed images of the request, in bytes."""
         patches = sum(math.prod(image.grid_thw) for image in self.generation.prompt.images)
         return 4 * patches * self.generation.config.vision.patch_dim
 
@@ -110,12 +110,13 @@ class Handle:
         self._ended.set()
 
     def _fault(self, now: float) -> PageError | None:
-        """Why it is to end now, if nobody waits for it any more."""
+        """Return the error if the request was cancelled or is past its deadline, else None."""
         if self._cancelled:
             return PageError("the request was cancelled")
         if now >= self._expires:
             return DeadlineError(
-                f"the request was not done after {self._seconds:g} s, its deadline: give it more time, or try when fewer run"
+                f"the request did not finish by its deadline of {self._seconds:g} s: set a later deadline, or try "
+                "again later"
             )
         return None
 
@@ -124,37 +125,37 @@ class Scheduler:
     """All requests of one engine. Every method may be called from any thread.
 
     Args:
-        clock: seconds that only grow, for deadlines.
+        clock: returns a monotonic time in seconds, for deadlines.
     """
 
     def __init__(
         self, engine: Engine, config: SchedulerConfig | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.engine, self.config, self._clock = engine, config or SchedulerConfig(), clock
-        self._changed = threading.Condition()  # guards what follows, but for _running
+        self._changed = threading.Condition()  # guards the following attributes except _running
         self._waiting: list[Handle] = []
         self._driving = False  # whether a thread drives the steps
         self._thread: threading.Thread | None = None  # of serving()
         self._submitted = 0
-        self._running: list[Handle] = []  # in the hands of whoever holds the engine's lock
+        self._running: list[Handle] = []  # guarded by the lock of the engine
 
-    # What callers use
+    # Interface for callers
 
     def check_room(self, bytes_waiting: int = 0) -> None:
-        """Whether a request more may wait.
+        """Check that the queue has room for another request.
 
         Raises:
-            QueueFullError: it may not.
+            QueueFullError: the queue is full.
         """
         with self._changed:
             waiting, most, most_bytes = len(self._waiting), self.config.max_waiting, self.config.max_waiting_bytes
             if most is not None and waiting >= most:
-                raise QueueFullError(f"{waiting} requests wait, max_waiting is {most}: try again later, or raise it")
+                raise QueueFullError(f"{waiting} requests wait, but max_waiting is {most}: try again later, or raise it")
             held = sum(handle.bytes_waiting for handle in self._waiting)
             if most_bytes is not None and held and held + bytes_waiting > most_bytes:
                 raise QueueFullError(
-                    f"the images of waiting requests take {held + bytes_waiting} bytes with this one, max_waiting_bytes is "
-                    f"{most_bytes}: try again later, or raise it"
+                    f"the images of waiting requests take {held + bytes_waiting} bytes with this one, but "
+                    f"max_waiting_bytes is {most_bytes}: try again later, or raise it"
                 )
 
     def submit(
@@ -168,12 +169,12 @@ class Scheduler:
         """Queue a request.
 
         Args:
-            priority: those of a lower number begin first, those of one number in the order of arrival.
-            deadline_seconds: from now; a request that is not done by then ends with an error.
-            on_change: called, without any lock, after a step in which the request gained tokens or ended.
+            priority: requests with a lower number start first; requests with the same number start in order of submission.
+            deadline_seconds: time from now after which an unfinished request ends with an error.
+            on_change: called without any lock after every step in which the request gained tokens or ended.
 
         Raises:
-            QueueFullError: too much waits already.
+            QueueFullError: the queue is full.
         """
         with self._changed:
             handle = Handle(self, generation, self._submitted, priority, deadline_seconds, on_change)
@@ -185,13 +186,13 @@ class Scheduler:
         return handle
 
     def cancel(self, handle: Handle) -> None:
-        """End a request, wherever it is. See :meth:`Handle.cancel`."""
+        """Cancel a waiting or running request. See :meth:`Handle.cancel`."""
         with self._changed:
             if handle.done:
                 return
             handle._cancelled = True
             self._changed.notify_all()
-        if self.engine.lock.acquire(blocking=False):  # else whoever runs a step sees to it at its end
+        if self.engine.lock.acquire(blocking=False):  # otherwise, the thread that runs a step ends the request
             try:
                 ended = self._end_unwanted()
             finally:
@@ -199,7 +200,7 @@ class Scheduler:
             self._tell(ended)
 
     def step(self) -> bool:
-        """Move all requests on: admit, run images, prompts and tokens, give back slots. Returns whether any is left."""
+        """Run one step: admit requests, run images, prompts and tokens, and free slots. Return whether requests are left."""
         with self.engine.lock:
             before = {handle: len(handle.generation.token_ids) for handle in self._running}
             ended = self._end_unwanted()
@@ -213,10 +214,10 @@ class Scheduler:
             return left or bool(self._waiting)
 
     def advance(self, until: Callable[[], bool], timeout: float | None = None) -> None:
-        """Drive the steps until a condition holds, or wait where another thread drives them.
+        """Drive the steps until a condition holds, or wait while another thread drives them.
 
         Raises:
-            TimeoutError: it does not hold after so many seconds.
+            TimeoutError: the condition does not hold after ``timeout`` seconds.
         """
         end = math.inf if timeout is None else time.monotonic() + timeout
         while not until():
@@ -224,7 +225,7 @@ class Scheduler:
                 if until():
                     return
                 if (left := end - time.monotonic()) <= 0:
-                    raise TimeoutError(f"the request has not ended after {timeout} s: it goes on")
+                    raise TimeoutError(f"the request has not ended after {timeout} s: it continues to run")
                 if self._driving:
                     self._changed.wait(None if math.isinf(left) else left)
                     continue
@@ -238,15 +239,15 @@ class Scheduler:
                     self._changed.notify_all()
 
     def wait_for_more(self, handle: Handle, grows: Sized, seen: int) -> None:
-        """Drive the steps until what grows with a request is longer than ``seen``, or the request has ended."""
+        """Drive the steps until ``grows`` is longer than ``seen``, or the request has ended."""
         self.advance(lambda: handle.done or len(grows) > seen)
 
     def run(self, generation: Generation) -> Generator[int, None, None]:
-        """Submit a request, and :meth:`tokens` of it."""
+        """Submit a request, and yield its tokens; see :meth:`tokens`."""
         return self.tokens(self.submit(generation))
 
     def tokens(self, handle: Handle) -> Generator[int, None, None]:
-        """The tokens of a request as they come. Closing the iterator cancels it.
+        """Yield the tokens of a request as they are generated. Closing the iterator cancels the request.
 
         Raises:
             PageError: the request cannot be run.
@@ -268,14 +269,14 @@ class Scheduler:
 
     @contextmanager
     def serving(self) -> Iterator[None]:
-        """A thread of its own drives the steps for as long as the context is open."""
+        """Drive the steps in a separate thread while the context is open."""
         stopped = threading.Event()
 
         def drive() -> None:
             while not stopped.is_set():
                 try:
                     self.advance(lambda: stopped.is_set() or not self._busy())
-                except Exception as error:  # whatever it is, nobody may wait for ever
+                except Exception as error:  # after any exception, waiting threads must be released
                     logger.exception("a step of the engine failed")
                     self._fail_all(
                         EngineError(f"a step of the engine failed ({type(error).__name__}: {error}): see the log")
@@ -299,7 +300,7 @@ class Scheduler:
         return self._thread is not None and self._thread.is_alive()
 
     def stats(self) -> dict[str, int]:
-        """How many requests run and wait, and the bytes of the images of those that wait."""
+        """Return the numbers of running and waiting requests, and the size of the images of waiting requests in bytes."""
         with self._changed:
             waiting = list(self._waiting)
         return {
@@ -314,7 +315,7 @@ class Scheduler:
         return bool(self._waiting or self._running)
 
     def _admit(self) -> None:
-        """Slots for those that wait, as many as there are."""
+        """Assign free slots to waiting requests."""
         with self._changed:
             waiting = list(self._waiting)
         for handle in waiting:
@@ -322,7 +323,7 @@ class Scheduler:
                 return
             prompts = [other.generation for other in self._running if not other.generation.token_ids]
             if self.engine.should_wait(handle.generation, prompts):
-                continue  # it finds what they have computed in a later step
+                continue  # it reuses their prefix in a later step
             if not self.engine.begin(handle.generation):
                 return
             self._running.append(handle)
@@ -331,7 +332,7 @@ class Scheduler:
                 self._waiting.remove(handle)
 
     def _compute(self) -> list[Handle]:
-        """Images, prompts and tokens of all that run. Returns those that have ended."""
+        """Run the images, prompts and tokens of all running requests. Return the requests that have ended."""
         growing = [handle.generation for handle in self._running if handle.generation.token_ids]
         prompts = [handle.generation for handle in self._running if not handle.generation.token_ids]
         with self._changed:
@@ -346,7 +347,7 @@ class Scheduler:
         ]
         budget = None if seconds is None else self.engine.prefill_budget(seconds)
         failed |= self.engine.prefill(ready, budget)
-        failed |= self.engine.decode(growing)  # a first token is told of before the text goes on
+        failed |= self.engine.decode(growing)  # a first token is reported before more tokens are decoded
         ended = [
             handle for handle in self._running if handle.generation in failed or handle.generation.finish_reason is not None
         ]
@@ -358,7 +359,7 @@ class Scheduler:
         return ended
 
     def _end_unwanted(self) -> list[Handle]:
-        """End those that were cancelled or are late. Returns them."""
+        """End and return the requests that were cancelled or are past their deadline."""
         now = self._clock()
         with self._changed:
             faults = {handle: fault for handle in self._waiting if (fault := handle._fault(now))}
@@ -367,13 +368,13 @@ class Scheduler:
             handle._end(fault)
         late = {handle: fault for handle in self._running if (fault := handle._fault(now))}
         for handle, fault in late.items():
-            self.engine.end(handle.generation)  # nothing is wrong with what it holds
+            self.engine.end(handle.generation)  # the contents of its slot are valid
             self._running.remove(handle)
             handle._end(fault)
         return [*faults, *late]
 
     def _fail_all(self, error: PageError) -> None:
-        """End everything: a step failed in a way that no single request is to blame for."""
+        """End all requests after a step failed for a reason that no single request caused."""
         with self.engine.lock:
             with self._changed:
                 waiting, self._waiting = self._waiting, []

@@ -1,1 +1,1 @@
-"""Graphs as MindIR: written, and run without the Python network."""
+"""Export of graphs as MindIR, and their execution without the Python network."""

@@ -1,4 +1,4 @@
-"""The graphs of an exported folder, in the place of those that are compiled from the network."""
+"""The graphs of an exported folder, which replace those compiled from the network."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,14 +20,14 @@ from mindnlp_ocr.weights.folder import opened, own_bfloat16
 
 
 class ExportedGraphs(Graphs):
-    """Runs MindIR over weights and slots that all graphs share. Each graph is loaded when it is first needed.
+    """Runs MindIR graphs that share weights and slots. Each graph is loaded on its first use.
 
     Args:
-        backends: of the manifest's implementation.
-        kv: as many slots, as long and of the dtype that the manifest says.
+        backends: backends with the attention implementation in the manifest.
+        kv: slots with the number, length and dtype in the manifest.
 
     Raises:
-        SetupError: the folder is damaged, or its files do not fit one another.
+        SetupError: the folder is damaged, or its files are inconsistent.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, config: Qwen2VLConfig, backends: Backends, kv: KVSlots) -> None:
@@ -41,7 +41,7 @@ class ExportedGraphs(Graphs):
         self.attach(backends, kv)
 
     def attach(self, backends: Backends, kv: KVSlots) -> None:
-        """Run on these slots from now on. They must be of the form that the graphs were made for."""
+        """Use these slots, which must have the shape and dtype for which the graphs were exported."""
         self.backends = backends
         self._forget("vision", "prefill", "decode", "sample", "copy")
         self._slots, self._kv = kv.shape[0], kv
@@ -52,7 +52,7 @@ class ExportedGraphs(Graphs):
         self._copy = self._runs("copy")
 
     def update(self, weights: Mapping[str, Any], changed: Collection[str]) -> None:
-        raise SetupError("an exported model holds no adapter that could be changed: export one with --lora")
+        raise SetupError("an exported model has no adapter that can be changed: export one with --lora")
 
     def parameters(self) -> list[Parameter]:
         return list(self._weights.values())
@@ -73,7 +73,9 @@ class ExportedGraphs(Graphs):
             if bucket >= size:
                 return bucket
         what, remedy = ("patches", "lower max_pixels") if graph == "vision" else ("tokens", "shorten the prompt")
-        raise PageError(f"{size} {what}, the exported {graph} graphs take up to {bucket}: {remedy}, or export larger ones")
+        raise PageError(
+            f"{size} {what}, but the exported {graph} graphs take up to {bucket}: {remedy}, or export larger ones"
+        )
 
     def decode_bucket(self, segments: int) -> int:
         return self._bucket("decode", segments)
@@ -82,7 +84,7 @@ class ExportedGraphs(Graphs):
         return overflowed(f"the exported {graph} graph", self._manifest.dtype)
 
     def _runs(self, graph: Graph) -> Callable[..., Any]:
-        """What takes the inputs of any form of a graph, which the first of them tells."""
+        """Return a function that runs the form of a graph that matches the first input."""
 
         def run(*inputs: Tensor) -> Any:
             bucket = inputs[0].shape[0]
@@ -99,7 +101,7 @@ class ExportedGraphs(Graphs):
 
 
 def _read_parameters(folder: Path, manifest: Manifest) -> Iterable[Parameter]:
-    """The packed weights, in the memory in which the graphs read them."""
+    """Read the packed weights as the parameters that the graphs share."""
     expected = {array.name: (array.shape, array.dtype) for array in manifest.parameters}
     missing = set(expected)
     for name in manifest.parameter_files:
@@ -111,10 +113,12 @@ def _read_parameters(folder: Path, manifest: Manifest) -> Iterable[Parameter]:
                 array = own_bfloat16(file.get_tensor(key))
             if expected.get(key) != (array.shape, array.dtype.name):
                 raise SetupError(
-                    f"{path}: {key} is {(array.shape, array.dtype.name)}, export.json says {expected.get(key)}: "
+                    f"{path}: {key} is {(array.shape, array.dtype.name)}, but export.json says {expected.get(key)}: "
                     "copy the exported folder again"
                 )
             missing.discard(key)
             yield parameter(key, array)
     if missing:
-        raise SetupError(f"{folder} lacks {len(missing)} parameters, {min(missing)} first: copy the exported folder again")
+        raise SetupError(
+            f"{folder} lacks {len(missing)} parameters, for example {min(missing)}: copy the exported folder again"
+        )

@@ -1,4 +1,4 @@
-"""What an exported folder says of itself, in export.json."""
+"""The description of an exported folder in export.json."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,9 +15,9 @@ from mindnlp_ocr.weights.quantize import WeightDtype
 FILE = "export.json"
 FORMAT: Literal["mindnlp_ocr.export 1"] = "mindnlp_ocr.export 1"
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]  # of a file in the folder itself
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]  # name of a file directly in the folder
 Positive = Annotated[int, Field(gt=0)]
-Graph = Literal["vision", "prefill", "decode", "sample", "copy"]  # the last two only where an NPU needs them
+Graph = Literal["vision", "prefill", "decode", "sample", "copy"]  # the last two only if an NPU needs them
 
 
 class _Model(BaseModel):
@@ -33,8 +33,10 @@ class Array(_Model):
 
 
 class ExportedGraph(_Model):
-    """One compiled form: ``bucket`` is its patches, its tokens, the texts that it decodes or samples at once, or the slots
-    that it copies."""
+    """One compiled form of a graph.
+
+    ``bucket`` is its number of patches, of tokens, of requests that it decodes or samples, or of slots that it copies.
+    """
 
     graph: Graph
     bucket: Positive
@@ -44,7 +46,7 @@ class ExportedGraph(_Model):
 
 
 class Manifest(_Model):
-    """Everything that the graphs were made for."""
+    """Everything on which the exported graphs depend."""
 
     format: Literal["mindnlp_ocr.export 1"]
     mindnlp_ocr: str
@@ -58,30 +60,30 @@ class Manifest(_Model):
     min_pixels: Positive
     max_pixels: Positive
     max_new_tokens: Positive
-    fingerprint: str  # of the checkpoint, and of the adapter in it
+    fingerprint: str  # fingerprint of the checkpoint with its adapter
     graphs: tuple[ExportedGraph, ...]
     parameters: tuple[Array, ...]
     parameter_files: tuple[Name, ...]
 
     def of(self, graph: Graph) -> dict[int, ExportedGraph]:
-        """The forms of a graph by their buckets, ascending."""
+        """Return the forms of a graph by bucket, in ascending order."""
         found = {entry.bucket: entry for entry in self.graphs if entry.graph == graph}
         return dict(sorted(found.items()))
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
-        """Of an exported folder.
+        """Read the manifest of an exported folder.
 
         Raises:
-            SetupError: it is damaged, or from another version.
+            SetupError: the manifest is damaged, or another release wrote it.
         """
         raw = read_json(folder / FILE)
         again = "export the model again"
         if raw.get("format") != FORMAT:
-            raise SetupError(f"{folder / FILE} is of format {raw.get('format')!r}, this release reads {FORMAT!r}: {again}")
+            raise SetupError(f"{folder / FILE} has format {raw.get('format')!r}, but this release reads {FORMAT!r}: {again}")
         if raw.get("mindnlp_ocr") != __version__:
             raise SetupError(
-                f"{folder} was exported by mindnlp_ocr {raw.get('mindnlp_ocr')}, this is {__version__}: {again}"
+                f"{folder} was exported by mindnlp_ocr {raw.get('mindnlp_ocr')}, but this is {__version__}: {again}"
             )
         try:
             manifest = cls(**raw)

@@ -1,6 +1,6 @@
-"""A graph as MindIR that holds no weights: they and the KV slots are parameters that all graphs share when they are loaded.
+"""MindIR graphs without weights: loaded graphs share weights and KV slots as parameters.
 
-Nor does it hold the path of our library of CPU operators, which differs from machine to machine.
+The path of our library of CPU operators is also removed from the graphs, since it differs between machines.
 """
 
 import tempfile
@@ -18,7 +18,7 @@ from mindspore.train.mind_ir_pb2 import ModelProto, TensorProto
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.ops import native
 
-LIBRARY = b"mindnlp_ocr's CPU operators"  # in place of its path
+LIBRARY = b"mindnlp_ocr's CPU operators"  # placeholder for the path of the library
 DTYPES: dict[int, np.dtype[Any]] = {
     TensorProto.FLOAT: np.dtype(np.float32),
     TensorProto.FLOAT16: np.dtype(np.float16),
@@ -31,48 +31,48 @@ Form = tuple[tuple[int, ...], str]  # shape and dtype
 
 
 def write(cell: nn.Cell, inputs: Sequence[Tensor], path: Path) -> None:
-    """Compile a cell for such inputs, and write its graph.
+    """Compile a cell for inputs of these shapes and dtypes, and write its graph.
 
     Raises:
-        SetupError: MindSpore cannot.
+        SetupError: MindSpore cannot export the graph.
     """
     graph = ModelProto()
 
     def kept(model: Any) -> None:
         graph.CopyFrom(model)
-        del model.graph.parameter[:]  # so that MindSpore writes no weights, which may be gigabytes
+        del model.graph.parameter[:]  # omit the weights, which may be gigabytes
 
     with tempfile.TemporaryDirectory() as folder:
         try:
             ms.export(cell, *inputs, file_name=f"{folder}/graph", file_format="MINDIR", custom_func=kept)
         except (RuntimeError, ValueError, TypeError) as error:
             raise SetupError(
-                f"MindSpore {ms.__version__} cannot export {path.stem} ({native.explain(error)}): report it"
+                f"MindSpore {ms.__version__} cannot export {path.stem} ({native.explain(error)}): report this error"
             ) from error
     _replace_library(graph, str(native.LIBRARY).encode(), LIBRARY)
     path.write_bytes(graph.SerializeToString(deterministic=True))
 
 
 def load(path: Path, inputs: Mapping[str, Form], parameters: Mapping[str, Parameter]) -> nn.Cell:
-    """A cell that runs the graph over these parameters, whose memory it shares.
+    """Load a graph as a cell that shares the memory of these parameters.
 
     Raises:
-        SetupError: the file is damaged, or other than it should be.
+        SetupError: the file is damaged, or does not match the manifest.
     """
     graph = ModelProto()
     try:
         graph.ParseFromString(path.read_bytes())
     except (OSError, DecodeError) as error:
-        raise SetupError(f"{path} is missing or no MindIR ({error}): copy the exported folder again") from error
+        raise SetupError(f"{path} is missing or not a MindIR file ({error}): copy the exported folder again") from error
     found = {_short(value.name): _form(value.tensor[0]) for value in graph.graph.input if value.tensor}
     if found != dict(inputs):
-        raise SetupError(f"{path} takes {found}, export.json says {dict(inputs)}: export the model again")
+        raise SetupError(f"{path} takes {found}, but export.json says {dict(inputs)}: export the model again")
     for parameter in graph.graph.parameter:
         name, form = _short(parameter.name), _form(parameter)
         if name not in parameters:
-            raise SetupError(f"{path} needs {name}, which the folder does not hold: export the model again")
+            raise SetupError(f"{path} needs {name}, which the folder does not contain: export the model again")
         if (held := form_of(parameters[name])) != form:
-            raise SetupError(f"{path} takes {name} as {form}, the folder holds {held}: export the model again")
+            raise SetupError(f"{path} takes {name} as {form}, but the folder contains {held}: export the model again")
     _replace_library(graph, LIBRARY, str(native.LIBRARY).encode())
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "graph.mindir"
@@ -84,7 +84,7 @@ def load(path: Path, inputs: Mapping[str, Form], parameters: Mapping[str, Parame
                 f"MindSpore {ms.__version__} cannot load {path} ({native.explain(error)}): export again with this release"
             ) from error
     for name, own in cell.parameters_dict().items():
-        own.set_data(parameters[name], slice_shape=True)  # until now it held a copy
+        own.set_data(parameters[name], slice_shape=True)  # replaces the graph's own copy
     return cell
 
 
@@ -98,7 +98,7 @@ def _form(tensor: Any) -> Form:
 
 
 def _short(name: str) -> str:
-    """MindIR puts the name of the graph before a colon."""
+    """Remove the name of the graph, which MindIR puts before a colon."""
     return name.rpartition(":")[2]
 
 

@@ -1,4 +1,4 @@
-"""A model as a folder of MindIR graphs, packed weights, and what reading needs beside them."""
+"""Writing of a model to a folder with MindIR graphs, packed weights, and the files needed for reading."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from mindnlp_ocr.export.manifest import Array, ExportedGraph, Graph
 from mindnlp_ocr.sampling.sampler import BANS, HISTORY
 from mindnlp_ocr.weights.digest import sha256
 
-FILE_BYTES = 2 << 30  # of parameters in one file
+FILE_BYTES = 2 << 30  # maximum size of the parameters in one file
 
 
 class Shape(NamedTuple):
@@ -32,7 +32,7 @@ class Shape(NamedTuple):
 def write_graphs(
     folder: Path, graphs: Graphs, kv: KVSlots, config: Qwen2VLConfig, shapes: Sequence[Shape]
 ) -> list[ExportedGraph]:
-    """Write each as GRAPH-BUCKET.mindir."""
+    """Write each graph as GRAPH-BUCKET.mindir."""
     written = []
     for graph, bucket in tqdm(shapes, unit="graph", desc="exporting", disable=None):
         inputs = example_inputs(graph, bucket, config)
@@ -46,7 +46,7 @@ def write_graphs(
 
 
 def write_parameters(folder: Path, parameters: Sequence[Parameter]) -> tuple[list[Array], list[str]]:
-    """Write packed weights to safetensors files. Returns what they are, and the names of the files."""
+    """Write packed weights to safetensors files. Return their descriptions and the names of the files."""
     arrays = []
     files: list[str] = []
     held: dict[str, NDArray[Any]] = {}
@@ -68,7 +68,7 @@ def write_parameters(folder: Path, parameters: Sequence[Parameter]) -> tuple[lis
 
 
 def example_inputs(graph: Graph, bucket: int, config: Qwen2VLConfig) -> dict[str, Tensor]:
-    """Inputs of a graph's shapes and dtypes, by name."""
+    """Return inputs with the shapes and dtypes of a graph, by name."""
     vision = config.vision
     if graph == "vision":
         table = _zeros(bucket, vision.head_dim // 2)

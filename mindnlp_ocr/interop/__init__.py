@@ -1,6 +1,6 @@
-"""Between mindnlp's models and this engine. Nothing on the way from a page to its text imports this package.
+"""Interoperability of mindnlp's models and this engine. No code for reading pages imports this package.
 
-``import mindnlp`` changes MindSpore for the whole process; this engine runs on beside it (docs/mindnlp.md).
+``import mindnlp`` changes MindSpore for the whole process; this engine continues to work (docs/mindnlp.md).
 """
 
 from mindnlp_ocr.interop.attention import register_attention

@@ -1,4 +1,4 @@
-"""The weights of a model that mindnlp has loaded, as a checkpoint of this engine."""
+"""A model that mindnlp has loaded, as a checkpoint for this engine."""
 
 import hashlib
 import shutil
@@ -20,30 +20,30 @@ from mindnlp_ocr.weights.folder import own_bfloat16
 from mindnlp_ocr.weights.names import expected_shapes, published
 from mindnlp_ocr.weights.quantize import Source
 
-PROCESSOR_FILES = ("tokenizer.json", "preprocessor_config.json")  # without them no page can be read
+PROCESSOR_FILES = ("tokenizer.json", "preprocessor_config.json")  # required for reading pages
 _OWN_FILES = ("config.json", "generation_config.json")  # written from the model itself
 _DTYPES = {np.dtype(np.float32): "F32", np.dtype(np.float16): "F16", np.dtype(ml_dtypes.bfloat16): "BF16"}
 
 
 class MindNLPCheckpoint(Checkpoint):
-    """A Qwen2-VL on mindnlp, read as it is now.
+    """A Qwen2-VL model of mindnlp in its current state.
 
-    Arrays are the tensors' own memory where those lie on a CPU. What the engine packs (every matrix, on our CPU operators)
-    or moves to a device is copied, one weight at a time; norms stay shared.
+    On a CPU, arrays share the memory of the tensors. Weights that the engine packs (every matrix, with our CPU operators) or
+    moves to a device are copied, one weight at a time; norms stay shared.
 
     Args:
         model: a Qwen2VLForConditionalGeneration.
-        processor: a folder with tokenizer.json and preprocessor_config.json; by default the one that the model came from.
+        processor: a folder with tokenizer.json and preprocessor_config.json; by default, the folder of the model.
 
     Raises:
-        SetupError: the model is none of mindnlp's, or its processor files are not found.
+        SetupError: the model is not a mindnlp model, or its processor files do not exist.
     """
 
     def __init__(self, model: Any, processor: str | Path | None = None) -> None:
         config = getattr(model, "config", None)
         if not hasattr(model, "named_parameters") or not hasattr(config, "to_json_string"):
             raise SetupError(
-                f"from_mindnlp: {type(model).__name__} is no model of mindnlp: give a Qwen2VLForConditionalGeneration"
+                f"from_mindnlp: {type(model).__name__} is not a mindnlp model: give a Qwen2VLForConditionalGeneration"
             )
         self._model = model
         origin = processor if processor is not None else getattr(model, "name_or_path", "")
@@ -51,13 +51,13 @@ class MindNLPCheckpoint(Checkpoint):
         self.name = self._processor.name if self._processor.is_dir() else "mindnlp"
         if missing := [name for name in PROCESSOR_FILES if not (self._processor / name).is_file()]:
             raise SetupError(
-                f"from_mindnlp: {self._processor} holds no {' and no '.join(missing)}: give processor=FOLDER, the published "
-                "folder of the checkpoint"
+                f"from_mindnlp: {self._processor} contains no {' and no '.join(missing)}: give processor=FOLDER, the "
+                "published folder of the checkpoint"
             )
 
     @contextmanager
     def files(self) -> Iterator[Path]:
-        """A folder with the model's own configuration and the processor's files, for as long as the context lasts."""
+        """Provide a folder with the model's configuration and the processor's files while the context is open."""
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             for path in self._processor.iterdir():
@@ -71,11 +71,11 @@ class MindNLPCheckpoint(Checkpoint):
 
     @contextmanager
     def weights(self, config: Qwen2VLConfig) -> Iterator["MindNLPWeights"]:
-        """Published name -> array. Errors as :class:`MindNLPWeights`."""
+        """Provide the weights. For errors, see :class:`MindNLPWeights`."""
         yield MindNLPWeights(self._model, config)
 
     def fingerprint(self) -> str:
-        """SHA-256 over the configuration, the processor's files and all bytes of the weights."""
+        """Return the SHA-256 over the configuration, the processor's files and all weights."""
         digest = hashlib.sha256()
         with self.files() as folder:
             for path in sorted(folder.iterdir()):
@@ -91,10 +91,10 @@ class MindNLPCheckpoint(Checkpoint):
 
 
 class MindNLPWeights(StoredWeights):
-    """The weights that the engine asks for, under their published names.
+    """The weights of the model under their published names.
 
     Raises:
-        SetupError: as :func:`check`.
+        SetupError: see :func:`check`.
     """
 
     def __init__(self, model: Any, config: Qwen2VLConfig) -> None:
@@ -104,10 +104,10 @@ class MindNLPWeights(StoredWeights):
         self.dtype = check(f"from_mindnlp: {type(model).__name__}", found, config)
 
     def array(self, name: str) -> NDArray[Any]:
-        """A view of a tensor on a CPU, a copy of one elsewhere."""
+        """Return a view of a tensor on a CPU, or a copy of a tensor on another device."""
         tensor = self._tensors[name]
         if not hasattr(tensor, "asnumpy"):
-            raise SetupError(f"from_mindnlp: {name} is a {type(tensor).__name__}, no tensor of MindSpore: load with mindnlp")
+            raise SetupError(f"from_mindnlp: {name} is a {type(tensor).__name__}, not a MindSpore tensor: load with mindnlp")
         return own_bfloat16(tensor.asnumpy())
 
     def __getitem__(self, name: str) -> Source:

@@ -1,4 +1,4 @@
-"""mindnlp's own Qwen2-VL, with the weights of a folder read to the bit."""
+"""Loading of mindnlp's own Qwen2-VL with bitwise exact weights."""
 
 import importlib.util
 import sys
@@ -16,11 +16,11 @@ from mindnlp_ocr.weights.quantize import Quantized, dequantize
 def import_mindnlp() -> None:
     """Import mindnlp, which changes MindSpore for the whole process.
 
-    onnxruntime is hidden meanwhile: where diffusers sees it, mindnlp's ``from diffusers import *`` asks for a class that
-    diffusers does not have.
+    onnxruntime is hidden during the import: if diffusers finds it, mindnlp's ``from diffusers import *`` requires a class
+    that diffusers does not have.
 
     Raises:
-        SetupError: it is not installed.
+        SetupError: mindnlp is not installed.
     """
     if importlib.util.find_spec("mindnlp") is None:
         raise SetupError("mindnlp is not installed: run `pip install 'mindnlp-ocr[mindnlp]'`")
@@ -37,13 +37,13 @@ def import_mindnlp() -> None:
 
 
 def load_mindnlp(checkpoint: str | Path | Checkpoint, attention: str = "eager") -> Any:
-    """A Qwen2VLForConditionalGeneration of mindnlp in float32.
+    """Load a Qwen2VLForConditionalGeneration of mindnlp in float32.
 
-    mindnlp's own loader turns bfloat16 into float16 off Ascend, which makes other numbers of large and of small ones.
+    Except on Ascend, mindnlp's own loader converts bfloat16 to float16, which changes large and small values.
 
     Args:
-        checkpoint: as for Qwen2VLModel.
-        attention: "eager", "sdpa", or a name given to :func:`mindnlp_ocr.interop.register_attention`.
+        checkpoint: see Qwen2VLModel.
+        attention: "eager", "sdpa", or a name passed to :func:`mindnlp_ocr.interop.register_attention`.
 
     Raises:
         SetupError: mindnlp is not installed, or the checkpoint cannot be used.
@@ -60,14 +60,14 @@ def load_mindnlp(checkpoint: str | Path | Checkpoint, attention: str = "eager") 
         generation = GenerationConfig.from_pretrained(str(folder))
         ours = stored.config(folder)
     for part in (theirs, theirs.text_config, theirs.vision_config):
-        part.dtype = mindtorch.float32  # else what the folder says, where MindSpore's CPU has no kernels for bfloat16
+        part.dtype = mindtorch.float32  # otherwise the dtype of the folder; MindSpore has no CPU kernels for bfloat16
     with no_init_weights():
         model = Qwen2VLForConditionalGeneration(theirs).eval()
     model.generation_config = generation
     with stored.weights(ours) as weights:
         for name, parameter in model.named_parameters():
             if published(name) not in weights:
-                continue  # a head that is the embedding as well
+                continue  # a head that is tied to the embedding
             source = weights[published(name)]
             array = dequantize(source).reshape(parameter.shape) if isinstance(source, Quantized) else source
             parameter.data = mindtorch.from_numpy(np.array(array, np.float32))

@@ -1,5 +1,5 @@
-"""One function an operation. The eager MindSpore version here defines it; device-specific ones are tested against it.
+"""The operations of the networks. The eager MindSpore form of each is its definition; other forms are tested against it.
 
-Nothing here broadcasts over a large tensor: on CPU, MindSpore keeps 16 bytes an element for every broadcast add or
-multiply in a graph, for as long as the graph lives, and runs it several times slower than the same-shape form (2.7.2).
+No operation here broadcasts over a large tensor: on a CPU, MindSpore 2.7.2 keeps 16 bytes per element for every broadcast
+add or multiply in a graph until the graph is released, and runs it several times slower than with equal shapes.
 """

@@ -1,4 +1,4 @@
-"""Activations of the two networks."""
+"""Activation functions of the vision tower and the language model."""
 
 import math
 
@@ -6,15 +6,15 @@ from mindspore import Tensor, ops
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """x * sigmoid(1.702 x): the vision tower's."""
+    """Return x * sigmoid(1.702 x), the activation of the vision tower."""
     return x * ops.sigmoid(1.702 * x)
 
 
 def gelu(x: Tensor) -> Tensor:
-    """x * Phi(x), the exact form with erf: the merger's."""
+    """Return x * Phi(x), computed exactly with erf: the activation of the merger."""
     return x * 0.5 * (1.0 + ops.erf(x * (1.0 / math.sqrt(2.0))))
 
 
 def silu_gate(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up: the text model's (SwiGLU, arXiv:2002.05202)."""
+    """Return silu(gate) * up, the activation of the language model (SwiGLU, arXiv:2002.05202)."""
     return gate * ops.sigmoid(gate) * up

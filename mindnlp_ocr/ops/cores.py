@@ -1,4 +1,4 @@
-"""How many cores this process may keep busy."""
+"""The number of cores that this process may use."""
 
 import os
 from collections.abc import Iterator
@@ -6,17 +6,17 @@ from pathlib import Path, PurePosixPath
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """The cores of the process's affinity, or as many whole ones as the CPU quota of its container comes to; at least 1.
+    """Return the number of cores in the process's affinity, limited by the CPU quota of its container; at least 1.
 
     Args:
-        root: of the file system that ``proc`` and ``sys`` are read from.
+        root: root of the file system from which ``proc`` and ``sys`` are read.
     """
     mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, int(min([mine, *_quotas(root)])))
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """The limits of this process's control groups and of all above them, in cores.
+    """Yield the limits of this process's control groups and their ancestors, in cores.
 
     Source: https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max) and
     https://docs.kernel.org/scheduler/sched-bwc.html (cpu.cfs_quota_us of version 1).
@@ -24,14 +24,14 @@ def _quotas(root: Path) -> Iterator[float]:
     for line in _read(root / "proc" / "self" / "cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            names = ("", "unified")  # alone, or beside the controllers of version 1
+            names = ("", "unified")  # version 2 only, or in addition to version 1
         elif "cpu" in controllers.split(","):
             names = ("cpu", controllers)
         else:
             continue
         for name in names:
             mounted = root / "sys" / "fs" / "cgroup" / name
-            # A container may see its own group as the mounted root, while the path is that of the host.
+            # In a container, its own group may be the mounted root, while the path is that on the host.
             for group in (PurePosixPath(path), *PurePosixPath(path).parents):
                 yield from _quota(mounted / group.relative_to("/"))
 
@@ -48,5 +48,5 @@ def _quota(group: Path) -> Iterator[float]:
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):  # there is no such group, or none that we may see
+    except (OSError, UnicodeDecodeError):  # the group does not exist or is not accessible
         return ""

@@ -1,4 +1,4 @@
-"""Whether flash attention can run on a device, and why or why not."""
+"""Detection of support for flash attention."""
 
 import importlib.metadata
 import importlib.util
@@ -18,7 +18,7 @@ CAPABILITY_NEEDED = (8, 0)
 
 
 def detect_flash_attention_support(device: str | Device) -> tuple[bool, str]:
-    """Whether flash attention can run on a device, and why or why not: "Supported (...)" or "Not supported (...)"."""
+    """Return whether flash attention can run on a device, and the reason: "Supported (...)" or "Not supported (...)"."""
     parsed = device if isinstance(device, Device) else Device.parse(device)
     check = {"CPU": _cpu, "Ascend": _ascend, "GPU": _cuda}[parsed.kind]
     supported, reason = check(parsed)
@@ -26,7 +26,7 @@ def detect_flash_attention_support(device: str | Device) -> tuple[bool, str]:
 
 
 def cuda_state(device: Device) -> str:
-    """What MindSpore and this machine have of CUDA."""
+    """Describe the CUDA support of MindSpore and of this machine."""
     return _cuda(device)[1]
 
 
@@ -45,14 +45,14 @@ def _ascend(device: Device) -> tuple[bool, str]:
         return False, f"MindSpore cannot name the device {device}: {(str(error).splitlines() or [''])[0]}"
     family = next((family for family in ASCEND_FAMILIES if soc.lower().startswith(family)), None)
     if family is None:
-        return False, f"{soc} is none of {', '.join(ASCEND_FAMILIES)}, for which the attention operators are documented"
+        return False, f"the attention operators are not documented for {soc}, only for {', '.join(ASCEND_FAMILIES)}"
     root = os.environ.get("ASCEND_OPP_PATH") or str(Path(os.environ.get("ASCEND_HOME_PATH", "")) / "opp")
     lists = list(Path(root).glob(f"built-in/**/aic-{family}-ops-info*.json"))
     if not lists:
-        return True, f"{soc}; CANN in {root} has no list of operators to look them up in; not verified on hardware"
+        return True, f"{soc}; CANN in {root} contains no list of operators to check; not verified on hardware"
     listed = "".join(path.read_text(encoding="utf-8", errors="replace") for path in lists)
     if absent := [name for name in ASCEND_OPERATORS if f'"{name}"' not in listed]:
-        return False, f"{soc}, but CANN in {root} lists no {', '.join(absent)}"
+        return False, f"{soc}, but the operator list of CANN in {root} lacks {', '.join(absent)}"
     return True, f"{soc}, CANN's {', '.join(ASCEND_OPERATORS)}; not verified on hardware by this project"
 
 
@@ -66,21 +66,21 @@ def _cuda(device: Device) -> tuple[bool, str]:
     version = importlib.metadata.version("mindspore")
     plugin = _cuda_plugin()
     if plugin is None:
-        return False, f"MindSpore {version} here has no CUDA plugin"
+        return False, f"MindSpore {version} has no CUDA plugin"
     if plugin < CUDA_NEEDED:
-        return False, f"MindSpore's plugin is for CUDA {_dotted(plugin)}, {_dotted(CUDA_NEEDED)} or newer is needed"
+        return False, f"MindSpore's plugin is for CUDA {_dotted(plugin)}, but {_dotted(CUDA_NEEDED)} or newer is needed"
     capability = _cuda_capability(device.index)
     if capability is None:
         return False, f"nvidia-smi finds no device {device.index}"
     if capability < CAPABILITY_NEEDED:
-        return False, f"compute capability {_dotted(capability)}, {_dotted(CAPABILITY_NEEDED)} or newer is needed"
+        return False, f"the compute capability is {_dotted(capability)}, but {_dotted(CAPABILITY_NEEDED)} or newer is needed"
     return False, (
-        f"CUDA {_dotted(plugin)} and compute capability {_dotted(capability)} would do, but this engine has no CUDA kernel"
+        f"CUDA {_dotted(plugin)} and compute capability {_dotted(capability)} suffice, but this engine has no CUDA kernels"
     )
 
 
 def _cuda_plugin() -> tuple[int, int] | None:
-    """The CUDA version of the newest plugin that MindSpore ships (lib/plugin/gpu11.6, say)."""
+    """Return the CUDA version of the newest plugin in MindSpore (for example lib/plugin/gpu11.6)."""
     spec = importlib.util.find_spec("mindspore")
     if spec is None or spec.origin is None:
         return None

@@ -1,4 +1,4 @@
-"""Which device runs the graphs: parsed once, checked before MindSpore is imported."""
+"""The device that runs the graphs, parsed once and checked before MindSpore is imported."""
 
 import os
 import re
@@ -18,12 +18,13 @@ _ASCEND_HOMES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 
 @dataclass(frozen=True)
 class Device:
-    """A kind of device, its number, and how MindSpore is set up for it.
+    """A kind of device, its number, and the settings of MindSpore for it.
 
     Attributes:
-        jit_level: of every graph: "O0", or "O1", which fuses operators (on Ascend, and on a CPU with MindSpore 2.10).
-        deterministic: the same bits every time. A CPU gives them anyway; Ascend's operators only where this is asked for.
-        memory_limit_gb: of the device. Not on a CPU, where MindSpore keeps no bound.
+        jit_level: JIT level of every graph: "O0", or "O1", which fuses operators (on Ascend, and on a CPU with MindSpore
+            2.10).
+        deterministic: make results bitwise reproducible. On a CPU, they always are; on Ascend, only with this setting.
+        memory_limit_gb: maximum memory on the device in GB. Not supported on a CPU, where MindSpore enforces no limit.
     """
 
     kind: Kind
@@ -34,10 +35,11 @@ class Device:
 
     @classmethod
     def parse(cls, text: "str | Device", **setup: Any) -> "Device":
-        """From "cpu", "CPU", "Ascend", "npu", "npu:0", "cuda", "cuda:1", and attributes; a device is handed back.
+        """Parse "cpu", "CPU", "Ascend", "npu", "npu:0", "cuda" or "cuda:1"; ``setup`` sets attributes. A device is returned
+        as is.
 
         Raises:
-            SetupError: any other text.
+            SetupError: the text is not the name of a device.
         """
         if isinstance(text, Device):
             return text
@@ -48,17 +50,17 @@ class Device:
 
     @property
     def leaves_host_free(self) -> bool:
-        """Whether the host's cores have little to do while the model computes."""
+        """Whether the cores of the host are mostly idle while the model computes."""
         return self.kind != "CPU"
 
     def __str__(self) -> str:
         return {"CPU": "cpu", "Ascend": f"npu:{self.index}", "GPU": f"cuda:{self.index}"}[self.kind]
 
     def check(self) -> None:
-        """Whether this machine has the device, without importing MindSpore.
+        """Check that this machine has the device, without importing MindSpore.
 
         Raises:
-            SetupError: what is missing, and how to get it; or a setting that the device does not know.
+            SetupError: something is missing, or a setting is not supported on the device.
         """
         if self.jit_level not in get_args(JitLevel):
             raise SetupError(f"jit_level is {self.jit_level!r}: give {' or '.join(get_args(JitLevel))}")
@@ -66,30 +68,30 @@ class Device:
             raise SetupError(f"memory_limit_gb is {self.memory_limit_gb}: give more than 0")
         if self.memory_limit_gb is not None and self.kind == "CPU":
             raise SetupError(
-                f"memory_limit_gb is {self.memory_limit_gb}: MindSpore keeps to no limit on a CPU: leave it out, and bound "
-                "what takes memory by cache_size_mb and max_pixels"
+                f"memory_limit_gb is {self.memory_limit_gb}: MindSpore enforces no limit on a CPU: remove it, and limit "
+                "memory with cache_size_mb and max_pixels"
             )
         if self.kind == "GPU":
-            from mindnlp_ocr.ops.detect import cuda_state  # it imports this module
+            from mindnlp_ocr.ops.detect import cuda_state  # avoids a circular import
 
             raise SetupError(
-                "device 'cuda': the MindSpore releases this engine runs on (2.7.2 to 2.10) have no CUDA backend on PyPI "
-                f"({cuda_state(self)}): use --device CPU or Ascend"
+                "device 'cuda': the MindSpore releases that this engine supports (2.7.2 to 2.10) have no CUDA backend "
+                f"on PyPI ({cuda_state(self)}): use --device CPU or Ascend"
             )
         if self.kind == "Ascend" and (missing := missing_ascend()):
             raise SetupError(
-                f"device '{self}': no Ascend runtime here ({missing}): install the Ascend driver and the CANN toolkit, "
-                "run `source /usr/local/Ascend/ascend-toolkit/set_env.sh`, or use --device CPU"
+                f"device '{self}': no Ascend runtime here ({missing}): install the Ascend driver and the CANN toolkit "
+                "and run `source /usr/local/Ascend/ascend-toolkit/set_env.sh`, or use --device CPU"
             )
 
     def activate(self, threads: int | None = None) -> None:
         """Make MindSpore run on this device.
 
         Args:
-            threads: for the operators of a CPU, MindSpore's and ours, in the whole process; None: as it was.
+            threads: number of threads for MindSpore's and our CPU operators in the whole process; None: unchanged.
 
         Raises:
-            SetupError: the device is not there, or MindSpore cannot use it.
+            SetupError: the device does not exist, or MindSpore cannot use it.
         """
         self.check()
         if threads is not None and threads < 1:
@@ -99,7 +101,7 @@ class Device:
         try:
             ms.set_device(self.kind, self.index)
         except (RuntimeError, ValueError) as error:
-            # It says so, too, where the process has run something on this very device before.
+            # MindSpore raises the same error if the process has already used this device.
             if (ms.get_context("device_target"), ms.get_context("device_id")) != (self.kind, self.index):
                 first_line = str(error).strip().splitlines()[0]
                 raise SetupError(f"device '{self}': MindSpore {ms.__version__} cannot use it: {first_line}") from error
@@ -108,13 +110,13 @@ class Device:
         if threads is not None:
             _use_threads(threads)
         elif not (os.environ.get("OMP_NUM_THREADS") or "threads" in _set) and usable_cores() < (os.cpu_count() or 1):
-            _use_threads(usable_cores())  # MindSpore looks at the machine's cores alone
+            _use_threads(usable_cores())  # MindSpore considers only the cores of the machine
 
     def _set_up_ascend(self) -> None:
         import mindspore as ms
         from mindspore.device_context.ascend.op_precision import precision_mode
 
-        # The training series computes float32 in float16 by default.
+        # By default, Ascend's training series computes float32 in float16.
         _set_once("precision_mode", "must_keep_origin_dtype", precision_mode)
         if self.deterministic:
             _set_once("deterministic", True, ms.set_deterministic)
@@ -124,21 +126,21 @@ class Device:
             )
 
 
-_set: dict[str, Any] = {}  # what MindSpore was given that it takes once in a process
+_set: dict[str, Any] = {}  # settings that MindSpore accepts only once per process
 
 
 def _set_once(name: str, value: Any, give: Callable[[Any], None]) -> None:
     if name in _set:
         if _set[name] != value:
             raise SetupError(
-                f"{name} is {value}, and was {_set[name]} before in this process: MindSpore takes one value only"
+                f"{name} is {value}, but was {_set[name]} before in this process: MindSpore supports only one value"
             )
         return
     try:
         give(value)
     except (RuntimeError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
-        raise SetupError(f"{name} is {value}: MindSpore does not take it: {first_line}: leave it out") from error
+        raise SetupError(f"{name} is {value}: MindSpore does not accept it: {first_line}: leave it out") from error
     _set[name] = value
 
 
@@ -153,7 +155,7 @@ def _use_threads(count: int) -> None:
 
 
 def missing_ascend() -> str:
-    """What of the Ascend runtime this machine lacks; empty where nothing is missing."""
+    """Return what this machine lacks of the Ascend runtime; empty if nothing is missing."""
     missing = []
     if not any(os.environ.get(name) for name in _ASCEND_HOMES):
         missing.append(f"{' and '.join(_ASCEND_HOMES)} are not set")

@@ -1,4 +1,4 @@
-"""Products with weights of 16 bits on MindSpore's own operators; float32 around them."""
+"""Matrix products with 16-bit weights on MindSpore's own operators; all else is float32."""
 
 from typing import Any, Literal
 
@@ -19,13 +19,13 @@ _bias_add = ops.BiasAdd()
 
 
 class HalfOperators(Operators):
-    """As :class:`Operators`, with weights in float16 or bfloat16 and products that take and give it.
+    """:class:`Operators` with weights and products in float16 or bfloat16.
 
-    What the published model overflows or rounds too coarsely in 16 bits is float32: the residual stream, norms, biases,
-    activations, and the logits, for which the head (and an embedding that is the head as well) is held in float32.
+    Values that overflow or are rounded too coarsely in 16 bits with the published model are float32: the residual stream,
+    norms, biases, activations and logits. For the logits, the head (and an embedding that is tied to it) is float32, too.
 
     Raises:
-        SetupError: a weight is beyond float16.
+        SetupError: a weight exceeds the range of float16.
     """
 
     def __init__(self, dtype: Literal["fp16", "bf16"]) -> None:
@@ -46,7 +46,8 @@ class HalfOperators(Operators):
             rounded: NDArray[Any] = weight.astype(_DTYPES[self.weight_dtype])
         if self.weight_dtype == "fp16" and (beyond := np.isinf(rounded) & np.isfinite(weight)).any():
             raise SetupError(
-                f"a weight of the checkpoint is {float(weight[beyond][0]):g}, float16 ends at 65504: give dtype bf16 or fp32"
+                f"a weight of the checkpoint is {float(weight[beyond][0]):g}, but float16 ends at 65504: give dtype bf16 "
+                "or fp32"
             )
         return rounded
 

@@ -1,4 +1,4 @@
-"""Parameters as NumPy arrays that may be written."""
+"""Access to parameters as writable NumPy arrays."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 @contextmanager
 def on_host(parameter: Parameter) -> Iterator[NDArray[Any]]:
-    """The numbers of a parameter, to be changed: on a CPU they are its own memory, elsewhere they are sent back."""
+    """Provide the values of a parameter for modification: its own memory on a CPU, else a copy that is written back."""
     array: NDArray[Any] = parameter.asnumpy()
     in_place = array.ctypes.data == parameter.data_ptr()
     array = array if in_place else array.copy()

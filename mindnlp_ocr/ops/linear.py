@@ -1,7 +1,7 @@
 """Matrix products with weights.
 
-All go through MindSpore's batched product with a batch of one: on CPU it reads the weights of a one-row product 1.5 times
-as fast as MatMul does, and is as fast or faster from 2 to 2,048 rows (2.7.2).
+They use MindSpore's batched product with a batch of one: on a CPU, it is 1.5 times as fast as MatMul for one row, and at
+least as fast from 2 to 2,048 rows (MindSpore 2.7.2).
 """
 
 import numpy as np
@@ -16,28 +16,28 @@ _batched, _single = ops.ExpandDims(), ops.Squeeze(0)  # compile 10 times faster 
 
 
 def pack(weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A published [out, in] weight in the layout that :func:`linear` reads: [1, in, out], contiguous.
+    """Pack a published [out, in] weight in the layout of :func:`linear`: [1, in, out], contiguous.
 
-    From 64 rows up it is read 1.2 to 2 times as fast as the published layout.
+    From 64 rows on, products are 1.2 to 2 times as fast as with the published layout.
     """
     return np.ascontiguousarray(weight.T)[None]
 
 
 def linear(x: Tensor, packed: Tensor) -> Tensor:
-    """x [rows, in] times a packed weight [1, in, out] -> [rows, out]."""
+    """Multiply x [rows, in] by a packed weight [1, in, out] -> [rows, out]."""
     return _single(_product(_batched(x, 0), packed))
 
 
 def linear_bias(x: Tensor, packed: Tensor, bias: Tensor) -> Tensor:
-    """x [rows, in] times a packed weight [1, in, out], plus bias [out]."""
+    """Multiply x [rows, in] by a packed weight [1, in, out], and add the bias [out]."""
     return _bias_add(linear(x, packed), bias)
 
 
 def embed(token_ids: Tensor, embedding: Tensor) -> Tensor:
-    """Rows [tokens, hidden] of the table [1, vocab, hidden]."""
+    """Return the rows [tokens, hidden] of the table [1, vocab, hidden]."""
     return _single(ops.gather(embedding, token_ids, 1))
 
 
 def tied_head(x: Tensor, embedding: Tensor) -> Tensor:
-    """Logits [rows, vocab] from x [rows, hidden] and the table of :func:`embed`, which is not held twice."""
+    """Return logits [rows, vocab] from x [rows, hidden] and the table of :func:`embed`, which is not duplicated."""
     return _single(_product_transposed(_batched(x, 0), embedding))

@@ -1,4 +1,4 @@
-"""Our own CPU operators (kernels/cpu), as MindSpore AOT custom ops. Without the built library all runs eager."""
+"""Our CPU operators (kernels/cpu) as MindSpore AOT custom operators. Without the library, MindSpore's are used."""
 
 import ctypes
 import hashlib
@@ -21,16 +21,16 @@ LIBRARY = Path(__file__).with_name("_cpu" + str(sysconfig.get_config_var("EXT_SU
 HEAD_DIMS = range(8, 257, 8)
 INSTRUCTION_SETS = ("amx", "avx512vnni", "avx512", "avx2", "portable")
 
-# What the operators return (kernels/cpu/aot.h).
+# Return codes of the operators (kernels/cpu/aot.h).
 FAULTS = {
     1: "wrong number of inputs",
     2: "an input of wrong rank",
     3: "an input of wrong dtype",
-    4: "inputs whose shapes do not fit together",
+    4: "inputs with inconsistent shapes",
     5: "the slot is full",
     6: "slots, lengths or token ids that are negative, out of order, repeated or beyond their tensor",
     7: "no memory left for the operator's own buffers",
-    8: "the operator failed in a way that it should not: please report it",
+    8: "internal error of the operator: please report it",
 }
 
 
@@ -38,15 +38,15 @@ FAULTS = {
 def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(LIBRARY))
     library.InstructionSet.restype = ctypes.c_char_p
-    # From Python's own copy of the environment: `import mindspore` sets the variable to 1 in the process.
+    # Read Python's copy of the environment, because `import mindspore` sets the variable to 1 in the process.
     library.UseThreads(int(os.environ.get("OMP_NUM_THREADS") or 0) or usable_cores())
     return library
 
 
 def available() -> tuple[bool, str]:
-    """Whether the library is there and can be loaded, and why or why not."""
+    """Return whether the library exists and can be loaded, and the reason."""
     if not LIBRARY.exists():
-        return False, f"{LIBRARY.name} is not built, reading is several times slower: install with a C++ compiler to get it"
+        return False, f"{LIBRARY.name} is not built, so reading is several times slower: install with a C++ compiler"
     try:
         return True, f"{LIBRARY.name} runs {instruction_set()} instructions"
     except (OSError, AttributeError) as error:
@@ -54,29 +54,29 @@ def available() -> tuple[bool, str]:
 
 
 def instruction_set() -> str:
-    """The one that runs."""
+    """Return the active instruction set."""
     name: str = _library().InstructionSet().decode()
     return name
 
 
 @cache
 def build() -> str:
-    """What tells this library from those of other compilers, which may round otherwise: the beginning of its hash."""
+    """Return the beginning of the library's hash, which identifies the build: other compilers may round differently."""
     return hashlib.sha256(LIBRARY.read_bytes()).hexdigest()[:16]
 
 
 def use_instruction_set(name: str) -> None:
-    """Run the code of one of :data:`INSTRUCTION_SETS` from now on; by default the best that the processor has.
+    """Use the code for one of :data:`INSTRUCTION_SETS`; the default is the best one that the processor supports.
 
     Raises:
-        ValueError: the name is unknown or the processor lacks it.
+        ValueError: the name is unknown, or the processor does not support the instruction set.
     """
     if _library().UseInstructionSet(name.encode()) != 0:
         raise ValueError(f"instruction set {name!r} is unknown or not in this processor: give one of {INSTRUCTION_SETS}")
 
 
 def instruction_sets() -> list[str]:
-    """Those that this processor has, the best last."""
+    """Return the instruction sets that this processor supports, the best last."""
     library, there = _library(), []
     running = library.InstructionSet()
     for name in reversed(INSTRUCTION_SETS):
@@ -87,17 +87,17 @@ def instruction_sets() -> list[str]:
 
 
 def use_threads(count: int) -> None:
-    """Run on so many threads from now on; 0: on as many as this process may use cores."""
+    """Set the number of threads; 0: the number of cores that this process may use."""
     _library().UseThreads(count or usable_cores())
 
 
 def threads() -> int | None:
-    """How many it runs on; None where there is no library."""
+    """Return the number of threads, or None without the library."""
     return int(_library().ThreadCount()) if available()[0] else None
 
 
 def explain(error: BaseException) -> str:
-    """The first line of what MindSpore raised; the code of an operator of ours in words."""
+    """Return the first line of MindSpore's error, or the description of the return code of one of our operators."""
     text = str(error).strip()
     if (match := re.search(r"function\((\w+)\) is (\d+)", text)) and int(match[2]) in FAULTS:
         return f"{match[1]}: {FAULTS[int(match[2])]}"
@@ -108,13 +108,13 @@ Shape = Sequence[int]
 
 
 def _custom(name: str, shape: Callable[..., Any], in_place: bool = False, dtype: Any = None) -> Any:
-    """An operator whose outputs have the shape that ``shape`` makes of those of its inputs, and a dtype: by default that of
-    the first input."""
+    """Create an operator. ``shape`` maps the input shapes to the output shapes; ``dtype`` defaults to that of the first
+    input."""
     if LIBRARY.exists():
         _library()  # sets the number of threads
     custom = ops.Custom(f"{LIBRARY}:{name}", shape, lambda first, *_: dtype or first, func_type="aot")
     if in_place:
-        custom.add_prim_attr("side_effect_mem", True)  # without it calls merge or vanish
+        custom.add_prim_attr("side_effect_mem", True)  # otherwise, MindSpore merges or removes calls
     return custom
 
 
@@ -123,7 +123,7 @@ def _like_first(first: Shape, *_: Shape) -> Shape:
 
 
 def _as_first(check: Callable[..., None]) -> Callable[..., Shape]:
-    """The shape of the first input, if ``check`` has nothing against the shapes: it sees them when a graph is compiled."""
+    """Return a shape function that checks the shapes at compile time and returns that of the first input."""
 
     def shape(first: Shape, *others: Shape) -> Shape:
         check(first, *others)
@@ -133,14 +133,14 @@ def _as_first(check: Callable[..., None]) -> Callable[..., Shape]:
 
 
 def _check_heads(name: str, q: Shape, k: Shape, v: Shape) -> None:
-    """q [..., heads, head_dim], k and v [..., kv_heads, head_dim], else alike."""
+    """Check q [..., heads, head_dim], k and v [..., kv_heads, head_dim]; the leading dimensions must be equal."""
     if len(q) != len(k) or list(k) != list(v) or list(q[:-2]) != list(k[:-2]) or q[-1] != k[-1]:
-        raise ValueError(f"{name}: q {list(q)}, k {list(k)} and v {list(v)} do not fit together")
+        raise ValueError(f"{name}: q {list(q)}, k {list(k)} and v {list(v)} have inconsistent shapes")
     if q[-2] % k[-2]:
-        raise ValueError(f"{name}: {q[-2]} query heads are no multiple of {k[-2]} key-value heads")
+        raise ValueError(f"{name}: {q[-2]} query heads are not a multiple of {k[-2]} key-value heads")
     if q[-1] not in HEAD_DIMS:
         raise ValueError(
-            f"{name}: head_dim {q[-1]} is no multiple of {HEAD_DIMS.step} up to {HEAD_DIMS[-1]}: use attn='eager'"
+            f"{name}: head_dim {q[-1]} is not a multiple of {HEAD_DIMS.step} up to {HEAD_DIMS[-1]}: use attn='eager'"
         )
 
 
@@ -164,8 +164,8 @@ def _check_decode(q: Shape, k: Shape, v: Shape, keys: Shape, values: Shape, slot
 def flash_vision() -> Any:
     """q, k, v [patches, heads, head_dim]; cu_seqlens int32 [images + 1] -> [patches, heads, head_dim], padding zero.
 
-    float32, float16 or bfloat16 alike. Shapes that do not fit raise a ValueError when the graph is compiled; lengths that do
-    not, a RuntimeError with the code of :data:`FAULTS`, which :func:`explain` puts into words.
+    All are float32, float16 or bfloat16. Inconsistent shapes raise a ValueError when the graph is compiled. Inconsistent
+    lengths raise a RuntimeError with a code of :data:`FAULTS`, which :func:`explain` describes.
     """
     return _custom("FlashVision", _as_first(_check_vision))
 
@@ -174,7 +174,7 @@ def flash_decode() -> Any:
     """q [segments, tokens, heads, head_dim]; k, v [segments, tokens, kv_heads, head_dim]; keys and values [slots, kv_heads,
     max_length, head_dim], written in place; slots, live, count int32 [segments] -> as q. Errors as above.
 
-    The keys and values may have a float dtype of their own.
+    The keys and values in slots may have another float dtype.
     """
     return _custom("FlashDecode", _as_first(_check_decode), in_place=True)
 
@@ -194,23 +194,23 @@ def decoder_layer() -> Any:
     """One decoder layer for new tokens of some slots, whose keys and values it writes in place.
 
     Inputs, float32 unless said otherwise: x [rows, hidden]; cos and sin [rows, head_dim / 2];
-    slots, live, count int32 [segments]: where the tokens of a segment go, rows held there before, and how many are new;
+    slots, live, count int32 [segments]: the slot of a segment, the number of rows in it, and the number of new tokens;
     eps [1]; then the layer's: RMSNorm weight [hidden]; packed q/k/v weight and its bias [(heads + 2 kv_heads) * head_dim];
     packed output weight; RMSNorm weight; packed gate/up and down weights; keys and values [slots, kv_heads, max_length,
-    head_dim] of any float dtype. The rows of the segments follow one another without gaps; the rows behind them are padding.
-    Output: x after the layer, zero for padding. What does not fit raises a RuntimeError with a code of :data:`FAULTS`.
+    head_dim] of any float dtype. The rows of the segments are contiguous; the rows after them are padding.
+    Output: x after the layer, zero for padding. Inconsistent inputs raise a RuntimeError with a code of :data:`FAULTS`.
     """
     return _custom("DecoderLayer", _like_first, in_place=True)
 
 
 def greedy_decode(steps: int) -> Any:
-    """Up to ``steps`` decode steps of the whole language model, each text's until it ends.
+    """Up to ``steps`` decode steps of the whole language model, for each text until it ends.
 
     Inputs, n = segments: token_ids, position_ids (alike on all axes), slots, live, count int32 [n]: the newest token of each
-    text, rows that its slot holds before it, and how many tokens more are wanted (0: the segment rests); int32 [ends],
+    text, rows that its slot holds before it, and how many more tokens to generate (0: the segment rests); int32 [ends],
     tokens that end a text; cos and sin [positions, head_dim / 2]; the packed embedding; RMSNorm weight [hidden]; packed
-    head and its bias [vocab]; eps [1]; then of every layer what :func:`decoder_layer` takes behind eps.
-    Outputs: int32 [steps, n], -1 where there is no token; float32 [steps, n], the logarithms of the tokens' probabilities;
+    head and its bias [vocab]; eps [1]; then the inputs of :func:`decoder_layer` after eps, for every layer.
+    Outputs: int32 [steps, n], -1 for no token; float32 [steps, n], the log-probabilities of the tokens;
     float32 [n, vocab], the logits that the last one was chosen from.
     """
 

@@ -1,6 +1,6 @@
-"""Products with weights, norms and the embedding: MindSpore's own operators, and ours for a CPU.
+"""Matrix products with weights, norms and the embedding, with MindSpore's operators and with our CPU operators.
 
-A weight is packed once, when it is loaded, in the form that its operators read.
+Weights are packed once, when they are loaded, in the layout of the operators.
 """
 
 from typing import Any
@@ -20,13 +20,14 @@ Array = NDArray[Any]
 
 
 def most_likely(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The most likely token of each row of logits, int32 [rows], and the logarithm of its probability, float32 [rows]."""
+    """Return the most likely token of each row of logits, int32 [rows], and its log-probability, float32 [rows]."""
     above = logits - ops.expand_dims(ops.amax(logits, -1), -1)
     return ops.argmax(logits, -1).astype(ms.int32), -ops.log(ops.exp(above).sum(-1))
 
 
 class Operators(nn.Cell):
-    """The definition. ``rows`` int32 [1] says how many of them are not padding; what comes of padding has no meaning.
+    """The definition of the operators. ``rows`` int32 [1] is the number of rows without padding; padding gives no valid
+    results.
 
     All x are float32 [rows, in], all results float32 [rows, out].
     """
@@ -37,19 +38,19 @@ class Operators(nn.Cell):
     weight_dtype: WeightDtype = "fp32"
 
     def for_logits(self) -> "Operators":
-        """Those of a head that is no embedding."""
+        """Return the operators for a head that is not tied to the embedding."""
         return self
 
     def pack(self, weight: Source) -> Array:
-        """A published weight [out, in] of any float dtype, or in 8 bits."""
+        """Pack a published weight [out, in] in any float dtype or in 8 bits."""
         return products.pack(_float32(weight))
 
     def pack_gate(self, gate: Source, up: Source) -> Array:
-        """Two weights [inner, in] for :meth:`gate`."""
+        """Pack two weights [inner, in] for :meth:`gate`."""
         return products.pack(np.concatenate([_float32(gate), _float32(up)]))
 
     def pack_table(self, table: Source) -> Array:
-        """An embedding [vocab, hidden] for :meth:`embed` and :meth:`tied_head`."""
+        """Pack an embedding [vocab, hidden] for :meth:`embed` and :meth:`tied_head`."""
         return _float32(table)[None]
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
@@ -65,7 +66,7 @@ class Operators(nn.Cell):
         return activations.gelu(products.linear_bias(x, weight, bias))
 
     def gate(self, x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
-        """silu(x gate) * (x up); ``bias`` is zero and has as many elements as the result columns."""
+        """Return silu(x gate) * (x up); ``bias`` is zero, with one element for each column of the result."""
         gate, up = products.halves(products.linear(x, weight))
         return activations.silu_gate(gate, up)
 
@@ -76,7 +77,7 @@ class Operators(nn.Cell):
         return products.tied_head(x, table)
 
     def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """The most likely token of each row, int32 [rows], and the logarithm of its probability, float32 [rows]."""
+        """Return the most likely token of each row, int32 [rows], and its log-probability, float32 [rows]."""
         return most_likely(logits)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
@@ -87,10 +88,10 @@ class Operators(nn.Cell):
 
 
 class CpuOperators(Operators):
-    """On our own operators (kernels/cpu/linear.cc): a row's bits depend on its own row alone.
+    """Our CPU operators (kernels/cpu/linear.cc), with which the result of a row does not depend on other rows.
 
     Args:
-        dtype: what weights are held in. Sums and all else are float32; beside int8 weights a row is rounded to 8 bits too.
+        dtype: dtype of the weights. Sums and all else are float32; with int8 weights, rows are also quantized to 8 bits.
     """
 
     def __init__(self, dtype: WeightDtype = "fp32") -> None:

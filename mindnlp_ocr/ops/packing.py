@@ -1,6 +1,6 @@
-"""Weights in the form that our CPU operators read: panels of 32 outputs (struct Weight of kernels/cpu/kernels.h).
+"""Packing of weights for our CPU operators: panels of 32 outputs (struct Weight in kernels/cpu/kernels.h).
 
-A packed weight is the only one that is held: no more than a few panels exist beside it and what it is made from.
+Packing needs memory for only a few panels in addition to the source and the packed weight.
 """
 
 from typing import Any
@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.weights.quantize import GROUP, NUMPY, Quantized, Source, WeightDtype, cast, quantize
 
-PANEL = 32  # outputs side by side: kPanel
-HEADER = 8  # rows of an int8 panel ahead of each group: kHeader
-AT_ONCE = 1 << 22  # numbers that are on their way
+PANEL = 32  # outputs in a panel: kPanel
+HEADER = 8  # rows before each group of an int8 panel: kHeader
+AT_ONCE = 1 << 22  # number of elements that are packed at a time
 
 
 def pack(weight: Source, dtype: WeightDtype) -> NDArray[Any]:
-    """A published weight [out, in] as [panels, rows, PANEL], the last panel filled up with zeros.
+    """Pack a published weight [out, in] as [panels, rows, PANEL]; the last panel is padded with zeros.
 
     Raises:
-        SetupError: it cannot be held in this dtype.
+        SetupError: the weight cannot be stored in this dtype.
     """
     packed = _room(weight, 1, dtype)
     _pack(weight, packed, dtype)
@@ -28,7 +28,7 @@ def pack(weight: Source, dtype: WeightDtype) -> NDArray[Any]:
 
 
 def pack_gate(gate: Source, up: Source, dtype: WeightDtype) -> NDArray[Any]:
-    """Panels of two weights [inner, in] in turns, so that what is multiplied is computed together."""
+    """Pack two weights [inner, in] in alternating panels, so that values that are multiplied are computed together."""
     packed = _room(gate, 2, dtype)
     _pack(gate, packed[::2], dtype)
     _pack(up, packed[1::2], dtype)
@@ -56,16 +56,16 @@ def _pack(weight: Source, packed: NDArray[Any], dtype: WeightDtype) -> None:
 
 
 def panel_rows(width: int, dtype: WeightDtype) -> int:
-    """Rows of a panel for so many inputs."""
+    """Return the number of rows of a panel for ``width`` inputs."""
     if dtype != "int8":
         return width
     if width % 4:
-        raise SetupError(f"a weight of {width} inputs has no int8 form (they are no multiple of 4): use another dtype")
+        raise SetupError(f"a weight of {width} inputs has no int8 form (not a multiple of 4): use another dtype")
     return width + HEADER * -(-width // GROUP)
 
 
 def panel_inputs(rows: int, dtype: WeightDtype) -> int:
-    """The reverse of :func:`panel_rows`."""
+    """Return the number of inputs of a panel with ``rows`` rows, the inverse of :func:`panel_rows`."""
     return rows - HEADER * -(-rows // (GROUP + HEADER)) if dtype == "int8" else rows
 
 
@@ -95,6 +95,6 @@ def _pack_int8(weight: Source, panels: NDArray[np.int8]) -> None:
 
 
 def _filled(array: NDArray[Any], panels: int) -> NDArray[Any]:
-    """With rows of zeros to the end of the last panel."""
+    """Append rows of zeros up to the end of the last panel."""
     missing = panels * PANEL - len(array)
     return np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)]) if missing else array

@@ -8,13 +8,13 @@ _expand = ops.ExpandDims()
 
 
 def per_head(angles: Tensor, heads: int) -> Tensor:
-    """cos or sin [tokens, head_dim / 2] for each of ``heads``, [tokens, heads, head_dim / 2]: once for all layers."""
+    """Repeat cos or sin [tokens, head_dim / 2] for each head, [tokens, heads, head_dim / 2], once for all layers."""
     tokens, half = angles.shape
     return ops.broadcast_to(_expand(angles, 1), (tokens, heads, half))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (i, i + head_dim / 2) of x by their angle.
+    """Rotate the pairs (i, i + head_dim / 2) of x by their angle.
 
     Args:
         x: [..., head_dim].

@@ -1,1 +1,1 @@
-"""Processes that compute one network together, or share pages: what msrun tells them, and their collectives."""
+"""Processes under msrun that compute one network together or share pages: their environment and collectives."""

@@ -1,4 +1,4 @@
-"""What msrun tells each process that it starts, in the environment."""
+"""The environment variables that msrun sets in every process that it starts."""
 
 import os
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ class Launch:
     """One process of a run: the scheduler, or one of the workers.
 
     Attributes:
-        rank: of a worker; None where MindSpore is to number them.
-        ranks: how many workers there are.
-        host, port: where the scheduler listens.
-        seconds: for all processes to come.
+        rank: rank of a worker; None if MindSpore assigns the ranks.
+        ranks: number of workers.
+        host, port: address of the scheduler.
+        seconds: timeout for all processes to connect.
     """
 
     scheduler: bool
@@ -30,32 +30,34 @@ class Launch:
 
     @property
     def threads(self) -> int | None:
-        """Of each worker, where all are on this machine, as a loopback address says; None where nobody knows."""
+        """Number of threads of each worker if all are on this machine (the address is loopback), else None."""
         if self.host != "localhost" and not self.host.startswith("127."):
             return None
-        return min(usable_cores(), max(1, (os.cpu_count() or 1) // self.ranks))  # msrun --bind_core has divided them already
+        return min(
+            usable_cores(), max(1, (os.cpu_count() or 1) // self.ranks)
+        )  # msrun --bind_core may have divided the cores already
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Launch | None":
-        """None where msrun did not start this process.
+        """Read the environment; return None if msrun did not start this process.
 
         Raises:
-            SetupError: the environment is not as msrun leaves it.
+            SetupError: the variables of msrun are incomplete or inconsistent.
         """
         role = environment.get("MS_ROLE")
         if role not in ("MS_SCHED", "MS_WORKER"):
             return None
         try:
-            # RANK_ID is no help: without --node_rank a worker inherits the scheduler's.
+            # RANK_ID is not usable: without --node_rank, a worker inherits that of the scheduler.
             rank = int(environment["MS_NODE_ID"]) if role == "MS_WORKER" and "MS_NODE_ID" in environment else None
             ranks, port = int(environment["MS_WORKER_NUM"]), int(environment["MS_SCHED_PORT"])
             seconds = float(environment.get("MS_TOPO_TIMEOUT", 600))
             host = environment["MS_SCHED_HOST"]
         except (KeyError, ValueError) as error:
             raise SetupError(
-                f"MS_ROLE is {role}, but the rest that msrun sets is missing or wrong ({error}): start with msrun, or unset "
-                "MS_ROLE"
+                f"MS_ROLE is {role}, but other variables of msrun are missing or wrong ({error}): start with msrun, or "
+                "unset MS_ROLE"
             ) from error
         if ranks < 1 or (rank is not None and not 0 <= rank < ranks):
-            raise SetupError(f"MS_NODE_ID is {rank}, MS_WORKER_NUM {ranks}: start with msrun, or unset MS_ROLE")
+            raise SetupError(f"MS_NODE_ID is {rank}, but MS_WORKER_NUM is {ranks}: start with msrun, or unset MS_ROLE")
         return cls(role == "MS_SCHED", rank, ranks, host, port, seconds if seconds >= 0 else float("inf"))

@@ -1,6 +1,6 @@
-"""Ranks that compute one network together (tensor parallel), over MindSpore's collectives.
+"""Tensor parallelism: ranks that compute one network together, with MindSpore's collectives.
 
-MindSpore 2.7.2 sums and gathers float32 alone on a CPU, which holds whole numbers up to 2**24 exactly.
+On a CPU, MindSpore 2.7.2 sums and gathers only float32, which represents whole numbers up to 2**24 exactly.
 """
 
 import zlib
@@ -22,15 +22,16 @@ from mindnlp_ocr.weights.split import Split
 
 
 class Ranks:
-    """This process among those that run the same requests in lockstep; by default it is alone.
+    """This process among the ranks that run the same requests in lockstep; by default, there is one rank.
 
-    A rank that leaves the step of the others hangs them: so what each sees of its own machine is agreed upon.
+    A rank that leaves a step blocks the others, so the ranks agree on everything that depends on their own machine.
 
     Attributes:
-        rank: of this process.
-        count: of all.
-        split: the part of the network that this process has.
-        failure: what it means that a device fails. Alone it is the page's fault; here the others would wait for ever.
+        rank: rank of this process.
+        count: number of ranks.
+        split: the part of the network on this rank.
+        failure: exception class for a failure of the device. With one rank, it affects one page; with several ranks, it ends
+            the run, since the others would wait forever.
     """
 
     def __init__(self, rank: int = 0, count: int = 1) -> None:
@@ -39,10 +40,10 @@ class Ranks:
 
     @classmethod
     def join(cls, count: int) -> "Ranks":
-        """Meet the others. The device has been set.
+        """Connect to the other ranks. The device must be set before.
 
         Raises:
-            SetupError: msrun did not start ``count`` workers, or they do not meet.
+            SetupError: msrun did not start ``count`` workers, or they could not connect.
         """
         check_ranks(count)
         if count == 1:
@@ -55,11 +56,11 @@ class Ranks:
         except RuntimeError as error:
             first_line = str(error).strip().splitlines()[0]
             raise SetupError(
-                f"tensor_parallel is {count}: the workers did not meet ({first_line}): see their logs"
+                f"tensor_parallel is {count}: the workers could not connect ({first_line}): see their logs"
             ) from error
 
     def gather(self, value: float) -> NDArray[np.float32]:
-        """The values of all ranks."""
+        """Return the values of all ranks."""
         if self.count == 1:
             return np.array([value], np.float32)
         values: NDArray[np.float32] = ops.AllGather()(Tensor([value], ms.float32)).asnumpy()
@@ -67,7 +68,8 @@ class Ranks:
 
     @contextmanager
     def agreement(self) -> Iterator[list[PrefixKey]]:
-        """What is read meanwhile and put into the list, all ranks have read alike. Errors as :meth:`agree`."""
+        """Check that all ranks append the same prompt to the list while the context is open. See :meth:`agree` for
+        errors."""
         read: list[PrefixKey] = []
         try:
             yield read
@@ -77,10 +79,10 @@ class Ranks:
         self.agree(read[0])
 
     def agree(self, read: PrefixKey | None) -> None:
-        """Whether all ranks have the same prompt; None: this one could not read it, and has an error to raise.
+        """Check that all ranks have the same prompt. None: this rank could not read it, and raises its own error.
 
         Raises:
-            PageError: on those that have, where another has not.
+            PageError: another rank could not read the prompt, or read a different one.
         """
         if self.count == 1:
             return
@@ -89,29 +91,31 @@ class Ranks:
         if read is None:
             return
         if (failed := np.flatnonzero(values == 0)).size:
-            raise PageError(f"rank {failed[0]} of {self.count} could not read it: see its log")
+            raise PageError(f"rank {failed[0]} of {self.count} could not read the page: see its log")
         if (values != values[0]).any():
             raise PageError("the ranks read different pixels or prompts: give all machines the same files and packages")
 
     def check_store(self) -> None:
-        """Whether a cache may be saved and loaded.
+        """Check that a cache can be saved and loaded.
 
         Raises:
-            SetupError: this rank has a part of each head's keys, under the name of the whole.
+            SetupError: there are several ranks, each with only its own part of the cache.
         """
         if self.count > 1:
-            raise SetupError(f"tensor_parallel is {self.count}: each rank has its own part of the cache, leave it unsaved")
+            raise SetupError(
+                f"tensor_parallel is {self.count}: each rank has only its own part of the cache, so it cannot be saved"
+            )
 
     def least(self, value: int) -> int:
-        """The smallest value of all ranks; near enough for bytes."""
+        """Return the smallest value of all ranks, with the precision of float32."""
         return value if self.count == 1 else int(self.gather(value).min())
 
 
 def check_ranks(count: int) -> None:
-    """Whether msrun started so many workers.
+    """Check that msrun started ``count`` workers.
 
     Raises:
-        SetupError: it did not.
+        SetupError: msrun did not start this number of workers.
     """
     if count < 1:
         raise SetupError(f"tensor_parallel is {count}: give 1 or more")
@@ -119,13 +123,15 @@ def check_ranks(count: int) -> None:
         return
     launch = Launch.from_environment()
     if launch is None:
-        raise SetupError(f"tensor_parallel is {count}, but msrun did not start this: run {EXAMPLE.format(count)} ...")
+        raise SetupError(
+            f"tensor_parallel is {count}, but msrun did not start this process: run {EXAMPLE.format(count)} ..."
+        )
     if launch.ranks != count:
         raise SetupError(f"tensor_parallel is {count}, but msrun started {launch.ranks} workers: give {launch.ranks}")
 
 
 class _Sums(nn.Cell):
-    """Products whose inputs are split over the ranks, and the choice that all make alike; before a base in Operators."""
+    """Mixin for operators that sums products with split inputs over the ranks, and makes all ranks choose the same token."""
 
     def split(self, ranks: Ranks) -> Any:
         self.all_reduce = ops.AllReduce()
@@ -136,26 +142,26 @@ class _Sums(nn.Cell):
         return residual + self.all_reduce(self.linear(x, weight, bias, rows))
 
     def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Rank 0 chooses: processors of two kinds may round a near tie differently."""
+        """Use the choice of rank 0, since different processors may round near ties differently."""
         tokens, log_probabilities = most_likely(logits)
         tokens = self.all_reduce(tokens.astype(ms.float32) * self.first).astype(ms.int32)
         return tokens, self.all_reduce(log_probabilities * self.first)
 
 
 class SplitOperators(_Sums, Operators):
-    """MindSpore's."""
+    """Split operators of MindSpore."""
 
 
 class SplitHalfOperators(_Sums, HalfOperators):
-    """MindSpore's, over weights of 16 bits."""
+    """Split operators of MindSpore with 16-bit weights."""
 
 
 class SplitCpuOperators(_Sums, CpuOperators):
-    """Ours."""
+    """Split operators of our CPU library."""
 
 
 def split_operators(operators: Operators, ranks: Ranks) -> Operators:
-    """Those of the language model, where it is split; on one rank, as they are."""
+    """Return the split form of operators; with one rank, return them unchanged."""
     if ranks.count == 1:
         return operators
     own: Any = SplitOperators()

@@ -1,1 +1,1 @@
-"""From what a user gives to what the network takes: pixels and token ids."""
+"""Preprocessing: chat messages to token ids, and images to patches."""

@@ -19,7 +19,7 @@ Messages = Sequence[dict[str, Any]]
 
 
 class Prompt(NamedTuple):
-    """What the network is asked."""
+    """The inputs of the network for a prompt."""
 
     token_ids: NDArray[np.int32]  # [tokens], one image token for every feature of every image
     images: list[PromptImage]
@@ -28,7 +28,7 @@ class Prompt(NamedTuple):
 class ChatProcessor:
     """A checkpoint's own tokenizer, chat template and image processor.
 
-    The template comes with the checkpoint and may come from anywhere: it runs in jinja2's sandbox.
+    The template is part of the checkpoint and therefore untrusted, so it runs in jinja2's sandbox.
     """
 
     def __init__(self, folder: Path, config: Qwen2VLConfig, images: ImageProcessor) -> None:
@@ -37,7 +37,7 @@ class ChatProcessor:
             raise SetupError(f"{path} is missing: give a complete Qwen2-VL folder")
         try:
             self.tokenizer: Tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises nothing narrower
+        except Exception as error:  # tokenizers raises no more specific exception
             raise SetupError(f"{path} cannot be read ({error}): copy it again") from error
         self.images = images
         self._reader = ImageReader(images)
@@ -49,13 +49,13 @@ class ChatProcessor:
         ):
             if (found := getattr(images, ours)) != theirs:
                 raise SetupError(
-                    f"{folder / 'preprocessor_config.json'}: {ours} is {found}, config.json makes it {theirs}: "
-                    "they do not match, copy both again"
+                    f"{folder / 'preprocessor_config.json'}: {ours} is {found}, but config.json implies {theirs}: "
+                    "copy both files again"
                 )
         self._image_token = self.tokenizer.id_to_token(config.image_token_id)
         if self._image_token is None:
             raise SetupError(
-                f"{path} has no token {config.image_token_id}, config.json's image token: take both from one checkpoint"
+                f"{path} has no token {config.image_token_id}, the image token in config.json: use files of one checkpoint"
             )
         try:
             self._template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(
@@ -65,49 +65,52 @@ class ChatProcessor:
             raise SetupError(f"{folder}: the chat template is broken ({error}): copy it again") from error
 
     def prompt(self, messages: Messages) -> Prompt:
-        """Render messages and cut up their images.
+        """Render messages with the chat template, and preprocess their images.
 
         Args:
             messages: [{"role": "user", "content": text or [{"type": "image", "image": ...}, {"type": "text", ...}]}].
 
         Raises:
-            PageError: malformed messages, or an image that cannot be read.
+            PageError: the messages are malformed, or an image cannot be read.
         """
         _check(messages)
         images = [self._reader.read(source) for source in image_sources(messages)]
         try:
             text = self._template.render(messages=list(messages), add_generation_prompt=True, add_vision_id=False)
         except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise PageError(f"the chat template refuses these messages: {error}") from error
+            raise PageError(f"the chat template rejects these messages: {error}") from error
         parts = text.split(self._image_token)
         if len(parts) != len(images) + 1:
-            raise PageError(f"{len(images)} images, but the text has {len(parts) - 1} {self._image_token}: leave it out")
+            raise PageError(
+                f"{len(images)} images, but the text has {len(parts) - 1} {self._image_token}: remove this token"
+            )
         expanded = parts[0]
         for image, part in zip(images, parts[1:], strict=True):
             expanded += self._image_token * self.images.tokens(image.grid_thw) + part
         try:
             expanded.encode()
         except UnicodeEncodeError as error:
-            raise PageError(f"a text of the messages is no Unicode ({error.reason}): give UTF-8") from error
+            raise PageError(f"a text of the messages is not valid Unicode ({error.reason}): give UTF-8") from error
         ids = self.tokenizer.encode(expanded, add_special_tokens=False).ids
         return Prompt(np.asarray(ids, np.int32), images)
 
     def forget_images(self) -> None:
-        """Open every image again, whatever was seen."""
+        """Forget all images, so that they are opened again."""
         self._reader.forget()
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """The text of tokens, without special tokens unless they are asked for."""
+        """Decode tokens to text, by default without special tokens."""
         text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
         return text
 
     def stream(self, skip_special_tokens: bool = True) -> "TextStream":
-        """A decoder that is fed token by token, and gives the text that ``decode`` gives."""
+        """Return a decoder for single tokens that gives the same text as ``decode``."""
         return TextStream(self.tokenizer, skip_special_tokens)
 
 
 class TextStream:
-    """Text as it grows: a token that ends inside a character gives "", the one that completes it gives the character."""
+    """Incremental decoder. A token that ends within a character gives ""; the token that completes it gives the
+    character."""
 
     def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True) -> None:
         self._tokenizer = tokenizer
@@ -123,13 +126,13 @@ class TextStream:
         return piece
 
     def end(self) -> str:
-        """What is left when no token follows: a character cut short decodes to U+FFFD."""
+        """Return the rest of the text after the last token; an incomplete character decodes to U+FFFD."""
         text: str = self._tokenizer.decode(self._token_ids, skip_special_tokens=self._skip_special_tokens)
         return text[self._sent :]
 
 
 def image_sources(messages: Messages) -> list[Any]:
-    """The images of all messages in order."""
+    """Return the images of all messages in order."""
     parts = [part for m in messages if not isinstance(m["content"], str) for part in m["content"]]
     return [_image_of(part) for part in parts if _is_image(part)]
 
@@ -161,9 +164,9 @@ def _check(messages: Messages) -> None:
             if not isinstance(part, dict):
                 raise PageError(f"a part of a message is {type(part).__name__}: {shape}")
             if part.get("type") == "video" or "video" in part:
-                raise PageError("a message holds a video: this engine reads images, give its frames as images")
+                raise PageError("a message contains a video: this engine reads only images, so pass its frames as images")
             if _is_image(part) and _image_of(part) is None:
-                raise PageError(f"an image part holds no image: {shape}")
+                raise PageError(f"an image part contains no image: {shape}")
             if not _is_image(part) and not isinstance(part.get("text"), str):
                 raise PageError(f"a part of a message has neither an image nor a text: {shape}")
 

@@ -1,6 +1,6 @@
-"""Images: opening whatever a user gives, and Qwen2-VL's resizing, normalisation and patches.
+"""Opening of images, and the resizing, normalisation and patches of Qwen2-VL.
 
-The numbers are those of the published ``Qwen2VLImageProcessor``, bit for bit on the same Pillow.
+The results are bitwise equal to those of the published ``Qwen2VLImageProcessor`` with the same release of Pillow.
 """
 
 import base64
@@ -29,13 +29,13 @@ from mindnlp_ocr.errors import PageError, SetupError
 MAX_SOURCE_PIXELS = 178_956_970  # Pillow's own limit, above an A2 page at 600 dpi; decoded, it takes 540 MB
 MAX_ASPECT_RATIO = 200
 MAX_FILE_IN_MEMORY = 1 << 28
-MAX_SEEN = 4096  # images that a reader knows, of some 200 bytes each
+MAX_SEEN = 4096  # maximum number of images that a reader remembers, with about 200 bytes for each
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
 
 
 class Patches(NamedTuple):
-    """One image as the vision tower takes it."""
+    """One image as the input of the vision tower."""
 
     pixels: NDArray[np.float32]  # [patches, channels * time * patch * patch]
     grid_thw: tuple[int, int, int]  # patches in time, height and width
@@ -43,12 +43,12 @@ class Patches(NamedTuple):
 
 @dataclass
 class PromptImage:
-    """An image of a prompt: what the prompt and its key need of it now, its patches when the vision tower does.
+    """An image of a prompt. The grid and the digest are computed immediately, the patches on demand.
 
     Attributes:
         grid_thw: patches in time, height and width.
-        digest: of all that the vision tower sees of it, see :func:`mindnlp_ocr.cache.keys.image_digest`.
-        patches: gives the patches; may open the image once more.
+        digest: digest of the input of the vision tower, see :func:`mindnlp_ocr.cache.keys.image_digest`.
+        patches: returns the patches; it may open the image again.
     """
 
     grid_thw: tuple[int, int, int]
@@ -57,7 +57,7 @@ class PromptImage:
 
 
 class ImageProcessor(BaseModel):
-    """``preprocessor_config.json`` and what it means."""
+    """The settings in ``preprocessor_config.json``, and the preprocessing that they define."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -71,7 +71,7 @@ class ImageProcessor(BaseModel):
 
     @classmethod
     def from_folder(cls, folder: Path) -> "ImageProcessor":
-        """From a Hugging Face folder; the ``size`` form of newer releases is read as well."""
+        """Read the settings of a Hugging Face folder, including the ``size`` format of newer releases."""
         path = folder / "preprocessor_config.json"
         raw = read_json(path)
         size = raw.get("size") or {}
@@ -93,14 +93,14 @@ class ImageProcessor(BaseModel):
         return (self.patch_size * self.merge_size) ** 2
 
     def tokens(self, grid_thw: tuple[int, int, int]) -> int:
-        """Tokens that an image takes in the prompt."""
+        """Return the number of tokens of an image in the prompt."""
         return math.prod(grid_thw) // self.merge_size**2
 
     def patches(self, image: Image.Image) -> Patches:
-        """Resize an RGB image to a multiple of the merged patch and cut it up.
+        """Resize an RGB image to a multiple of the merged patch, and split it into patches.
 
         Raises:
-            PageError: the sides differ by more than 200 times.
+            PageError: one side is more than 200 times as long as the other.
         """
         factor = self.patch_size * self.merge_size
         height, width = smart_resize(image.height, image.width, factor, self.min_pixels, self.max_pixels)
@@ -115,16 +115,16 @@ class ImageProcessor(BaseModel):
         return Patches(np.ascontiguousarray(pixels), (1, rows, columns))
 
     def _levels(self) -> list[NDArray[np.float32]]:
-        """What each of the 256 levels of a channel becomes, rounded where the published processor rounds."""
+        """The normalised values of the 256 levels of each channel, with the rounding of the published processor."""
         level = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
         pairs = zip(self.image_mean, self.image_std, strict=True)
         return [(level - np.float32(mean)) / np.float32(std) for mean, std in pairs]
 
 
 class ImageReader:
-    """Opens images and cuts them up. What it has seen before it knows by the bytes of its source, without opening it.
+    """Opens and preprocesses images. It recognises known images by the bytes of their source without opening them.
 
-    That is safe: patches are a function of those bytes and of the processor's settings alone.
+    This is safe because patches depend only on these bytes and on the settings of the processor.
     """
 
     def __init__(self, processor: ImageProcessor) -> None:
@@ -133,7 +133,7 @@ class ImageReader:
         self._lock = threading.Lock()
 
     def read(self, source: ImageSource) -> PromptImage:
-        """See :func:`load_image` for sources and errors."""
+        """Read an image; see :func:`load_image` for sources and errors."""
         content, load = _content(source)
         name = hashlib.sha256(content).digest() if content is not None else None
         with self._lock:
@@ -150,13 +150,13 @@ class ImageReader:
         return image
 
     def forget(self) -> None:
-        """Open every image again."""
+        """Forget all images, so that they are opened again."""
         with self._lock:
             self._seen.clear()
 
 
 def _content(source: ImageSource) -> tuple[bytes | None, Callable[[], Image.Image]]:
-    """What an image is made of, where that can be named and will not change, and what opens it."""
+    """Return the immutable bytes that define an image, or None, and a function that opens the image."""
     if isinstance(source, bytes):
         return source, lambda: load_image(source)
     if isinstance(source, str) and source[:5].lower() == "data:":
@@ -165,17 +165,19 @@ def _content(source: ImageSource) -> tuple[bytes | None, Callable[[], Image.Imag
         path = Path(os.fsdecode(source).removeprefix("file://"))
         try:
             if path.is_file() and path.stat().st_size <= MAX_FILE_IN_MEMORY:
-                content = path.read_bytes()  # once: between two readings it might change
+                content = path.read_bytes()  # read once, since the file might change
                 return content, lambda: _open(io.BytesIO(content), str(path))
         except (OSError, ValueError):
-            pass  # load_image puts it into words
+            pass  # load_image raises the error
     return None, lambda: load_image(source)
 
 
 def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """The nearest size whose sides are multiples of ``factor`` and whose area lies within the limits."""
+    """Return the nearest size whose sides are multiples of ``factor`` and whose area is within the limits."""
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
-        raise PageError(f"a {width} x {height} image is longer than {MAX_ASPECT_RATIO} times its breadth: cut it in parts")
+        raise PageError(
+            f"an image of {width} x {height} pixels is too elongated (limit {MAX_ASPECT_RATIO}:1): cut it into parts"
+        )
     new_height, new_width = round(height / factor) * factor, round(width / factor) * factor
     if new_height * new_width > max_pixels:
         beta = math.sqrt(height * width / max_pixels)
@@ -191,10 +193,10 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
 def load_image(source: ImageSource) -> Image.Image:
     """An upright RGB image from a path, bytes, a data URL, a Pillow image or a NumPy array (uint8).
 
-    Transparent parts become white paper, 16-bit levels are scaled to 8, of an animation the first frame is read.
+    Transparent parts become white, 16-bit levels are scaled to 8 bits, and only the first frame of an animation is read.
 
     Raises:
-        PageError: not an image, truncated, too large, a document of several pages, or of an unknown kind.
+        PageError: the source is not an image, truncated, too large, a document of several pages, or of an unknown type.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -204,16 +206,18 @@ def load_image(source: ImageSource) -> Image.Image:
     if isinstance(source, bytes):
         return _open(io.BytesIO(source), f"an image of {len(source)} bytes")
     if not isinstance(source, str | os.PathLike):
-        raise PageError(f"{type(source).__name__} is no image: give a path, bytes, a data URL, a Pillow image or an array")
+        raise PageError(
+            f"{type(source).__name__} is not an image: give a path, bytes, a data URL, a Pillow image or an array"
+        )
     name = os.fsdecode(source)
     if name[:5].lower() == "data:":
         return _from_data_url(name)
     if name.startswith(("http://", "https://")):
-        raise PageError(f"{name} is a web address: download it first, this engine opens files only")
+        raise PageError(f"{name} is a web address: download it first, because this engine opens only files")
     path = Path(name.removeprefix("file://"))
     try:
         found = "a file" if path.is_file() else "a folder" if path.is_dir() else "missing"
-    except OSError as error:  # a name too long, a folder that may not be searched
+    except OSError as error:  # for example, a name that is too long or a folder without search permission
         raise PageError(f"{name[:60]}... cannot be opened ({error.strerror}): give an image file") from error
     if found != "a file":
         raise PageError(f"{path} is {found}: give an image file")
@@ -222,14 +226,14 @@ def load_image(source: ImageSource) -> Image.Image:
 
 def _open(file: Path | io.BytesIO, name: str) -> Image.Image:
     with errors_of(name), warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of images within MAX_SOURCE_PIXELS
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_SOURCE_PIXELS is checked below
         with Image.open(file) as image:
             return _upright_rgb(image, name)
 
 
 @contextmanager
 def errors_of(name: str) -> Iterator[None]:
-    """What Pillow raises about an image, in our words."""
+    """Convert the exceptions that Pillow raises for an image to PageErrors."""
     try:
         yield
     except UnidentifiedImageError as error:
@@ -244,16 +248,18 @@ def errors_of(name: str) -> Iterator[None]:
 
 def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
     if 0 in image.size:
-        raise PageError(f"{name} of {image.width} x {image.height} holds no pixel: give 1 x 1 or more")
+        raise PageError(f"{name} of {image.width} x {image.height} has no pixels: give 1 x 1 or more")
     if image.width * image.height > MAX_SOURCE_PIXELS:
         raise PageError(f"{name} has {image.width} x {image.height} pixels, more than {MAX_SOURCE_PIXELS:,}: scale it down")
     if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
-        raise PageError(f"{name} holds {getattr(image, 'n_frames', 1)} pages: give one file a page (tiffsplit, ImageMagick)")
+        raise PageError(
+            f"{name} has {getattr(image, 'n_frames', 1)} pages: save each page as a file (tiffsplit, ImageMagick)"
+        )
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         levels = np.asarray(image, dtype=np.float64)
         scale = 257.0 if image.mode.startswith("I") else 1.0
-        transparent = image.info.get("transparency")  # of a grey PNG: one level
+        transparent = image.info.get("transparency")  # a single level for a grey PNG
         grey = np.clip(np.round(levels / scale), 0, 255)
         if isinstance(transparent, int):
             grey[levels == transparent] = 255
@@ -267,17 +273,18 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
 def _from_array(array: NDArray[Any]) -> Image.Image:
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise PageError(
-            f"an array of {array.dtype} {array.shape} is no image: give uint8 [height, width] or [height, width, 1 | 3 | 4]"
+            f"an array of {array.dtype} {array.shape} is not an image: give uint8 [height, width] or "
+            "[height, width, 1 | 3 | 4]"
         )
     if 0 in array.shape:
-        raise PageError(f"an array of {array.shape} holds no pixel: give 1 x 1 or more")
+        raise PageError(f"an array of {array.shape} has no pixels: give 1 x 1 or more")
     return _upright_rgb(Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array), "the array")
 
 
 def _from_data_url(url: str) -> Image.Image:
     head, _, data = url.partition(",")
     if not head.endswith(";base64"):
-        raise PageError(f"{head[:60]}... is no data URL in base64: give data:image/png;base64,...")
+        raise PageError(f"{head[:60]}... is not a base64 data URL: give data:image/png;base64,...")
     try:
         content = base64.b64decode(data, validate=True)
     except ValueError as error:  # binascii.Error, or letters beyond ASCII

@@ -1,4 +1,4 @@
-"""How the next token of a request is chosen from its logits, and where its text ends."""
+"""Sampling: the choice of the next token of a request from its logits, and the detection of the end of its text."""
 
 from mindnlp_ocr.sampling.grammar import Grammar, GrammarCompiler
 from mindnlp_ocr.sampling.params import SamplingParams

@@ -1,7 +1,7 @@
-"""Text that follows a JSON schema or a regular expression, by llguidance (MIT), an optional dependency.
+"""Constrained generation: text that follows a JSON schema or a regular expression.
 
-llguidance works on the CPU with NumPy and a ``tokenizers`` tokenizer, without PyTorch. For every position it says which
-tokens may follow; the sampler bans the others.
+llguidance (MIT), an optional dependency, computes which tokens may follow at every position; the sampler bans the others. It
+runs on the CPU with NumPy and a ``tokenizers`` tokenizer, and does not need PyTorch.
 """
 
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ from mindnlp_ocr.sampling.params import SamplingParams
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
-WHITESPACE = r"[\x20\x0A\x0D\x09]{0,16}"  # between JSON's tokens: bounded, or a model may write blanks without end
+WHITESPACE = r"[\x20\x0A\x0D\x09]{0,16}"  # between JSON tokens; the bound prevents endless blanks
 
 
 class GrammarCompiler:
-    """Makes grammars for one tokenizer. llguidance gives about a second for reading a large vocabulary: make it once.
+    """Compiles grammars for one tokenizer. Create it once: llguidance needs about a second to process a large vocabulary.
 
     Args:
-        tokenizer: of the checkpoint.
-        vocab_size: how many logits the network gives; it may be more than the tokenizer has.
-        eos_token_ids: tokens that end a text, at least one.
+        tokenizer: the tokenizer of the checkpoint.
+        vocab_size: number of logits of the network, which may exceed the vocabulary of the tokenizer.
+        eos_token_ids: end-of-text tokens, at least one.
 
     Raises:
         SetupError: llguidance is not installed.
@@ -44,29 +44,29 @@ class GrammarCompiler:
         self._tokenizer = llguidance.LLTokenizer(tokenizer.to_str(), n_vocab=vocab_size, eos_token=list(eos_token_ids))
 
     def grammar(self, params: SamplingParams) -> "Grammar | None":
-        """The grammar of a request, for it alone; None where it has neither a schema nor an expression.
+        """Compile the grammar of one request; return None if it has neither a schema nor a regular expression.
 
         Raises:
-            PageError: llguidance refuses the schema or the expression.
+            PageError: llguidance rejects the schema or the regular expression.
         """
         if params.json_schema is not None:
             name, make = "json_schema", self._matcher.grammar_from_json_schema
             options = {"overrides": {"whitespace_pattern": WHITESPACE}}
-            text = make(params.json_schema, **options)  # type: ignore[arg-type]  # params keep it as text
+            text = make(params.json_schema, **options)  # type: ignore[arg-type]  # SamplingParams stores it as text
         elif params.regex is not None:
             name, text = "regex", self._matcher.grammar_from_regex(params.regex)
         else:
             return None
         reason = self._matcher.validate_grammar(text, self._tokenizer)
         if reason:
-            raise PageError(f"{name} cannot be followed ({' '.join(reason.split()):.200}): correct or simplify it")
+            raise PageError(f"{name} cannot be used as a grammar ({' '.join(reason.split()):.200}): correct or simplify it")
         return Grammar(self._matcher(self._tokenizer, text, log_level=0), self._tokenizer.vocab_size, self._eos_token_ids)
 
 
 class Grammar:
-    """Which tokens may follow in one request.
+    """The tokens that the grammar of one request allows.
 
-    It keeps what it was told so far and compares: tokens may be taken back at any time.
+    Every call compares the tokens with those of the call before, so tokens may be withdrawn at any time.
     """
 
     def __init__(self, matcher: "LLMatcher", vocab_size: int, eos_token_ids: Sequence[int]) -> None:
@@ -77,8 +77,9 @@ class Grammar:
         self._bits = np.zeros(-(-vocab_size // 32), np.int32)
 
     def allowed(self, token_ids: Sequence[int]) -> NDArray[np.bool_]:
-        """Which tokens may follow these, bool [vocab]. Where the text is complete the end-of-text tokens are among them, and
-        behind an end-of-text token they are all.
+        """Return which tokens may follow, bool [vocab].
+
+        If the text is complete, the end-of-text tokens are allowed, too; after an end-of-text token, only they are allowed.
 
         Args:
             token_ids: all tokens that the request has generated.
@@ -96,15 +97,15 @@ class Grammar:
         return bits.view(np.bool_)
 
     def complete(self, token_ids: Sequence[int]) -> bool:
-        """Whether the text may end after these tokens.
+        """Return whether the text may end after these tokens.
 
         Raises:
-            PageError: as ``allowed``.
+            PageError: see ``allowed``.
         """
         return self._follow(list(token_ids)) or self._matcher.is_accepting()
 
     def _follow(self, token_ids: list[int]) -> bool:
-        """Tell the matcher of these tokens, up to an end-of-text token; whether there is one."""
+        """Bring the matcher to the state after these tokens, and return whether they contain an end-of-text token."""
         end = next((index for index, token in enumerate(token_ids) if token in self._ends), len(token_ids))
         text = token_ids[:end]
         same = next((n for n, (a, b) in enumerate(zip(self._told, text, strict=False)) if a != b), None)
@@ -120,7 +121,7 @@ class Grammar:
             at = len(self._told)
             raise PageError(
                 f"token {token_ids[at]} at position {at} does not follow the grammar of the request: "
-                "choose tokens by its mask"
+                "choose only tokens that its mask allows"
             )
         return ended
 

@@ -1,21 +1,22 @@
-"""The next tokens of a batch in a graph, by MindSpore's own operators: so that logits need not leave an NPU.
+"""Sampling for a batch in a graph of MindSpore's operators, so that logits need not leave an NPU.
 
-It has the rules and filters of ``rules.py`` with settings of each row; n-grams, bad words, a minimum of tokens and grammars
-come in as a mask that the host makes. Every operator is documented for Ascend as for the CPU; it has run on a CPU only.
+It implements the rules and filters of ``rules.py`` with separate settings for each row. N-grams, bad words, the minimum
+length and grammars are passed as a mask that the host computes. Every operator is documented for both Ascend and CPU; only
+the CPU was tested.
 """
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-BANNED = -1e30  # finite, so that a difference of two is a number; a temperature of 1e-5 leaves it in float32's range
+BANNED = -1e30  # finite, so that differences are not NaN, even after division by a temperature of 1e-5
 BELOW_ONE = 1 - 2**-24
 
 
 class SampleTokens(nn.Cell):
-    """Logits to tokens, a row for each request.
+    """Samples one token for each row of logits.
 
-    It differs from ``Sampler`` in two ways. Of tokens that tie at the border of top-p all are kept. Sums of probabilities
-    are float32: a random number that lies within their rounding of the border between two tokens may give the other one.
+    It differs from ``Sampler`` in two ways. All tokens that tie at the border of top-p are kept. Probabilities are summed in
+    float32, so a random number very close to the border between two tokens may select the other token.
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,7 @@ class SampleTokens(nn.Cell):
         banned: Tensor,
         uniform: Tensor,
     ) -> Tensor:
-        """The tokens.
+        """Return the sampled tokens.
 
         Args:
             logits: float32 [rows, vocab], finite.
@@ -48,8 +49,8 @@ class SampleTokens(nn.Cell):
             frequency: frequency penalties, float32 [rows].
             repetition: repetition penalties, float32 [rows]; 1 is off.
             counts: how often each token was generated, int32 [rows, vocab].
-            banned: tokens that may not follow, bool [rows, vocab], not all of a row.
-            uniform: random numbers in [0, 1), float32 [rows]; ``Sampler.random`` gives them.
+            banned: banned tokens, bool [rows, vocab]; at least one token of every row must be allowed.
+            uniform: random numbers in [0, 1) of ``Sampler.random``, float32 [rows].
 
         Returns:
             Token ids, int32 [rows].
@@ -74,8 +75,8 @@ class SampleTokens(nn.Cell):
         lowest = ops.gather_elements(ordered, 1, column(wanted - 1))
         left = ops.select(ordered >= lowest, ordered, nothing)
         likely = ops.softmax(left, -1)
-        before = ops.cumsum(likely, -1) - likely  # of the more probable
-        # A 1 is off: rounded sums may reach it before the last token.
+        before = ops.cumsum(likely, -1) - likely  # probability of all more probable tokens
+        # top_p = 1 must keep all tokens, but rounded sums may reach 1 before the last token.
         within = ops.logical_or(before < column(top_p), column(top_p >= 1))
         within = ops.logical_and(within, likely >= column(min_p) * likely[:, :1])
         within = ops.logical_and(within, ordered >= lowest)
@@ -90,7 +91,7 @@ class SampleTokens(nn.Cell):
 
 
 class SampleFromHistory(nn.Cell):
-    """``SampleTokens`` for an engine: from the tokens themselves in place of their counts, and with log-probabilities."""
+    """``SampleTokens`` with token lists as inputs in place of counts and masks, which also returns log-probabilities."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,12 +111,12 @@ class SampleFromHistory(nn.Cell):
         bans: Tensor,
         uniform: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """The tokens, and the logarithms of their probabilities in the raw logits.
+        """Return the sampled tokens and their log-probabilities in the raw logits.
 
         Args:
-            logits: float32 [rows, vocab], finite; the settings as in ``SampleTokens``.
-            history: the tokens that each row has generated, int32 [rows, HISTORY], then -1.
-            bans: the tokens that may not follow, int32 [rows, BANS], then -1.
+            logits: float32 [rows, vocab], finite. The settings are those of ``SampleTokens``.
+            history: the generated tokens of each row, int32 [rows, HISTORY], padded with -1.
+            bans: the banned tokens of each row, int32 [rows, BANS], padded with -1.
             uniform: float32 [rows].
 
         Returns:
@@ -132,7 +133,7 @@ class SampleFromHistory(nn.Cell):
 
 
 def _counts(ids: Tensor, logits: Tensor) -> Tensor:
-    """How often each token stands in its row, int32 [rows, vocab]; -1 is no token."""
+    """Count each token in its row, int32 [rows, vocab]; -1 is padding."""
     rows, vocab = logits.shape
     count = ids.shape[1]
     column = ops.select(ids < 0, ops.full_like(ids, vocab), ids).reshape(rows * count, 1)

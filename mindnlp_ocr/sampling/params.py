@@ -1,4 +1,4 @@
-"""What one request may set about its sampling and its end."""
+"""Sampling parameters of one request."""
 
 import json
 import math
@@ -10,45 +10,45 @@ from mindnlp_ocr.errors import PageError
 
 SMALLEST_TEMPERATURE = 1e-5  # vLLM's limit too (_SAMPLING_EPS): float32 logits divided by less may overflow
 MOST_TOP_LOGPROBS = 20  # OpenAI's limit
-MOST_PENALTY = 2.0  # OpenAI's limit, of presence_penalty and frequency_penalty
+MOST_PENALTY = 2.0  # OpenAI's limit for presence_penalty and frequency_penalty
 MOST_SEED = 2**64 - 1
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """Settings of one request, under the names that OpenAI's API and vLLM give them.
+    """Sampling parameters of one request, with the names of OpenAI's API and vLLM.
 
-    Penalties and bans of n-grams count the generated tokens only. (vLLM's repetition penalty counts the prompt as well; the
-    prompt of a page is mostly image tokens, and its words are an instruction, which the page may well hold too.)
+    Penalties and bans of n-grams count generated tokens only. (vLLM's repetition penalty counts the prompt as well. Here,
+    the prompt consists mostly of image tokens, and the words of its instruction may also occur on the page.)
 
     Attributes:
-        temperature: what logits are divided by. 0 takes the most probable token (greedy), and then ``top_k``, ``top_p``,
-            ``min_p`` and ``seed`` change nothing.
-        top_p: keep the most probable tokens whose probabilities add up to so much, above 0 to 1. 1 keeps all.
-        top_k: keep so many tokens, those as probable as the last of them too. 0 or -1 keeps all.
-        min_p: keep tokens of at least this share of the highest probability, 0 to 1. 0 keeps all.
-        seed: of the random numbers, 0 to 2**64 - 1. The same seed gives the same text, alone or in a batch. None: one is
-            drawn from the operating system.
-        presence_penalty: taken from the logit of every token that was generated, -2 to 2.
-        frequency_penalty: taken from it once for every time that the token was generated, -2 to 2.
+        temperature: divisor of the logits. 0 selects the most probable token (greedy decoding); ``top_k``, ``top_p``,
+            ``min_p`` and ``seed`` then have no effect.
+        top_p: keep the most probable tokens up to this cumulative probability, above 0 to 1. 1 keeps all tokens.
+        top_k: keep this number of most probable tokens, and tokens that tie with the last of them. 0 or -1 keeps all tokens.
+        min_p: keep tokens with at least this fraction of the highest probability, 0 to 1. 0 keeps all tokens.
+        seed: seed of the random numbers, 0 to 2**64 - 1. The same seed gives the same text, alone or in a batch. None: the
+            operating system provides a seed.
+        presence_penalty: subtracted from the logit of every token that was generated before, -2 to 2.
+        frequency_penalty: subtracted once for each time that the token was generated, -2 to 2.
         repetition_penalty: divides the positive logits of generated tokens, and multiplies the negative ones. 1 is off.
-        no_repeat_ngram_size: no sequence of so many tokens is generated twice. 0 is off.
-        stop: strings before which the text ends. A single string may be given; a tuple is kept.
+        no_repeat_ngram_size: no sequence of this number of tokens is generated twice. 0 is off.
+        stop: stop strings; the text ends before the first of them. A single string is accepted; stored as a tuple.
         stop_token_ids: tokens after which the text ends, as after an end-of-text token.
         include_stop_str_in_output: keep the stop string in the text.
-        min_new_tokens: no end-of-text token and none of ``stop_token_ids`` is generated before so many other tokens.
-        max_new_tokens: a limit of generated tokens. None: the model's.
+        min_new_tokens: minimum number of tokens before an end-of-text token or one of ``stop_token_ids``.
+        max_new_tokens: maximum number of generated tokens. None: the model's limit.
         logprobs: report the log-probability of every generated token.
-        top_logprobs: report so many of the most probable tokens at each position, 0 to 20. Needs ``logprobs``.
-        ignore_eos: go on after an end-of-text token.
-        skip_special_tokens: leave special tokens out of the text.
-        bad_words: words that are not generated. A single string may be given; a tuple is kept.
-        repetition_guard: end a text that repeats itself without end (``repetition.find_loop``).
-        json_schema: the text is JSON under this schema, a mapping or JSON text. JSON text is kept.
+        top_logprobs: report this number of most probable tokens at each position, 0 to 20. Requires ``logprobs``.
+        ignore_eos: continue after an end-of-text token.
+        skip_special_tokens: omit special tokens from the text.
+        bad_words: words that are not generated. A single string is accepted; stored as a tuple.
+        repetition_guard: end a text that repeats itself endlessly (``repetition.find_loop``).
+        json_schema: the text is JSON that conforms to this schema, a mapping or JSON text. Stored as JSON text.
         regex: the text matches this regular expression from its beginning to its end.
 
     Raises:
-        PageError: a value of another type or outside of its range, or two settings that exclude each other.
+        PageError: a value has a wrong type or is out of range, or two settings exclude each other.
     """
 
     temperature: float = 0.0
@@ -92,11 +92,11 @@ class SamplingParams:
             raise PageError(f"stop_token_ids is {ids!r:.80}: give a list of token ids, whole numbers from 0")
         object.__setattr__(self, "stop_token_ids", tuple(ids))
         if self.top_logprobs and not self.logprobs:
-            raise PageError(f"top_logprobs is {self.top_logprobs} and logprobs is off: set logprobs to True")
+            raise PageError(f"top_logprobs is {self.top_logprobs}, but logprobs is off: set logprobs to True")
         if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
             raise PageError(
-                f"min_new_tokens is {self.min_new_tokens}, max_new_tokens is {self.max_new_tokens}: "
-                "give a minimum that is not above the maximum"
+                f"min_new_tokens is {self.min_new_tokens}, but max_new_tokens is {self.max_new_tokens}: "
+                "give a minimum that does not exceed the maximum"
             )
         self._check_grammar()
 
@@ -118,10 +118,12 @@ class SamplingParams:
             if abs(value := getattr(self, name)) > MOST_PENALTY:
                 raise PageError(f"{name} is {value!r}: give a number from -2 to 2")
         if self.repetition_penalty <= 0:
-            raise PageError(f"repetition_penalty is {self.repetition_penalty!r}: give a number above 0, 1 is off")
+            raise PageError(
+                f"repetition_penalty is {self.repetition_penalty!r}: give a number above 0; 1 turns the penalty off"
+            )
         for name in ("no_repeat_ngram_size", "min_new_tokens"):
             if not _whole(value := getattr(self, name), 0):
-                raise PageError(f"{name} is {value!r}: give a whole number, 0 is off")
+                raise PageError(f"{name} is {value!r}: give a whole number; 0 turns the setting off")
         if self.seed is not None and not (_whole(self.seed, 0) and self.seed <= MOST_SEED):
             raise PageError(f"seed is {self.seed!r}: give a whole number from 0 to 2**64 - 1, or None")
         if self.max_new_tokens is not None and not _whole(self.max_new_tokens, 1):
@@ -140,11 +142,11 @@ class SamplingParams:
         try:
             value = json.loads(schema) if isinstance(schema, str) else schema
             if not isinstance(value, Mapping):
-                raise TypeError("no object")
+                raise TypeError("it is not an object")
             text = json.dumps(dict(value), allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise PageError(
-                f"json_schema is no JSON object ({error}): give a schema such as {{'type': 'object'}}"
+                f"json_schema is not a JSON object ({error}): give a schema such as {{'type': 'object'}}"
             ) from error
         object.__setattr__(self, "json_schema", text)
 
@@ -160,9 +162,9 @@ class SamplingParams:
 
     @property
     def plain_greedy(self) -> bool:
-        """Whether the argmax of the raw logits is every token, so that nothing but it and its log-probability is needed.
+        """Whether every token is the argmax of the raw logits, so that only it and its log-probability are needed.
 
-        Stop strings, stop tokens, ``ignore_eos`` and the guard look at tokens and text, not at logits.
+        Stop strings, stop tokens, ``ignore_eos`` and the repetition guard depend on tokens and text, not on logits.
         """
         return (
             self.greedy
@@ -177,13 +179,13 @@ class SamplingParams:
         )
 
     def check_vocabulary(self, vocab_size: int) -> None:
-        """Refuse stop tokens that the model does not have.
+        """Check that the model has all stop tokens.
 
         Raises:
             PageError: one of ``stop_token_ids`` is not below ``vocab_size``.
         """
         if self.stop_token_ids and (highest := max(self.stop_token_ids)) >= vocab_size:
-            raise PageError(f"stop_token_ids holds {highest}, the model has {vocab_size} tokens: give ids below that")
+            raise PageError(f"stop_token_ids contains {highest}, but the model has {vocab_size} tokens: give lower ids")
 
 
 def _number(value: object) -> bool:
@@ -197,7 +199,7 @@ def _whole(value: object, least: int) -> bool:
 def _strings(name: str, value: object) -> tuple[str, ...]:
     given = (value,) if isinstance(value, str) else value
     if isinstance(given, bytes) or not isinstance(given, Sequence) or not all(isinstance(text, str) for text in given):
-        raise PageError(f"{name} is {value!r:.80}: give a list of texts")
+        raise PageError(f"{name} is {value!r:.80}: give a list of strings")
     if not all(given):
-        raise PageError(f"{name} holds an empty text: leave it out")
+        raise PageError(f"{name} contains an empty string: remove it")
     return tuple(given)

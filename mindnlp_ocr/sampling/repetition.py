@@ -1,4 +1,4 @@
-"""A text that repeats itself without end, told by its tokens while it is generated.
+"""Detection of text that repeats itself endlessly, from its tokens, while it is generated.
 
 A model that loses its place on a page may write the same unit over and over until the limit of tokens. Real pages repeat
 themselves too: rows of zeros, dotted leaders, lines of dashes, sheets of labels. A page is finite, though, and the
@@ -30,11 +30,11 @@ EVERY = 16
 
 
 def find_loop(token_ids: Sequence[int]) -> int | None:
-    """Where runaway repetition began that lasts to the end of the tokens.
+    """Find endless repetition at the end of the tokens.
 
     Returns:
-        The index of the first token of the second repetition, so that ``token_ids[:index]`` keeps one; None where the end of
-        the tokens does not repeat itself beyond what a page may hold.
+        The index of the first token of the second repetition, so that ``token_ids[:index]`` contains the unit once. None if
+        the end of the tokens does not repeat more often than a page may contain.
     """
     tokens = list(token_ids)
     length = len(tokens)
@@ -44,7 +44,7 @@ def find_loop(token_ids: Sequence[int]) -> int | None:
     for unit in range(1, min(LONGEST, length // LEAST_REPEATS) + 1):
         if tokens[-1 - unit] != last or tokens[-unit:] != tokens[-2 * unit : -unit]:
             continue
-        if not _repeats(tokens, unit, LEAST_REPEATS):  # before the size of the unit is counted
+        if not _repeats(tokens, unit, LEAST_REPEATS):  # cheaper than computing the size of the unit
             continue
         needed = repeats_needed(tokens[-unit:]) * unit
         if needed > length or not _repeats(tokens, unit, needed // unit):
@@ -57,15 +57,15 @@ def find_loop(token_ids: Sequence[int]) -> int | None:
 
 
 def repeats_needed(unit: Sequence[int]) -> int:
-    """How often a unit has to stand in a row to be no part of a page."""
+    """Return how many consecutive repetitions of a unit are more than a page may contain."""
     size = max(1, sum(unit[index] != unit[index - 1] for index in range(len(unit))))
     return max(LEAST_REPEATS, _up(LEAST_SIZE, size), min(ROWS, _up(PAGE, size)))
 
 
 def _repeats(tokens: list[int], unit: int, count: int) -> bool:
-    """Whether the tokens end in so many repetitions of their last ``unit`` tokens; there are as many."""
+    """Return whether the tokens end in ``count`` repetitions of their last ``unit`` tokens; there must be enough tokens."""
     start = len(tokens) - count * unit
-    # The first pair alone refuses most, without copies.
+    # Comparing the first pair rejects most candidates without copies.
     return tokens[start] == tokens[start + unit] and tokens[start + unit :] == tokens[start:-unit]
 
 
@@ -74,16 +74,16 @@ def _up(total: int, size: int) -> int:
 
 
 class RepetitionGuard:
-    """``find_loop``, asked for after every token and run once in 16.
+    """Runs ``find_loop`` once for every 16 tokens.
 
-    It remembers only at which length it looked last: tokens may be taken back.
+    Its only state is the length at the last run, so tokens may be withdrawn.
     """
 
     def __init__(self) -> None:
         self._looked_at = 0
 
     def check(self, token_ids: Sequence[int]) -> int | None:
-        """What ``find_loop`` finds, where 16 tokens or more have come since it was last run; None between."""
+        """Return the result of ``find_loop`` if there are at least 16 tokens more than at its last run, else None."""
         if 0 <= len(token_ids) - self._looked_at < EVERY:
             return None
         self._looked_at = len(token_ids)

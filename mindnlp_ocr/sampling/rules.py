@@ -1,10 +1,10 @@
-"""Rules that change logits, and filters that keep some of the tokens: the arithmetic of transformers and vLLM in NumPy.
+"""Logits processors ("rules") and filters of tokens, with the arithmetic of transformers and vLLM in NumPy.
 
 Rules change the logits of one request in place and run in the order of transformers 4.57
 (``GenerationMixin._get_logits_processor``); vLLM's two penalties, which transformers does not have, follow its repetition
 penalty, as they do in vLLM (``vllm/model_executor/layers/utils.py``, ``apply_penalties``). Filters run after the
-temperature, in the order of transformers too: top-k, top-p, min-p. All of it is float32, as on a CPU there, except sums of
-probabilities: PyTorch's ``cumsum`` on a CPU adds up in float64 and rounds every sum to float32, and so does this.
+temperature, also in the order of transformers: top-k, top-p, min-p. All arithmetic is float32, as in transformers on a CPU,
+except sums of probabilities: like PyTorch's ``cumsum`` on a CPU, they are accumulated in float64 and rounded to float32.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,17 +17,17 @@ Logits = NDArray[np.float32]
 Indices = NDArray[np.int64]
 Filter = Callable[[Logits], Indices]
 
-BLOCK = 64  # tokens, far apart, that are looked at together for their highest, in ``at_least``
-SORTED = 2048  # tokens that ``top_p`` sorts; more are divided first
-ROOM = 256  # different tokens that a history has room for at first
+BLOCK = 64  # number of strided tokens in a block, of which ``at_least`` computes the maximum
+SORTED = 2048  # maximum number of tokens that ``top_p`` sorts; more are partitioned first
+ROOM = 256  # initial capacity of a history, in distinct tokens
 LOWEST = np.float32(-np.inf)
 
 
 class History:
-    """The tokens that a request has generated, with what the rules ask of them.
+    """The generated tokens of a request, with the statistics that the rules need.
 
-    ``follow`` compares what it is given with what it knows: the result never depends on what was asked before, only the time
-    does. Longer histories cost their new tokens and a comparison; others are counted anew.
+    ``follow`` compares the given tokens with the known ones, so the result never depends on earlier calls. If tokens were
+    appended, only these are counted; otherwise, all tokens are counted again.
     """
 
     def __init__(self, ngram_size: int = 0) -> None:
@@ -42,7 +42,7 @@ class History:
         self._followers: dict[tuple[int, ...], list[int]] = {}
 
     def follow(self, token_ids: Sequence[int]) -> None:
-        """Be the history of these generated tokens."""
+        """Set the history to these generated tokens."""
         given = list(token_ids)
         if given[: len(self.token_ids)] != self.token_ids:
             self._clear()
@@ -60,7 +60,7 @@ class History:
 
     @property
     def different(self) -> Indices:
-        """The generated tokens, each once."""
+        """The distinct generated tokens."""
         return self._different[: len(self._places)]
 
     @property
@@ -69,7 +69,7 @@ class History:
         return self._counts[: len(self._places)]
 
     def banned_by_ngrams(self) -> list[int]:
-        """Tokens that would end an n-gram which is in the history."""
+        """Tokens that would complete an n-gram of the history."""
         if len(self.token_ids) < self._ngram_size - 1:
             return []
         newest = self.token_ids[len(self.token_ids) - self._ngram_size + 1 :]
@@ -77,11 +77,11 @@ class History:
 
 
 class Rule(Protocol):
-    """Changes logits in place.
+    """A logits processor, which changes logits in place.
 
     Args:
         logits: float32 [vocab].
-        history: of the generated tokens.
+        history: the generated tokens.
     """
 
     def __call__(self, logits: Logits, history: History) -> None: ...
@@ -101,7 +101,8 @@ class RepetitionPenalty:
 
 
 class CountPenalties:
-    """OpenAI's and vLLM's: ``logits -= frequency * count``, then ``logits -= presence * (count > 0)``."""
+    """Presence and frequency penalties of OpenAI and vLLM: ``logits -= frequency * count``, then ``logits -= presence *
+    (count > 0)``."""
 
     def __init__(self, presence: float, frequency: float) -> None:
         self._presence, self._frequency = np.float32(presence), np.float32(frequency)
@@ -112,10 +113,10 @@ class CountPenalties:
 
 
 class Ban:
-    """A rule that bans tokens, and says which."""
+    """A rule that bans tokens."""
 
     def banned(self, history: History) -> Sequence[int]:
-        """The tokens that may not follow."""
+        """Return the banned tokens."""
         raise NotImplementedError
 
     def __call__(self, logits: Logits, history: History) -> None:
@@ -123,18 +124,18 @@ class Ban:
 
 
 class NoRepeatNGram(Ban):
-    """transformers' ``NoRepeatNGramLogitsProcessor``; the size is the history's."""
+    """transformers' ``NoRepeatNGramLogitsProcessor``; the history determines the size."""
 
     def banned(self, history: History) -> Sequence[int]:
         return history.banned_by_ngrams()
 
 
 class BadWords(Ban):
-    """transformers' ``NoBadWordsLogitsProcessor``: the last token of a word is banned where its other tokens stand. A word
-    that is one end-of-text token is not banned. As in vLLM, the text may begin with a word.
+    """transformers' ``NoBadWordsLogitsProcessor``: the last token of a word is banned if its other tokens precede. A word
+    that is a single end-of-text token is not banned. As in vLLM, a word is also found at the beginning of the text.
 
     Args:
-        words: token ids of each word, one or more of them.
+        words: token ids of each word, at least one.
         eos_token_ids: see above.
     """
 
@@ -149,7 +150,7 @@ class BadWords(Ban):
 
 
 class MinNewTokens(Ban):
-    """transformers' ``MinNewTokensLengthLogitsProcessor``: no end before so many tokens."""
+    """transformers' ``MinNewTokensLengthLogitsProcessor``: bans the end tokens until the minimum length is reached."""
 
     def __init__(self, count: int, end_token_ids: Iterable[int]) -> None:
         self._count, self._ends = count, list(end_token_ids)
@@ -159,10 +160,10 @@ class MinNewTokens(Ban):
 
 
 def at_least(values: Logits, k: int) -> Indices:
-    """The indices, ascending, of all values that are not below the k-th highest; all where there are no more than k.
+    """Return the ascending indices of all values that are not below the k-th highest, or all if there are at most k.
 
-    The k-th highest of the blocks' highest values bounds the k-th highest value from below, so what is below it need not be
-    partitioned: exact, and faster than a partition of the whole.
+    The k-th highest of the block maxima is a lower bound of the k-th highest value, so values below it need not be
+    partitioned. The result is exact, and faster than partitioning all values.
     """
     if k >= values.size:
         return np.arange(values.size)
@@ -178,7 +179,7 @@ def at_least(values: Logits, k: int) -> Indices:
 
 
 def softmax(logits: Logits) -> Logits:
-    """Probabilities, float32 [tokens]. At least one logit is finite."""
+    """Return probabilities, float32 [tokens]. At least one logit must be finite."""
     powers: Logits = np.exp(logits - logits.max())
     powers /= powers.sum()
     return powers
@@ -190,12 +191,13 @@ def top_k(k: int) -> Filter:
 
 
 def top_p(p: float) -> Filter:
-    """transformers' ``TopPLogitsWarper`` (Holtzman et al. 2019, arXiv:1904.09751): in ascending order tokens are removed
-    while the sum of probabilities is not above 1 - p; the last always stays. Of equals the first in the vocabulary stay, as
-    ``argmax`` takes the first; PyTorch's sort leaves their order open.
+    """transformers' ``TopPLogitsWarper`` (Holtzman et al. 2019, arXiv:1904.09751): tokens are removed in ascending order
+    while the sum of their probabilities does not exceed 1 - p; the most probable token always stays. Among equal tokens, the
+    first in the vocabulary stay, as ``argmax`` takes the first; PyTorch's sort does not define their order.
 
-    Tokens that are each below (1 - p) / vocab cannot add up to more than 1 - p: they go without being sorted. Where many are
-    left they are divided at a value: the lower part is removed as a whole or, being too much, holds the border.
+    Tokens with probabilities below (1 - p) / vocab cannot add up to more than 1 - p, so they are removed without sorting. If
+    many tokens are left, they are partitioned at a value: either the lower part is removed as a whole, or it contains the
+    border.
     """
     rest = np.float32(1 - p)
 

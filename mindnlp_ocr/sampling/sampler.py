@@ -1,4 +1,4 @@
-"""The next token of one request, from its logits."""
+"""The sampler of one request, which chooses the next token from the logits."""
 
 import secrets
 from collections.abc import Sequence
@@ -32,23 +32,23 @@ from mindnlp_ocr.sampling.rules import (
 
 
 class Choice(NamedTuple):
-    """A token and how probable the network finds it.
+    """A token and its log-probability.
 
-    Log-probabilities are of the raw logits, before any rule, temperature or filter, natural logarithms: what vLLM reports by
-    default (``logprobs_mode="raw_logprobs"``), and what the engine's greedy path reports.
+    Log-probabilities are natural logarithms computed from the raw logits, before any rule, temperature or filter. vLLM
+    reports the same by default (``logprobs_mode="raw_logprobs"``), and so does the greedy path of the engine.
     """
 
     token_id: int
     logprob: float
-    top_logprobs: list[tuple[int, float]]  # (token id, log-probability) of the most probable, falling, equals by their id
+    top_logprobs: list[tuple[int, float]]  # (token id, log-probability), most probable first, ties by id
 
 
-HISTORY = 1024  # generated tokens that a row of the graph takes
-BANS = 64  # tokens that a row of the graph may ban
+HISTORY = 1024  # maximum number of generated tokens in a row of the graph
+BANS = 64  # maximum number of banned tokens in a row of the graph
 
 
 class Row(NamedTuple):
-    """What a row of the graph takes."""
+    """The sampling inputs of one row of the graph."""
 
     params: SamplingParams
     history: list[int]
@@ -57,7 +57,7 @@ class Row(NamedTuple):
 
 
 def row_inputs(rows: dict[int, Row], count: int) -> list[NDArray[Any]]:
-    """The inputs of ``graph.SampleFromHistory`` behind the logits [count, vocab]; rows that are not given are greedy."""
+    """Return the inputs of ``graph.SampleFromHistory`` after the logits [count, vocab]. Missing rows are greedy."""
     plain = SamplingParams()
     numbers = {
         name: np.full(count, getattr(plain, name), np.float32)
@@ -84,21 +84,21 @@ def row_inputs(rows: dict[int, Row], count: int) -> list[NDArray[Any]]:
 class Sampler:
     """Chooses the tokens of one request.
 
-    What it chooses depends on the settings, the logits and the generated tokens that it is given, on nothing else: tokens
-    may be taken back and chosen again, and a batch changes nothing. The random number of the n-th token is the n-th block of
-    a counter-based generator (Philox, Salmon et al. 2011) under the seed. Penalties, n-grams and bad words look at generated
-    tokens only, never at the prompt.
+    The choice depends only on the settings, the logits and the generated tokens: tokens may be withdrawn and chosen again,
+    and batching does not change the result. The random number of the n-th token is the n-th block of a counter-based
+    generator (Philox, Salmon et al. 2011) with the seed. Penalties, n-grams and bad words consider generated tokens only,
+    not the prompt.
 
     Args:
-        params: of the request.
-        vocab_size: how many logits there are.
-        eos_token_ids: tokens that end a text.
-        tokenizer: only where there are ``bad_words``.
-        grammar: of this request alone, only where there is a ``json_schema`` or ``regex`` (``GrammarCompiler.grammar``).
+        params: the sampling parameters of the request.
+        vocab_size: number of logits.
+        eos_token_ids: end-of-text tokens.
+        tokenizer: required for ``bad_words``.
+        grammar: required for ``json_schema`` and ``regex`` (``GrammarCompiler.grammar``); not shared with other requests.
 
     Raises:
-        PageError: a stop token that the model does not have.
-        ValueError: bad words without a tokenizer, or a schema or expression without its grammar.
+        PageError: the model does not have one of the stop tokens.
+        ValueError: the tokenizer or the grammar is missing.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Sampler:
     ) -> None:
         params.check_vocabulary(vocab_size)
         if params.constrained != (grammar is not None):
-            raise ValueError("a grammar belongs to a request with json_schema or regex, and to no other")
+            raise ValueError("a request needs a grammar if, and only if, it has a json_schema or a regex")
         self.params = params
         self.seed = secrets.randbits(64) if params.seed is None else params.seed
         self._vocab_size = vocab_size
@@ -122,32 +122,33 @@ class Sampler:
         self._filters = [] if params.greedy else _filters(params, vocab_size)
 
     def choose(self, logits: Logits, token_ids: Sequence[int]) -> Choice:
-        """The token that follows.
+        """Choose the next token.
 
         Args:
-            logits: float32 [vocab], finite, as the network gives them. They are not changed.
+            logits: float32 [vocab], finite, the output of the network. They are not modified.
             token_ids: all tokens that this request has generated so far, without the prompt.
 
         Raises:
-            PageError: the rules together leave no token, or ``token_ids`` do not follow the grammar.
-            ValueError: logits of another shape or dtype.
+            PageError: the rules ban all tokens, or ``token_ids`` do not follow the grammar.
+            ValueError: the logits have a wrong shape or dtype.
         """
         if logits.shape != (self._vocab_size,) or logits.dtype != np.float32:
-            raise ValueError(f"logits are {logits.dtype} {list(logits.shape)}, float32 [{self._vocab_size}] is wanted")
+            raise ValueError(f"logits are {logits.dtype} {list(logits.shape)}, but float32 [{self._vocab_size}] is needed")
         changed = self._after_rules(logits, token_ids)
         token = int(changed.argmax())
         if changed[token] == LOWEST:
             raise PageError(
                 f"no token is allowed at position {len(token_ids)}: the grammar, bad_words, no_repeat_ngram_size and "
-                "min_new_tokens of this request exclude each other, leave one out"
+                "min_new_tokens of this request contradict each other, remove one of them"
             )
         if not self.params.greedy:
             token = self._draw(changed, len(token_ids))
         return self._choice(logits, token)
 
     def row(self, token_ids: Sequence[int]) -> "Row | None":
-        """What a row of the graph takes (``graph.SampleFromHistory``) to choose the token that follows; None where only
-        ``choose`` can: under a grammar, with ``top_logprobs``, for long texts and many bans."""
+        """Return the inputs with which the graph (``graph.SampleFromHistory``) chooses the next token; None if only
+        ``choose``
+        can: with a grammar, with ``top_logprobs``, for long texts and for many bans."""
         if self._grammar is not None or self.params.top_logprobs or len(token_ids) > HISTORY:
             return None
         self._history.follow(token_ids)
@@ -169,7 +170,7 @@ class Sampler:
         return changed
 
     def _draw(self, logits: Logits, position: int) -> int:
-        """A token of the distribution that temperature and filters leave, by the inverse of its cumulative sums."""
+        """Draw a token from the distribution after temperature and filters, by inverting its cumulative sums."""
         values = logits if self.params.temperature == 1 else logits / np.float32(self.params.temperature)
         kept = None
         for keep in self._filters:
@@ -177,12 +178,12 @@ class Sampler:
             values = values[chosen]
             kept = chosen if kept is None else kept[chosen]
         sums = np.cumsum(softmax(values).astype(np.float64))
-        # The sum is above 0 and the number below 1: the first sum above their product is that of a token that may be drawn.
+        # The total is above 0 and the number below 1, so the first sum above their product belongs to an allowed token.
         number = int(np.searchsorted(sums, self.random(position) * sums[-1], side="right"))
         return number if kept is None else int(kept[number])
 
     def random(self, position: int) -> float:
-        """The uniform random number of a position, in [0, 1), with 53 bits."""
+        """Return the uniform random number of a position, in [0, 1), with 53 bits."""
         return int(np.random.Philox(key=self.seed, counter=position).random_raw() >> 11) * 2.0**-53
 
     def _choice(self, logits: Logits, token: int) -> Choice:
@@ -198,7 +199,7 @@ class Sampler:
 
 
 def _rules(params: SamplingParams, eos_token_ids: Sequence[int], tokenizer: Tokenizer | None) -> list[Rule]:
-    """Those that are on, in their order."""
+    """Return the active rules in their order."""
     rules = list[Rule]()
     if params.repetition_penalty != 1:
         rules.append(RepetitionPenalty(params.repetition_penalty))
@@ -208,7 +209,7 @@ def _rules(params: SamplingParams, eos_token_ids: Sequence[int], tokenizer: Toke
         rules.append(NoRepeatNGram())
     if params.bad_words:
         if tokenizer is None:
-            raise ValueError("bad_words need the tokenizer")
+            raise ValueError("bad_words need a tokenizer")
         words = [ids for word in params.bad_words for ids in bad_word_ids(word, tokenizer)]
         rules.append(BadWords(words, eos_token_ids))
     if params.min_new_tokens:
@@ -228,9 +229,9 @@ def _filters(params: SamplingParams, vocab_size: int) -> list[Filter]:
 
 
 def bad_word_ids(word: str, tokenizer: Tokenizer) -> list[list[int]]:
-    """The tokens of a word at the beginning of a text, and those behind a space where a token of its own begins there.
+    """Return the tokens of a word at the beginning of a text, and its tokens after a space if these begin differently.
 
-    As in vLLM (``SamplingParams.update_from_tokenizer``). A word whose parts another token spans is not found.
+    This follows vLLM (``SamplingParams.update_from_tokenizer``). A word is not found if a token extends across its ends.
     """
     plain: list[int] = tokenizer.encode(word, add_special_tokens=False).ids
     spaced: list[int] = tokenizer.encode(" " + word.lstrip(), add_special_tokens=False).ids

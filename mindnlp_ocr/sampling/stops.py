@@ -1,26 +1,26 @@
-"""Stop strings in a text that grows."""
+"""Detection of stop strings in streamed text."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 
 class Sent(NamedTuple):
-    """What a piece of text gives."""
+    """The result of feeding a piece of text."""
 
-    text: str  # may be shown now, and is never taken back
-    stop: str | None  # the stop string that is complete; the text ends
+    text: str  # can be shown now and is never withdrawn
+    stop: str | None  # the stop string that was completed, which ends the text
 
 
 class StopStrings:
-    """Text on its way to the reader, in which strings are searched that end it.
+    """Searches streamed text for stop strings.
 
-    Whatever could still become a stop string is held back: no part of one is ever shown, unless it is to be included. Of
-    several, the one that is complete first ends the text; of those that are complete with the same character, the longest.
-    So the result does not depend on how the text was cut into pieces.
+    Text that could still become a stop string is held back, so no part of a stop string is shown unless it is included. The
+    stop string that is completed first ends the text; of those that are completed by the same character, the longest. The
+    result does not depend on how the text is cut into pieces.
 
     Args:
         stops: the strings, none of them empty.
-        include: show the stop string itself.
+        include: include the stop string in the text.
     """
 
     def __init__(self, stops: Sequence[str], include: bool = False) -> None:
@@ -28,18 +28,18 @@ class StopStrings:
         self._longest = max(map(len, self._stops), default=0)
         self._held = ""
         self.stop: str | None = None
-        self.length = 0  # characters that were shown: where the whole text is to be cut
+        self.length = 0  # number of characters shown, at which the whole text must be cut
 
     def feed(self, piece: str, may_stop: bool = True) -> Sent:
-        """The text that may be shown now that a piece has come.
+        """Add a piece, and return the text that can be shown now.
 
         Args:
-            piece: of any length.
-            may_stop: whether the text may end in this piece. Without it (before ``min_new_tokens``) everything is shown, and
-                no stop string begins in it.
+            piece: the next piece of text, of any length.
+            may_stop: whether the text may end in this piece. If False (before ``min_new_tokens``), everything is shown, and
+                no stop string can begin in the piece.
 
         Raises:
-            ValueError: the text has ended.
+            ValueError: the text has already ended.
         """
         if self.stop is not None:
             raise ValueError("the text has ended with a stop string: no piece can follow")
@@ -54,7 +54,7 @@ class StopStrings:
         return self._show(text[: len(text) - keep], text[len(text) - keep :])
 
     def end(self) -> str:
-        """What was held back, when no piece follows."""
+        """Return the text that was held back, after the last piece."""
         return self._show(self._held, "").text
 
     def _show(self, text: str, held: str) -> Sent:
@@ -63,7 +63,7 @@ class StopStrings:
         return Sent(text, self.stop)
 
     def _unfinished(self, text: str) -> int:
-        """The length of the longest end of the text that a stop string begins with."""
+        """Return the length of the longest suffix of the text that is a prefix of a stop string."""
         for length in range(min(self._longest - 1, len(text)), 0, -1):
             if any(stop.startswith(text[-length:]) for stop in self._stops):
                 return length

@@ -1,1 +1,1 @@
-"""Reading published weights."""
+"""Reading, checking, converting and merging of weights."""

@@ -1,4 +1,4 @@
-"""Whether stored weights are those that the configuration asks for."""
+"""Check that stored weights match the configuration."""
 
 import difflib
 import math
@@ -17,19 +17,21 @@ LISTED = 5
 
 class Stored(NamedTuple):
     shape: tuple[int, ...]
-    dtype: str  # as safetensors calls it
+    dtype: str  # name in safetensors
 
 
 def check(where: object, found: Mapping[str, Stored], config: Qwen2VLConfig) -> WeightDtype:
-    """What all matrices are stored in; "fp32" where they differ. Weights that the network does not have cause a warning.
+    """Check the weights, and return the dtype of all matrices, or "fp32" if they have different dtypes.
+
+    Weights that the network does not have cause a warning.
 
     Args:
-        where: what the messages begin with.
-        found: by published names.
+        where: the source of the weights, with which messages begin.
+        found: the stored weights by published names.
 
     Raises:
-        SetupError: weights are missing, wrong-shaped or of a dtype other than float32, float16 and bfloat16, or int8 as
-            `mindnlp-ocr convert` writes it.
+        SetupError: weights are missing or have a wrong shape, or a dtype other than float32, float16, bfloat16, or int8 in
+            the format of `mindnlp-ocr convert`.
     """
     expected = expected_shapes(config)
     extra = sorted(name for name in found if name not in expected and not _harmless(name, expected))
@@ -42,7 +44,7 @@ def check(where: object, found: Mapping[str, Stored], config: Qwen2VLConfig) -> 
             continue
         stored = found[name]
         if stored.shape != shape:
-            faults.append(f"{name} is {stored.shape}, config.json makes it {shape}")
+            faults.append(f"{name} has the shape {stored.shape}, but config.json implies {shape}")
         elif stored.dtype == "I8" and len(shape) > 1:
             dtypes.add("int8")
             faults += _scale_faults(name, shape, found)
@@ -51,23 +53,23 @@ def check(where: object, found: Mapping[str, Stored], config: Qwen2VLConfig) -> 
         elif len(shape) > 1:
             dtypes.add(DTYPES[stored.dtype])
     if faults:
-        raise SetupError(f"{where}: the weights do not fit config.json: {listed(faults)}")
+        raise SetupError(f"{where}: the weights do not match config.json: {listed(faults)}")
     if extra:
         names = [f"{name}{_nearest(name, expected) if number < LISTED else ''}" for number, name in enumerate(extra)]
         warnings.warn(
-            f"{where} holds weights that this network does not have: {listed(names)}", RuntimeWarning, stacklevel=2
+            f"{where} contains weights that this network does not have: {listed(names)}", RuntimeWarning, stacklevel=2
         )
     return dtypes.pop() if len(dtypes) == 1 else "fp32"
 
 
 def listed(faults: list[str]) -> str:
-    """The first few, and how many more there are."""
+    """List the first faults and the number of the others."""
     more = f"; and {len(faults) - LISTED} more" if len(faults) > LISTED else ""
     return "; ".join(faults[:LISTED]) + more
 
 
 def _harmless(name: str, expected: Mapping[str, tuple[int, ...]]) -> bool:
-    """Scales of 8-bit weights, a tied head that is stored all the same, and tables that old releases saved."""
+    """Return whether an extra weight is expected: a scale, a tied head that was stored, or a table of old releases."""
     return name.removesuffix(SCALE) in expected or name == "lm_head.weight" or name.endswith("rotary_emb.inv_freq")
 
 

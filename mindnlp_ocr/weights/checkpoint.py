@@ -1,4 +1,4 @@
-"""A checkpoint wherever it is stored: its files, its weights, and what tells it from others."""
+"""The interface of checkpoints, independent of their storage: files, weights and fingerprint."""
 
 import abc
 from collections.abc import Collection, Iterator, Mapping
@@ -15,11 +15,11 @@ from mindnlp_ocr.weights.quantize import SCALE, Quantized, Source, WeightDtype
 
 
 class StoredWeights(Mapping[str, Source]):
-    """Published name -> array as it is stored, read when asked for. Names, shapes and dtypes were checked.
+    """A mapping from published names to stored arrays, read on demand. Names, shapes and dtypes were checked.
 
     Attributes:
-        names: of all that there are.
-        dtype: what all matrices are stored in; "fp32" where they differ.
+        names: the names of all weights.
+        dtype: the dtype of all matrices, or "fp32" if they have different dtypes.
     """
 
     names: Collection[str]
@@ -36,11 +36,11 @@ class StoredWeights(Mapping[str, Source]):
 
 
 class StoredArrays(StoredWeights):
-    """Of which those in 8 bits are stored as two arrays."""
+    """Stored weights whose 8-bit matrices consist of two arrays, for the values and the scales."""
 
     @abc.abstractmethod
     def array(self, name: str) -> NDArray[Any]:
-        """One of them."""
+        """Read one array."""
 
     def __getitem__(self, name: str) -> Source:
         array = self.array(name)
@@ -50,42 +50,42 @@ class StoredArrays(StoredWeights):
 class Checkpoint(abc.ABC):
     """
     Attributes:
-        name: what a user calls it.
+        name: the name that the user gave.
     """
 
     name: str
 
     @property
     def paths(self) -> list[Path]:
-        """The folder or the file that must not be written over."""
+        """The folders and files that must not be overwritten."""
         return []
 
     @abc.abstractmethod
     def files(self) -> AbstractContextManager[Path]:
-        """A folder with config.json, tokenizer.json, preprocessor_config.json and the like, for as long as it is open."""
+        """Provide a folder with config.json, tokenizer.json, preprocessor_config.json etc. while the context is open."""
 
     def config(self, folder: Path) -> Qwen2VLConfig:
-        """Of the network that the weights are for, from such a folder."""
+        """Read the configuration of the network from such a folder."""
         return Qwen2VLConfig.from_folder(folder)
 
     @abc.abstractmethod
     def weights(self, config: Qwen2VLConfig) -> AbstractContextManager[StoredWeights]:
-        """The weights, for as long as they are open.
+        """Provide the weights while the context is open.
 
         Raises:
-            SetupError: they are incomplete, damaged, or do not fit the configuration.
+            SetupError: the weights are incomplete, damaged, or do not match the configuration.
         """
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
-        """SHA-256 over all that reading depends on."""
+        """Return the SHA-256 of everything on which results depend."""
 
 
 def open_checkpoint(name: "str | Path | Checkpoint") -> Checkpoint:
-    """The checkpoint of a Hugging Face folder or a merged .npz file.
+    """Open the checkpoint in a Hugging Face folder or a merged .npz file.
 
     Raises:
-        SetupError: there is none.
+        SetupError: there is no checkpoint.
     """
     from mindnlp_ocr.weights.folder import FolderCheckpoint
     from mindnlp_ocr.weights.npz import NpzCheckpoint

@@ -1,4 +1,4 @@
-"""A checkpoint written anew: as a Hugging Face folder or one .npz, in another dtype or 8 bits, with an adapter merged in."""
+"""Conversion of checkpoints to a Hugging Face folder or an .npz file, to another dtype, or with a merged adapter."""
 
 import json
 import math
@@ -26,25 +26,25 @@ from mindnlp_ocr.weights.names import expected_shapes
 from mindnlp_ocr.weights.npz import FILES
 from mindnlp_ocr.weights.quantize import GROUP, SCALE, Quantized, WeightDtype, cast, quantize
 
-QUANTIZATION = {"quant_method": "mindnlp_ocr", "bits": 8, "group_size": GROUP}  # so that others refuse it, not misread it
+QUANTIZATION = {"quant_method": "mindnlp_ocr", "bits": 8, "group_size": GROUP}  # makes other programs reject the checkpoint
 TORCH_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 SHARD_BYTES = 2 << 30
-SUMS = "SHA256SUMS"  # in the form of sha256sum -c
+SUMS = "SHA256SUMS"  # in the format of sha256sum
 
 Target = Literal["stored", "fp32", "fp16", "bf16", "int8"]
 Tensors = dict[str, NDArray[Any]]
 
 
 def convert(source: Checkpoint, target: Path, dtype: Target = "stored", force: bool = False) -> None:
-    """Write a checkpoint to a folder, or to a file where the target ends in .npz, with SHA-256 sums in it or beside it.
+    """Write a checkpoint to a folder, or to a file if the target ends in .npz, with SHA-256 sums in it or beside it.
 
-    The target appears when it is complete. A run that breaks off leaves TARGET.part, and the same run again goes on there.
+    The target appears when it is complete. An interrupted run leaves TARGET.part, from which the same command continues.
 
     Args:
-        dtype: of matrices; "stored": as they are. int8 writes NAME as int8 beside float32 NAME_scale, and leaves vectors.
+        dtype: dtype of matrices; "stored" keeps it. "int8" writes NAME as int8 and NAME_scale as float32; vectors are kept.
 
     Raises:
-        SetupError: the source is no complete checkpoint, is in 8 bits already, a weight does not fit the dtype, or the
+        SetupError: the source is incomplete or already has 8-bit weights, a weight exceeds the range of the dtype, or the
             target exists.
     """
     if target.exists() and any(path.resolve() == target.resolve() for path in source.paths):
@@ -52,24 +52,24 @@ def convert(source: Checkpoint, target: Path, dtype: Target = "stored", force: b
     if target.exists() and not force:
         raise SetupError(f"{target} exists: name another target, or give --force")
     if target.is_dir() and not (target / "config.json").exists() and any(target.iterdir()):
-        raise SetupError(f"{target} is a folder that holds no checkpoint: it is not replaced, name another target")
+        raise SetupError(f"{target} is a folder without a checkpoint, which is not replaced: name another target")
     with source.files() as files:
         config = source.config(files)
     with source.weights(config) as weights:
         if weights.dtype == dtype == "int8":
-            raise SetupError(f"{source.name} is in 8 bits already: use it as it is")
+            raise SetupError(f"{source.name} is already in 8 bits: use it as it is")
         texts = texts_of(source, weights.dtype if dtype == "stored" else dtype)
         plan = {"source": source.fingerprint(), "dtype": dtype, "version": __version__}
         (_write_npz if target.suffix == ".npz" else _write_folder)(_Stage(target, plan), weights, dtype, config, texts)
 
 
 def texts_of(source: Checkpoint, dtype: WeightDtype) -> dict[str, bytes]:
-    """The files beside the weights by name; config.json is that of a checkpoint whose matrices are of a dtype."""
+    """Return the other files of a checkpoint by name, with config.json for matrices of the given dtype."""
     with source.files() as files:
         texts = {path.name: path.read_bytes() for path in sorted(files.iterdir()) if _is_text(path)}
         raw, config = read_json(files / "config.json"), source.config(files)
     raw.pop("quantization_config", None)
-    if not config.tie_word_embeddings:  # an adapter may have untied the head
+    if not config.tie_word_embeddings:  # an adapter may untie the head
         raw["tie_word_embeddings"] = False
     if dtype == "int8":
         raw["quantization_config"] = QUANTIZATION
@@ -79,7 +79,7 @@ def texts_of(source: Checkpoint, dtype: WeightDtype) -> dict[str, bytes]:
 
 
 class _Stage:
-    """TARGET.part: what there is of the target so far. A piece is there when it is complete."""
+    """The folder TARGET.part, with the complete pieces of the target so far."""
 
     def __init__(self, target: Path, plan: dict[str, str]) -> None:
         self.target = target
@@ -100,7 +100,7 @@ class _Stage:
         return path
 
     def become(self, path: Path) -> None:
-        """What was written there is the target."""
+        """Rename a written file or folder to the target."""
         self._plan.unlink()
         if self.target.is_dir():
             shutil.rmtree(self.target)
@@ -167,7 +167,7 @@ def _write_npz(stage: _Stage, weights: StoredWeights, dtype: Target, config: Qwe
 
 
 def _shards(config: Qwen2VLConfig) -> list[list[str]]:
-    """Names by file: as many as take SHARD_BYTES in float32."""
+    """Divide the names of weights into files of up to SHARD_BYTES in float32."""
     shards: list[list[str]] = [[]]
     size = 0
     for name, shape in expected_shapes(config).items():
@@ -180,7 +180,7 @@ def _shards(config: Qwen2VLConfig) -> list[list[str]]:
 
 
 def _tensors(weights: StoredWeights, name: str, shape: tuple[int, ...], dtype: Target) -> Iterator[tuple[str, NDArray[Any]]]:
-    """A weight under its name, with its scales where it is in 8 bits."""
+    """Yield the arrays of a weight by name: the weight, and its scales if it is in 8 bits."""
     weight = weights[name]
     if dtype == "int8" and len(shape) > 1:
         weight = quantize(cast(weight, "fp32").reshape(shape[0], -1))
@@ -198,7 +198,7 @@ def _is_text(path: Path) -> bool:
 
 
 def _raw(array: NDArray[Any]) -> NDArray[Any]:
-    """NumPy's file format knows no bfloat16."""
+    """View bfloat16 as raw bytes, because NumPy's file format does not support it."""
     return array.view("V2") if array.dtype == ml_dtypes.bfloat16 else array
 
 

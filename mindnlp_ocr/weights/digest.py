@@ -6,14 +6,14 @@ from pathlib import Path
 
 
 def sha256(path: Path) -> str:
-    """As sha256sum prints it."""
+    """Return the SHA-256 of a file in hexadecimal, as sha256sum prints it."""
     digest = hashlib.sha256()
     _feed(digest, path)
     return digest.hexdigest()
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
-    """Over the names and all bytes of files."""
+    """Return the SHA-256 over the names and contents of files."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(f"{path.name} {path.stat().st_size} ".encode())

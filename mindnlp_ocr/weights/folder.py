@@ -44,10 +44,10 @@ class FolderCheckpoint(Checkpoint):
 
 
 class FolderWeights(StoredArrays):
-    """Of a folder. Files are opened for one weight at a time: what was read of a mapped file would count as memory in use.
+    """The weights of a folder. Files are reopened for every weight, since pages of a mapped file count as memory in use.
 
     Raises:
-        SetupError: a file is missing, truncated or not safetensors; or the weights do not fit, see :func:`check`.
+        SetupError: a file is missing, truncated or not safetensors, or the weights do not match; see :func:`check`.
     """
 
     def __init__(self, folder: Path, config: Qwen2VLConfig) -> None:
@@ -69,27 +69,27 @@ class FolderWeights(StoredArrays):
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """A safetensors file. Errors as :class:`FolderWeights`."""
+    """Open a safetensors file. For errors, see :class:`FolderWeights`."""
     try:
         with safe_open(path, framework="np") as file:
             yield file
     except FileNotFoundError as error:
-        raise SetupError(f"{path} is missing: the checkpoint was copied in part, copy it again") from error
+        raise SetupError(f"{path} is missing: copy the whole checkpoint again") from error
     except (OSError, SafetensorError) as error:
         raise SetupError(f"{path} is truncated or not safetensors ({error}): copy it again") from error
 
 
 def own_bfloat16(array: NDArray[Any]) -> NDArray[Any]:
-    """MindSpore replaces NumPy's bfloat16 by its own, which NumPy cannot cast to the one of ml_dtypes."""
+    """View bfloat16 arrays as ml_dtypes.bfloat16: NumPy cannot cast between it and MindSpore's own type."""
     return array.view(ml_dtypes.bfloat16) if array.dtype.name == "bfloat16" else array
 
 
 def shards(folder: Path) -> list[Path]:
-    """The weight files of a checkpoint. Errors as :class:`FolderWeights`."""
+    """Return the weight files of a checkpoint. For errors, see :class:`FolderWeights`."""
     if not (folder / INDEX).exists():
         if (folder / SINGLE).exists():
             return [folder / SINGLE]
-        raise SetupError(f"{folder} holds neither {SINGLE} nor {INDEX}: give a complete Qwen2-VL folder")
+        raise SetupError(f"{folder} contains neither {SINGLE} nor {INDEX}: give a complete Qwen2-VL folder")
     weight_map = read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise SetupError(f"{folder / INDEX} has no weight_map: copy it again")

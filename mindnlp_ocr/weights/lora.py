@@ -1,4 +1,4 @@
-"""LoRA adapters as PEFT saves them, merged into the weights in float32.
+"""LoRA adapters in PEFT's format, merged into the weights in float32.
 
 W + scaling * B A, with scaling = alpha / r, or alpha / sqrt(r) for rank-stabilised adapters (Hu et al. 2021,
 arXiv:2106.09685; Kalajdzievski 2023, arXiv:2312.03732). Reference: `merge_and_unload` of peft.
@@ -29,14 +29,15 @@ from mindnlp_ocr.weights.quantize import Quantized, Source, dequantize
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 LOW_RANK = re.compile(r"(.+)\.lora_(embedding_)?([AB])(\.weight)?")
-WRAPPERS = re.compile(r"\.(base_layer|modules_to_save|default)(?=\.|$)")  # what PEFT puts around a layer
+WRAPPERS = re.compile(r"\.(base_layer|modules_to_save|default)(?=\.|$)")  # names of PEFT's wrappers around a layer
 
 Rank = Annotated[int, Field(gt=0, le=2**16)]
 Alpha = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class LoraConfig(BaseModel):
-    """``adapter_config.json``, as far as a merge depends on it. What would change the merge and is not known is refused."""
+    """The settings in ``adapter_config.json`` that affect a merge. Unsupported settings that would change it are
+    rejected."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -55,10 +56,10 @@ class LoraConfig(BaseModel):
     trainable_token_indices: None = None
     alora_invocation_tokens: None = None
     target_parameters: Annotated[list[str], Field(max_length=0)] | None = None
-    init_lora_weights: bool | Literal["gaussian", "eva", "orthogonal"] | None = True  # the others change the base
+    init_lora_weights: bool | Literal["gaussian", "eva", "orthogonal"] | None = True  # other methods change the base weights
 
     def scaling(self, module: str) -> float:
-        """Of a module by the name that it had in training."""
+        """Return the scaling of a module by its name during training."""
         rank, alpha = self.rank(module), float(_matching(self.alpha_pattern, module, self.lora_alpha))
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
@@ -67,14 +68,14 @@ class LoraConfig(BaseModel):
 
 
 class Adapter:
-    """An adapter, read whole.
+    """An adapter in memory.
 
     Attributes:
-        changed: published names of the weights that it changes.
+        changed: published names of the weights that the adapter changes.
 
     Raises:
-        SetupError: no such folder, not LoRA, a kind of LoRA that is not read, or files that are damaged or do not fit
-            one another.
+        SetupError: the folder does not exist, is not a LoRA adapter of a supported kind, or its files are damaged or
+            inconsistent.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -89,7 +90,7 @@ class Adapter:
     def _config(self) -> LoraConfig:
         path = self.folder / CONFIG
         if not path.exists():
-            what = "is no LoRA adapter" if self.folder.is_dir() else "does not exist"
+            what = "is not a LoRA adapter" if self.folder.is_dir() else "does not exist"
             raise SetupError(f"adapter {self.folder} {what}: give a folder with {CONFIG} and {TENSORS}, as PEFT saves it")
         try:
             return LoraConfig(**read_json(path))
@@ -103,7 +104,7 @@ class Adapter:
     def _read(self) -> None:
         path = self.folder / TENSORS
         if not path.exists() and (self.folder / "adapter_model.bin").exists():
-            raise SetupError(f"{self.folder} holds adapter_model.bin, a pickle: save it with safe_serialization=True")
+            raise SetupError(f"{self.folder} contains adapter_model.bin, a pickle: save it with safe_serialization=True")
         faults = []
         with opened(path) as file:
             for key in file.keys():  # noqa: SIM118
@@ -114,61 +115,61 @@ class Adapter:
                 name = WRAPPERS.sub("", key.removeprefix("base_model.model."))
                 if match := LOW_RANK.fullmatch(name):
                     module, embedding, side, _ = match.groups()
-                    if embedding:  # stored the other way round
+                    if embedding:  # stored transposed
                         side, array = "AB"[side == "A"], array.T
                     self._low_rank.setdefault(module, {})[side] = array
                     self._module[published(f"{module}.weight")] = module
                 elif "lora_" in name:
-                    faults.append(f"{key} is of no kind that is read")
+                    faults.append(f"{key} is not a supported kind of weight")
                 else:
                     self._whole[published(name)] = array
         for module, pair in self._low_rank.items():
             faults += self._pair_faults(module, pair)
         if not faults and not self._low_rank and not self._whole:
-            faults = ["it holds no weight"]
+            faults = ["it contains no weights"]
         if faults:
             raise SetupError(f"{path} cannot be used: {listed(faults)}: save the adapter again with PEFT")
 
     def _pair_faults(self, module: str, pair: Mapping[str, NDArray[Any]]) -> Iterator[str]:
         if pair.keys() != {"A", "B"}:
-            yield f"{module} has lora_{next(iter(pair))} alone"
+            yield f"{module} has only lora_{next(iter(pair))}"
             return
         a, b = _factors(pair)
         if a.shape[0] != b.shape[1] or a.shape[0] != self.config.rank(module):
             shapes = f"lora_A {pair['A'].shape} and lora_B {pair['B'].shape}"
-            yield f"{module} has {shapes}, {CONFIG} makes its rank {self.config.rank(module)}"
+            yield f"{module} has {shapes}, but its rank in {CONFIG} is {self.config.rank(module)}"
 
     def check(self, config: Qwen2VLConfig) -> None:
-        """Whether it fits a checkpoint of this configuration.
+        """Check that the adapter matches a checkpoint with this configuration.
 
         Raises:
-            SetupError: names or shapes that do not fit.
+            SetupError: names or shapes do not match.
         """
         shapes = expected_shapes(self.untied(config))
         faults: list[str] = []
         for name in sorted(self.changed):
             if name not in shapes:
                 near = difflib.get_close_matches(name, shapes, 1) if len(faults) < 5 else []
-                faults.append(f"{name} is no weight of it" + (f" (the nearest is {near[0]})" if near else ""))
+                faults.append(f"the model has no weight {name}" + (f" (the nearest is {near[0]})" if near else ""))
                 continue
             found = self._whole[name].shape if name in self._whole else self._delta_shape(name)
             if math.prod(found) != math.prod(shapes[name]) or found[0] != shapes[name][0]:
-                faults.append(f"{name} is {shapes[name]}, the adapter's {found}")
+                faults.append(f"{name} has the shape {shapes[name]}, but in the adapter {found}")
         if faults:
-            raise SetupError(f"adapter {self.folder} is for another base: {listed(faults)}: give the one it was trained on")
+            raise SetupError(f"adapter {self.folder} is for another base: {listed(faults)}: use its own base model")
 
     def _delta_shape(self, name: str) -> tuple[int, ...]:
         a, b = _factors(self._low_rank[self._module[name]])
         return b.shape[0], a.shape[1]
 
     def untied(self, config: Qwen2VLConfig) -> Qwen2VLConfig:
-        """The configuration of the adapted network: what shared the embedding is a weight of its own once one changes."""
+        """Return the configuration of the adapted network, in which a tied head is untied if the adapter changes it."""
         if self.changed.isdisjoint({EMBEDDING, HEAD}):
             return config
         return config.model_copy(update={"tie_word_embeddings": False})
 
     def merged(self, name: str, base: Source) -> NDArray[Any]:
-        """A weight with the adapter in it, float32 unless the adapter holds it whole."""
+        """Return a weight with the adapter merged in, in float32 unless the adapter contains the whole weight."""
         weight = self._whole.get(name, base)
         if name not in self._module:
             assert not isinstance(weight, Quantized)
@@ -181,7 +182,7 @@ class Adapter:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of its files."""
+        """SHA-256 of the files of the adapter."""
         return fingerprint([self.folder / CONFIG, self.folder / TENSORS])
 
 
@@ -189,7 +190,7 @@ class AdaptedCheckpoint(Checkpoint):
     """A checkpoint with an adapter merged in.
 
     Raises:
-        SetupError: when it is configured: the adapter does not fit.
+        SetupError: the adapter does not match the configuration (raised by ``config``).
     """
 
     def __init__(self, base: Checkpoint, adapter: Adapter) -> None:
@@ -220,10 +221,10 @@ class AdaptedCheckpoint(Checkpoint):
 
 
 class AdaptedWeights(StoredWeights):
-    """Of a checkpoint and an adapter, merged when asked for.
+    """The weights of a checkpoint with an adapter, merged on demand.
 
     Args:
-        names: of the adapted network. A head that was tied is made of the embedding.
+        names: names of the weights of the adapted network. A head that was tied is created from the embedding.
     """
 
     def __init__(self, base: StoredWeights, adapter: Adapter, names: Iterable[str]) -> None:
@@ -236,16 +237,16 @@ class AdaptedWeights(StoredWeights):
 
 
 def _factors(pair: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """A [r, in] and B [out, r]; those of a convolution have more dimensions, of which B's are 1."""
+    """Return A [r, in] and B [out, r]. For a convolution, they have more dimensions, and those of B are 1."""
     return pair["A"].reshape(len(pair["A"]), -1), pair["B"].reshape(len(pair["B"]), -1)
 
 
 def _matching(pattern: Mapping[str, Any], module: str, otherwise: Any) -> Any:
-    """The value of the first key that the end of a module's name matches, as PEFT does it."""
+    """Return the value of the first pattern that matches the end of a module's name, as PEFT does."""
     for key, value in pattern.items():
         try:
             if re.fullmatch(rf"(.*\.)?({key})", module):
                 return value
         except re.error as error:
-            raise SetupError(f"{CONFIG}: {key!r} is no regular expression ({error}): save the adapter again") from error
+            raise SetupError(f"{CONFIG}: {key!r} is not a regular expression ({error}): save the adapter again") from error
     return otherwise

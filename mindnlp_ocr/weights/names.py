@@ -1,4 +1,4 @@
-"""Every weight a checkpoint must hold: its published name and its shape."""
+"""The published names and shapes of all weights of a checkpoint."""
 
 from mindnlp_ocr.config import Qwen2VLConfig
 
@@ -7,7 +7,7 @@ _RENAMED = (("model.language_model.", "model."), ("model.visual.", "visual."))
 
 
 def published(name: str) -> str:
-    """The original published name of a weight, whichever release of transformers saved it."""
+    """Return the original published name of a weight, regardless of the release of transformers that saved it."""
     for new, original in _RENAMED:
         if name.startswith(new):
             return original + name.removeprefix(new)
@@ -15,7 +15,7 @@ def published(name: str) -> str:
 
 
 def expected_shapes(config: Qwen2VLConfig) -> dict[str, tuple[int, ...]]:
-    """Published names and shapes of all weights of this network."""
+    """Return the published names and shapes of all weights of this network."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def linear(name: str, outputs: int, inputs: int, bias: bool) -> None:

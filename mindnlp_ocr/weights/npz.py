@@ -1,6 +1,7 @@
-"""Weights from one merged .npz file: NumPy's zip of arrays, with config.json and its like inside or beside it.
+"""Weights from one merged .npz file, with config.json and other files inside or beside it.
 
-Nothing in it is unpickled. NumPy has no bfloat16: it stores one as two raw bytes ("|V2"), and so it is read here.
+Nothing is unpickled. NumPy does not support bfloat16 and stores it as two raw bytes ("|V2"), which are read as bfloat16
+here.
 """
 
 import tempfile
@@ -22,9 +23,9 @@ from mindnlp_ocr.weights.checkpoint import Checkpoint, StoredArrays, StoredWeigh
 from mindnlp_ocr.weights.digest import fingerprint
 from mindnlp_ocr.weights.names import published
 
-FILES = {".json", ".jinja", ".txt"}  # what may lie inside beside the arrays
+FILES = {".json", ".jinja", ".txt"}  # suffixes of files allowed besides arrays
 MAX_FILE_BYTES = 64 << 20
-DTYPES = {"float32": "F32", "float16": "F16", "|V2": "BF16", "int8": "I8"}  # as safetensors calls them
+DTYPES = {"float32": "F32", "float16": "F16", "|V2": "BF16", "int8": "I8"}  # names in safetensors
 
 
 class NpzCheckpoint(Checkpoint):
@@ -43,7 +44,7 @@ class NpzCheckpoint(Checkpoint):
         inside = self._inside()
         if "config.json" not in inside:
             if not (self.path.parent / "config.json").exists():
-                raise SetupError(f"{self.path} holds no config.json, and none lies beside it: copy the checkpoint's there")
+                raise SetupError(f"{self.path} contains no config.json, and there is none beside it: copy it there")
             yield self.path.parent
             return
         with tempfile.TemporaryDirectory() as place:
@@ -61,8 +62,9 @@ class NpzCheckpoint(Checkpoint):
             name = member.filename
             if Path(name).name != name or Path(name).suffix not in FILES or member.file_size > MAX_FILE_BYTES:
                 raise SetupError(
-                    f"{self.path} holds {name!r} ({member.file_size} bytes): beside arrays there may be "
-                    f"{', '.join(sorted(FILES))} files of up to {MAX_FILE_BYTES >> 20} MB, in no folder: do not trust it"
+                    f"{self.path} contains {name!r} ({member.file_size} bytes), but besides arrays, only "
+                    f"top-level {', '.join(sorted(FILES))} files of up to {MAX_FILE_BYTES >> 20} MB are allowed: do not "
+                    "trust it"
                 )
         return [member.filename for member in members]
 
@@ -77,10 +79,10 @@ class NpzCheckpoint(Checkpoint):
 
 
 class NpzWeights(StoredArrays):
-    """Of an open archive, each decompressed and checked against its CRC when it is asked for.
+    """The weights of an open archive, which are decompressed and checked against their CRC on demand.
 
     Raises:
-        SetupError: an array is damaged or holds Python objects; or the weights do not fit, see :func:`check`.
+        SetupError: an array is damaged or contains Python objects, or the weights do not match; see :func:`check`.
     """
 
     def __init__(self, path: Path, archive: zipfile.ZipFile, config: Qwen2VLConfig) -> None:
@@ -102,10 +104,10 @@ class NpzWeights(StoredArrays):
             elif version == (2, 0):
                 shape, _, dtype = npy.read_array_header_2_0(file)
             else:
-                raise ValueError(f"version {version} of the format")
+                raise ValueError(f"format version {version}")
         if dtype.hasobject:
             raise SetupError(
-                f"{self._path}: {member} holds Python objects, a pickle that may run code: do not trust this file"
+                f"{self._path}: {member} contains Python objects, a pickle that may run code: do not trust this file"
             )
         known = DTYPES.get(dtype.str) or (DTYPES.get(dtype.name) if dtype.isnative else None)
         return Stored(shape, known or dtype.str)
@@ -117,12 +119,12 @@ class NpzWeights(StoredArrays):
                 yield file  # type: ignore[misc]
         except (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise SetupError(f"{self._path}: {member} is damaged or no array ({reason}): copy the file again") from error
+            raise SetupError(f"{self._path}: {member} is damaged or not an array ({reason}): copy the file again") from error
 
     def array(self, name: str) -> NDArray[Any]:
         with self._member(self._home[name]) as file:
             array: NDArray[Any] = npy.read_array(file, allow_pickle=False)
-            file.read()  # to the end, where the CRC is checked
+            file.read()  # the CRC is checked at the end of the file
         return array.view(ml_dtypes.bfloat16) if array.dtype.str == "|V2" else array
 
 
@@ -131,6 +133,6 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         archive = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile, ValueError) as error:
-        raise SetupError(f"{path} is truncated or no .npz archive ({error}): copy it again") from error
+        raise SetupError(f"{path} is truncated or not an .npz archive ({error}): copy it again") from error
     with archive:
         yield archive

@@ -1,4 +1,4 @@
-"""Weights in 8 bits: rounded to the nearest, symmetric, with one scale for every output and GROUP inputs."""
+"""Symmetric 8-bit quantization of weights, with one scale for every output and group of GROUP inputs."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from mindnlp_ocr.errors import SetupError
 
-GROUP = 128  # kGroup of kernels/cpu/kernels.h
-SCALE = "_scale"  # of a weight that is stored in 8 bits: NAME is int8, NAME_scale float32
+GROUP = 128  # kGroup in kernels/cpu/kernels.h
+SCALE = "_scale"  # suffix of scales: the 8-bit weight NAME is int8, and NAME_scale is float32
 
-WeightDtype = Literal["fp32", "fp16", "bf16", "int8"]  # what weights are held in
+WeightDtype = Literal["fp32", "fp16", "bf16", "int8"]  # dtypes of weights in memory
 WEIGHT_DTYPES: tuple[WeightDtype, ...] = get_args(WeightDtype)
 NUMPY: dict[str, Any] = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16, "int8": np.int8}
 
@@ -28,11 +28,11 @@ class Quantized(NamedTuple):
         return self.q.shape
 
 
-Source = NDArray[Any] | Quantized  # of any float dtype, or in 8 bits
+Source = NDArray[Any] | Quantized  # a weight in any float dtype or in 8 bits
 
 
 def quantize(weight: NDArray[Any]) -> Quantized:
-    """Round a weight [out, in] of any float dtype to the nearest; scale = max |w| / 127 of its group."""
+    """Quantize a weight [out, in] of any float dtype by rounding to nearest; scale = max |w| / 127 of each group."""
     out, width = weight.shape
     q, scales = np.empty((out, width), np.int8), np.empty((out, -(-width // GROUP)), np.float32)
     for group in range(scales.shape[1]):
@@ -45,16 +45,16 @@ def quantize(weight: NDArray[Any]) -> Quantized:
 
 
 def dequantize(weight: Quantized) -> NDArray[np.float32]:
-    """float32 [out, in]."""
+    """Return the weight in float32, [out, in]."""
     scales = np.repeat(weight.scales, GROUP, axis=1)[:, : weight.q.shape[1]]
     return weight.q * scales
 
 
 def cast(weight: Source, dtype: WeightDtype) -> NDArray[Any]:
-    """A weight in fp32, fp16 or bf16.
+    """Convert a weight to fp32, fp16 or bf16.
 
     Raises:
-        SetupError: it does not fit in fp16.
+        SetupError: the weight exceeds the range of fp16.
     """
     array = dequantize(weight) if isinstance(weight, Quantized) else weight
     if dtype == "fp16" and (largest := float(np.abs(array).max(initial=0))) > np.finfo(np.float16).max:
@@ -63,12 +63,12 @@ def cast(weight: Source, dtype: WeightDtype) -> NDArray[Any]:
 
 
 def flat(weight: Source) -> Source:
-    """A weight [out, ...] as [out, in]."""
+    """Reshape a weight [out, ...] to [out, in]."""
     return weight if isinstance(weight, Quantized) else weight.reshape(len(weight), -1)
 
 
 def concatenate(weights: Sequence[Source]) -> Source:
-    """Weights of one input, one below the other."""
+    """Concatenate weights with the same input along their outputs."""
     if len(weights) == 1:
         return weights[0]
     if all(isinstance(weight, Quantized) for weight in weights):

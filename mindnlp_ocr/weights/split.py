@@ -1,7 +1,7 @@
-"""One rank's part of the language model: its heads and its share of the MLP (Shoeybi et al. 2019, arXiv:1909.08053).
+"""The part of the language model on one rank: heads and a share of the MLP (Shoeybi et al. 2019, arXiv:1909.08053).
 
-Outputs of q, k, v, gate and up are split, and inputs of o and down, whose results are summed over the ranks.
-The vision tower, the embedding, the norms and the head are held whole by every rank.
+The outputs of q, k, v, gate and up are split, and the inputs of o and down, whose results are summed over the ranks.
+Every rank holds the whole vision tower, embedding, norms and head.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ BY_INPUT = ("o_proj", "down_proj")
 
 
 class RankConfig(Qwen2VLConfig):
-    """As much of a network as one rank computes. Its heads are fewer, not smaller."""
+    """The configuration of the part on one rank, which has fewer heads of the same size."""
 
     ranks: int
 
@@ -36,10 +36,10 @@ class Split:
     ranks: int
 
     def check(self, config: Qwen2VLConfig) -> None:
-        """Whether the network divides.
+        """Check that the network can be divided among the ranks.
 
         Raises:
-            SetupError: it does not.
+            SetupError: the network cannot be divided.
         """
         for what, size in (
             ("attention heads", config.num_attention_heads),
@@ -48,14 +48,14 @@ class Split:
         ):
             if size % self.ranks:
                 raise SetupError(
-                    f"tensor_parallel is {self.ranks}: the checkpoint has {size} {what}, give a divisor of that"
+                    f"tensor_parallel is {self.ranks}: the checkpoint has {size} {what}: give a divisor of this number"
                 )
 
     def check_dtype(self, config: Qwen2VLConfig, dtype: WeightDtype) -> None:
-        """Whether weights of that dtype round alike in parts and whole.
+        """Check that weights of this dtype are rounded in the same way in parts as a whole.
 
         Raises:
-            SetupError: they do not.
+            SetupError: a part would split a group of quantized weights.
         """
         for width in (config.hidden_size, config.intermediate_size):
             if dtype == "int8" and self.ranks > 1 and width // self.ranks % GROUP:
@@ -65,7 +65,7 @@ class Split:
                 )
 
     def config(self, config: Qwen2VLConfig) -> Qwen2VLConfig:
-        """Of this rank. Errors as :meth:`check`."""
+        """Return the configuration of this rank. For errors, see :meth:`check`."""
         if self.ranks == 1:
             return config
         self.check(config)
@@ -74,7 +74,7 @@ class Split:
         return RankConfig(**{**config.model_dump(), **sizes, "ranks": self.ranks})
 
     def weights(self, weights: Mapping[str, Source]) -> Mapping[str, Source]:
-        """Of this rank, under their published names."""
+        """Return the weights of this rank under their published names."""
         return weights if self.ranks == 1 else _RankWeights(weights, self)
 
     def of(self, size: int) -> slice:
@@ -83,7 +83,7 @@ class Split:
 
 
 class _RankWeights(Mapping[str, Source]):
-    """A view: an array is cut when it is asked for."""
+    """A view of weights that cuts arrays on demand."""
 
     def __init__(self, weights: Mapping[str, Source], split: Split) -> None:
         self._weights, self._split = weights, split

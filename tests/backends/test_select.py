@@ -1,4 +1,4 @@
-"""Whether flash attention can run, why or why not, and what runs then."""
+"""Tests of the detection of flash attention, and of the choice of the attention implementation."""
 
 import re
 import subprocess
@@ -59,7 +59,7 @@ def test_a_cpu_without_a_library_or_with_a_broken_one_says_what_to_do(
     library = tmp_path / "_cpu.so"
     monkeypatch.setattr(native, "LIBRARY", library)
     native._library.cache_clear()
-    reason = "Not supported (_cpu.so is not built, reading is several times slower: install with a C++ compiler to get it)"
+    reason = "Not supported (_cpu.so is not built, so reading is several times slower: install with a C++ compiler)"
     assert detect_flash_attention_support(CPU) == (False, reason)
     library.write_bytes(b"not a library")
     broken, reason = detect_flash_attention_support(CPU)
@@ -94,13 +94,13 @@ def test_an_npu_without_runtime_soc_or_operator_says_which(npu: Path, monkeypatc
     npu.write_text('{"IncreFlashAttention": {}, "FlashAttentionScore": {}}', encoding="utf-8")
     answer, reason = detect_flash_attention_support(NPU)
     assert not answer
-    assert reason.endswith("lists no PromptFlashAttention)")
+    assert reason.endswith("lacks PromptFlashAttention)")
     npu.unlink()
     answer, reason = detect_flash_attention_support(NPU)
     assert answer
-    assert "has no list of operators to look them up in; not verified on hardware" in reason
+    assert "contains no list of operators to check; not verified on hardware" in reason
     monkeypatch.setattr(detect, "_soc_name", lambda index: "Ascend310P3")
-    assert "Ascend310P3 is none of ascend910b, ascend910_93" in detect_flash_attention_support(NPU)[1]
+    assert "not documented for Ascend310P3, only for ascend910b, ascend910_93" in detect_flash_attention_support(NPU)[1]
 
     def fails(index: int) -> str:
         raise RuntimeError("no device\nstack")
@@ -121,11 +121,11 @@ def test_an_npu_without_runtime_soc_or_operator_says_which(npu: Path, monkeypatc
 @pytest.mark.parametrize(
     ("plugin", "capability", "reason"),
     [
-        (None, None, r"MindSpore \S+ here has no CUDA plugin"),
-        ((11, 1), (9, 0), "MindSpore's plugin is for CUDA 11.1, 11.6 or newer is needed"),
+        (None, None, r"MindSpore \S+ has no CUDA plugin"),
+        ((11, 1), (9, 0), "MindSpore's plugin is for CUDA 11.1, but 11.6 or newer is needed"),
         ((11, 6), None, "nvidia-smi finds no device 0"),
-        ((11, 6), (7, 5), "compute capability 7.5, 8.0 or newer is needed"),
-        ((11, 6), (8, 0), "CUDA 11.6 and compute capability 8.0 would do, but this engine has no CUDA kernel"),
+        ((11, 6), (7, 5), "the compute capability is 7.5, but 8.0 or newer is needed"),
+        ((11, 6), (8, 0), "CUDA 11.6 and compute capability 8.0 suffice, but this engine has no CUDA kernels"),
     ],
 )
 def test_cuda_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, plugin: Any, capability: Any, reason: str) -> None:

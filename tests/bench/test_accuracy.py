@@ -1,4 +1,4 @@
-"""Errors counted in texts made by hand, and the pages that a data set has."""
+"""Tests of error counts in handmade texts, and of the pages of a data set."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Reports: what of the figures shows in the Markdown, the HTML page and the plots."""
+"""Tests of reports: figures in the Markdown, the HTML page and the plots."""
 
 import runpy
 import sys

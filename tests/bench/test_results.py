@@ -1,4 +1,4 @@
-"""Figures as JSON that stand alone, sides that take turns, and what is met of what was asked for."""
+"""Tests of self-contained JSON figures, of alternating runs, and of the evaluation of targets."""
 
 import json
 from pathlib import Path

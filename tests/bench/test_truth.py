@@ -1,4 +1,4 @@
-"""Truth in all its forms: hOCR, boxes of one page and of many, beside images and in files of their own."""
+"""Tests of all formats of ground truth: hOCR, and boxes of one or many pages, beside images or in separate files."""
 
 import json
 import shutil

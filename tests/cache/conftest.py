@@ -1,4 +1,4 @@
-"""A manager whose clock stands still until a test moves it."""
+"""A cache manager with a manual clock."""
 
 from typing import Any
 

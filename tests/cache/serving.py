@@ -1,4 +1,4 @@
-"""What the tests of the cache manager share: prompts, a clock that stands still, and whole requests in one call."""
+"""Helpers for tests of the cache manager: prompts, a manual clock, and complete requests in one call."""
 
 from collections.abc import Iterable
 from typing import Any

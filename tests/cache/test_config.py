@@ -1,4 +1,4 @@
-"""Settings of the cache: checked when they are made, and recommended by device."""
+"""Tests of the cache settings: validation and recommendations by device."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Keys of prefixes: how far two sequences agree, and what of a page makes them differ."""
+"""Tests of prefix keys: common prefixes, and what makes keys differ."""
 
 import subprocess
 import sys
@@ -165,8 +165,8 @@ def test_a_prefix_keeps_the_images_that_fit(length: int, images: int) -> None:
     [
         (3, "a prefix of 3 tokens cuts an image that starts at 2: give uncut(3)"),
         (4, "a prefix of 4 tokens cuts an image that starts at 2: give uncut(4)"),
-        (8, "a prefix of 8 tokens is asked for: give 0 to 7"),
-        (-1, "a prefix of -1 tokens is asked for: give 0 to 7"),
+        (8, "a prefix of 8 tokens was requested: give 0 to 7"),
+        (-1, "a prefix of -1 tokens was requested: give 0 to 7"),
     ],
 )
 def test_a_prefix_that_is_none_is_refused(length: int, message: str) -> None:

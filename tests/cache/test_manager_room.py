@@ -1,4 +1,4 @@
-"""What the cache keeps and what it gives up: without LRU, with time, for features, when resized, from disk."""
+"""Tests of eviction: without LRU, by age, for features, on resizing, and for entries from disk."""
 
 from typing import Any
 
@@ -236,9 +236,9 @@ def test_features_shrink_with_their_part_of_the_budget(make: Any) -> None:
 @pytest.mark.parametrize(
     ("slots", "max_bytes", "message"),
     [
-        (1, SLOT, "slots is 1, requests use 2 now: give 2, or wait until they end"),
+        (1, SLOT, "slots is 1, but requests use 2: give 2, or wait until they end"),
         (0, SLOT, "slots is 0: give 1 or more"),
-        (3, 2 * SLOT, "3 KV slots of 1000 bytes need 3000 bytes (1 MB), max_bytes is 2000: give at least 3000"),
+        (3, 2 * SLOT, "3 KV slots of 1000 bytes need 3000 bytes (1 MB), but max_bytes is 2000: give at least 3000"),
     ],
 )
 def test_a_resize_that_cannot_be_done_changes_nothing(make: Any, slots: int, max_bytes: int, message: str) -> None:
@@ -255,15 +255,15 @@ def test_a_resize_that_cannot_be_done_changes_nothing(make: Any, slots: int, max
 def test_pinned_slots_count_as_used_when_shrinking(make: Any) -> None:
     manager = make(slots=2)
     pinned_entry(manager)
-    with pytest.raises(SetupError, match="slots is 1, requests use 2 now"):
+    with pytest.raises(SetupError, match="slots is 1, but requests use 2"):
         manager.resize(1, SLOT)
 
 
 def test_settings_are_changed_one_by_one_and_checked_together(make: Any, clock: Clock) -> None:
     manager = make(slots=2)
-    with pytest.raises(SetupError, match="workers is 3, there are 2 slots"):
+    with pytest.raises(SetupError, match="workers is 3, but there are 2 slots"):
         manager.configure(ttl_seconds=5, workers=3)
-    with pytest.raises(SetupError, match="workers is 2, there are 1 slots"):
+    with pytest.raises(SetupError, match="workers is 2, but there are 1 slots"):
         manager.configure(workers=2)
         manager.resize(1, SLOT)
     run(manager, text(range(50)))

@@ -1,4 +1,4 @@
-"""Slots that several requests need at once: prefixes of live requests, pins, threads."""
+"""Tests of slots that several requests use: prefixes of running requests, pins and threads."""
 
 import sys
 import threading
@@ -49,7 +49,7 @@ def test_progress_never_goes_back_and_stays_within_the_prompt(make: Any) -> None
     manager.progress(lease, 10)
     assert lease.valid == 30
     for tokens in (51, -1):
-        with pytest.raises(ValueError, match=f"progress is {tokens} tokens, the prompt has 50: give 0 to all of them"):
+        with pytest.raises(ValueError, match=f"progress is {tokens} tokens, but the prompt has 50: do not exceed it"):
             manager.progress(lease, tokens)
 
 
@@ -57,7 +57,7 @@ def test_rows_that_were_not_copied_cannot_be_built_upon(make: Any) -> None:
     manager = make()
     run(manager, text(range(50)))
     lease = manager.acquire(text(range(40), [1]))
-    message = "slot 1 lacks 40 tokens of slot 0: copy them, call copied()"
+    message = "slot 1 lacks 40 tokens of slot 0: copy them and call copied()"
     for call in (lambda: manager.progress(lease, 41), lambda: manager.release(lease, lease.key)):
         with pytest.raises(ValueError) as error:
             call()

@@ -1,4 +1,4 @@
-"""A model's cache on disk: it comes back with the same bits, or not at all."""
+"""Tests of saving and loading the cache of a model, bit for bit."""
 
 import warnings
 from pathlib import Path
@@ -45,11 +45,11 @@ def test_a_cache_of_another_dtype_checkpoint_or_instruction_set_is_refused_and_n
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half = Qwen2VLModel(cache_config=CacheConfig(kv_dtype="fp16"))
-    with pytest.warns(RuntimeWarning, match="is for another checkpoint, dtype or adapter"):
+    with pytest.warns(RuntimeWarning, match="belongs to another checkpoint, dtype or adapter"):
         assert half.load_cache(saved) == 0
     model = Qwen2VLModel()
     monkeypatch.setattr(Network, "fingerprint", "0" * 64)
-    with pytest.warns(RuntimeWarning, match="is for another checkpoint, dtype or adapter .*'000000"):
+    with pytest.warns(RuntimeWarning, match="belongs to another checkpoint, dtype or adapter .*'000000"):
         assert model.load_cache(saved) == 0
     monkeypatch.undo()
     if native.available()[0] and len(native.instruction_sets()) > 1:

@@ -1,4 +1,4 @@
-"""Prefixes of the model's own requests: what is reused, what is counted, and the same bits whatever is reused."""
+"""Tests of prefix reuse by the model: what is reused and counted, and that results stay bitwise the same."""
 
 import random
 from collections.abc import Iterator
@@ -192,14 +192,12 @@ def test_statistics_have_the_documents_keys_count_truthfully_and_are_reset(fresh
 
 
 def test_a_budget_below_one_slot_names_the_bytes_and_the_old_settings_stay(model: Qwen2VLModel) -> None:
-    refused = (
-        r"1 KV slot of 2048 tokens: 12582912 bytes, max_cache_size_mb is 5: give at least 12.0, or fewer slots, a lower"
-    )
+    refused = r"1 KV slot of 2048 tokens need 12582912 bytes, but max_cache_size_mb is 5: give at least 12.0, or fewer slots"
     with pytest.raises(SetupError, match=refused):
         Qwen2VLModel(cache_config=CacheConfig(max_cache_size_mb=5))
     with pytest.raises(SetupError, match=refused):
         model.update_cache_config(CacheConfig(max_cache_size_mb=5))
-    with pytest.raises(SetupError, match=r"40 KV slots of 2048 tokens: 503316480 bytes, .* is 100: give at least 480.0"):
+    with pytest.raises(SetupError, match=r"40 KV slots of 2048 tokens need 503316480 bytes, .* is 100: give at least 480.0"):
         model.update_cache_config(CacheConfig(max_cache_size_mb=100, slots=40))
     assert model.get_model_info()["kv_cache_enabled"] is True
     assert model.get_model_info()["kv_slots"] == 8

@@ -1,4 +1,4 @@
-"""Prefixes on disk: they come back bit for bit, or not at all and with a word about why."""
+"""Tests of prefixes on disk: they are read bit for bit, or skipped with a reason."""
 
 import json
 import os
@@ -93,8 +93,12 @@ def test_a_folder_that_does_not_exist_holds_none(tmp_path: Path) -> None:
     [
         (np.zeros((2, 1, 4, 4), "f4"), np.zeros((2, 1, 4, 4), "f4"), r"give \[layers, kv_heads, 5 tokens, head_dim\]"),
         (np.zeros((2, 5, 4), "f4"), np.zeros((2, 5, 4), "f4"), r"keys are \(2, 5, 4\): give \[layers"),
-        (np.zeros((2, 1, 5, 4), "f4"), np.zeros((2, 1, 5, 4), "f2"), "keys are float32 .* values float16 .*: give one form"),
-        (np.zeros((2, 1, 5, 4), "f4"), np.zeros((2, 1, 5, 8), "f4"), "give one form"),
+        (
+            np.zeros((2, 1, 5, 4), "f4"),
+            np.zeros((2, 1, 5, 4), "f2"),
+            "keys are float32 .* but values are float16 .*: use the same for both",
+        ),
+        (np.zeros((2, 1, 5, 4), "f4"), np.zeros((2, 1, 5, 8), "f4"), "use the same for both"),
         (np.zeros((2, 1, 5, 4), "f8"), np.zeros((2, 1, 5, 4), "f8"), "keys are float64: give float32, float16 or bfloat16"),
     ],
 )
@@ -108,24 +112,26 @@ def test_arrays_that_do_not_fit_their_key_are_refused(keys: Any, values: Any, me
 
 def test_a_file_of_another_base_is_ignored_with_both_names(tmp_path: Path) -> None:
     message = ignored(save_prefix(tmp_path, stored(base="other")))
-    assert message.endswith(" is for another checkpoint, dtype or adapter ('other', this is 'base'): ignored")
+    assert message.endswith(" belongs to another checkpoint, dtype or adapter ('other', but this is 'base'): ignored")
 
 
 def test_a_file_of_another_version_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(store, "VERSION", "2")
         path = save_prefix(tmp_path, stored())
-    assert ignored(path).endswith(" has version '2' of the format, this release reads '1': ignored")
+    assert ignored(path).endswith(" has format version '2', but this release reads '1': ignored")
 
 
 def test_a_file_of_another_dtype_is_ignored(tmp_path: Path) -> None:
-    assert ignored(save_prefix(tmp_path, stored(dtype=BFLOAT16))).endswith("holds bfloat16, the slots are float32: ignored")
+    assert ignored(save_prefix(tmp_path, stored(dtype=BFLOAT16))).endswith(
+        "contains bfloat16, but the slots are float32: ignored"
+    )
 
 
 @pytest.mark.parametrize("entry", [stored(17), stored(layers=3)], ids=["too long", "too deep"])
 def test_a_file_that_does_not_fit_a_slot_is_ignored(tmp_path: Path, entry: StoredPrefix) -> None:
     message = ignored(save_prefix(tmp_path, entry))
-    assert message.endswith(f" holds keys of {list(entry.keys.shape)}, a slot holds [2, 1, 16, 4]: ignored")
+    assert message.endswith(f" contains keys of shape {list(entry.keys.shape)}, but a slot has [2, 1, 16, 4]: ignored")
 
 
 @pytest.mark.parametrize(
@@ -151,7 +157,7 @@ def test_a_file_with_a_true_checksum_over_tensors_that_do_not_belong_together_is
     if "values" in tensors:
         metadata["sha256"] = store._checksum(metadata, tensors)
     save_file(tensors, tmp_path / "x.safetensors", metadata)
-    assert " is damaged or no cached prefix (" in ignored(tmp_path / "x.safetensors")
+    assert " is damaged or not a cached prefix (" in ignored(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize("images", ["", "{}x", "[[1, 2]]", "[[4, 9, '']]", '[[1, 2, "zz"]]', '[[4, 9, "00"]]', "[" * 100000])
@@ -161,7 +167,7 @@ def test_images_that_are_none_are_ignored(tmp_path: Path, images: str) -> None:
     metadata = {"format": store.FORMAT, "version": store.VERSION, "base": "base", "images": images}
     metadata["sha256"] = store._checksum(metadata, tensors)
     save_file(tensors, tmp_path / "x.safetensors", metadata)
-    assert " is damaged or no cached prefix (" in ignored(tmp_path / "x.safetensors")
+    assert " is damaged or not a cached prefix (" in ignored(tmp_path / "x.safetensors")
 
 
 class _Bomb:
@@ -181,10 +187,10 @@ def test_what_is_no_safetensors_file_is_ignored_and_never_unpickled(tmp_path: Pa
         lambda: save_file({"model.norm.weight": np.zeros(3, np.float32)}, path),
     ):
         write()
-        assert " is damaged or no cached prefix (" in ignored(path)
+        assert " is damaged or not a cached prefix (" in ignored(path)
     path.unlink()
     path.mkdir()
-    assert " is damaged or no cached prefix (" in ignored(path)
+    assert " is damaged or not a cached prefix (" in ignored(path)
 
 
 def test_a_link_that_leads_nowhere_is_as_good_as_no_file(tmp_path: Path) -> None:
@@ -204,7 +210,7 @@ def test_a_file_that_ends_early_is_ignored_wherever_it_ends(small: Path) -> None
     whole = small.read_bytes()
     for length in range(len(whole)):
         small.write_bytes(whole[:length])
-        assert " is damaged or no cached prefix (" in ignored(small)
+        assert " is damaged or not a cached prefix (" in ignored(small)
     small.write_bytes(whole)
     assert len(load(small.parent)) == 1
 

@@ -1,4 +1,4 @@
-"""Runs under msrun, as a user starts them."""
+"""Runs under msrun, started as a user starts them."""
 
 import os
 import socket

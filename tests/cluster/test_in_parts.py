@@ -1,4 +1,4 @@
-"""One model in two parts, on two workers: the tokens of one. A run of msrun that the tests share."""
+"""Tests that a model in two parts on two workers gives the same tokens. The tests share one run of msrun."""
 
 import json
 from pathlib import Path
@@ -69,7 +69,7 @@ def test_a_page_that_one_rank_cannot_read_or_reads_otherwise_fails_on_both(
     _, first, folder = in_parts
     second = json.loads((folder / "runs.1").read_text(encoding="utf-8"))
     different = "the ranks read different pixels or prompts: give all machines the same files and packages"
-    assert first["agreements"] == ["", "rank 1 of 2 could not read it: see its log", different]
+    assert first["agreements"] == ["", "rank 1 of 2 could not read the page: see its log", different]
     assert second["agreements"] == ["", "damaged", different]
     assert (first["least"], second["least"]) == (5, 5)
 
@@ -83,8 +83,8 @@ CONFIG = Qwen2VLConfig.from_dict(MODELS[0]["config"])
 @pytest.mark.parametrize(
     ("changes", "ranks", "message"),
     [
-        ({}, 5, "tensor_parallel is 5: the checkpoint has 12 attention heads, give a divisor of that"),
-        ({}, 4, "tensor_parallel is 4: the checkpoint has 2 key-value heads, give a divisor of that"),
+        ({}, 5, "tensor_parallel is 5: the checkpoint has 12 attention heads: give a divisor of this number"),
+        ({}, 4, "tensor_parallel is 4: the checkpoint has 2 key-value heads: give a divisor of this number"),
         ({"intermediate_size": 8961}, 2, "tensor_parallel is 2: the checkpoint has 8961 inner values of the MLP"),
     ],
 )
@@ -106,7 +106,11 @@ def test_int8_is_refused_where_a_part_would_cut_a_group() -> None:
 @pytest.mark.parametrize(
     ("workers", "ranks", "message"),
     [
-        (None, 2, "tensor_parallel is 2, but msrun did not start this: run msrun --worker_num 2 --local_worker_num 2"),
+        (
+            None,
+            2,
+            "tensor_parallel is 2, but msrun did not start this process: run msrun --worker_num 2 --local_worker_num 2",
+        ),
         ("4", 2, "tensor_parallel is 2, but msrun started 4 workers: give 4"),
         (None, 0, "tensor_parallel is 0: give 1 or more"),
     ],

@@ -1,4 +1,4 @@
-"""Documents shared among processes that know nothing of one another: by --shard, or by the rank under msrun."""
+"""Tests of documents shared among independent processes, with --shard or by the rank under msrun."""
 
 from pathlib import Path
 

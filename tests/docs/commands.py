@@ -1,4 +1,4 @@
-"""The commands and links of the documents, and what runs them."""
+"""The commands and links in the documentation, and how they are run."""
 
 import argparse
 import ast

@@ -1,4 +1,4 @@
-"""The messages of the package as its source has them, with ``...`` in the place of values."""
+"""Extraction of the messages from the source of the package, with ``...`` in place of values."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""The tree of docs/architecture.md beside the files: it names every module where it lies, and none that has gone."""
+"""Tests that the tree in docs/architecture.md lists exactly the existing modules."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every command and every link of the documents: what can run here is run, on pages as small as can be."""
+"""Tests of all commands and links in the documentation; commands that can run here run on small pages."""
 
 import ast
 import html

@@ -1,4 +1,4 @@
-"""The scripts of examples/ print what they promise. They share one model, so that no graph is compiled twice."""
+"""Tests that the scripts in examples/ print their documented output. They share one model to save compilation."""
 
 import re
 import runpy

@@ -1,4 +1,4 @@
-"""THIRD_PARTY_NOTICES.md names what pyproject.toml installs and what the source refers to."""
+"""Tests that THIRD_PARTY_NOTICES.md lists what pyproject.toml installs and what the source refers to."""
 
 import re
 from importlib import metadata

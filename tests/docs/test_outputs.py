@@ -1,4 +1,4 @@
-"""docs/outputs.md: its examples are what the writers write, and its tables name every format and field."""
+"""Tests that the examples in docs/outputs.md equal the writers' output, and that its tables list all formats and fields."""
 
 import re
 

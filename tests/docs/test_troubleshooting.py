@@ -1,4 +1,4 @@
-"""docs/troubleshooting*.md and the source: every message has a line, and every line a message."""
+"""Tests that docs/troubleshooting*.md and the source contain the same messages."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A model that answers what a script says: what is tested with it is everything around the model."""
+"""A stub model that returns scripted answers."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping

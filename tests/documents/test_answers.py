@@ -1,4 +1,4 @@
-"""Whole pages that are answered in Markdown, or in olmOCR's JSON: blocks, turned pages, and answers that are damaged."""
+"""Tests of answers in Markdown and in olmOCR's JSON: blocks, rotated pages and malformed answers."""
 
 import json
 from pathlib import Path
@@ -132,7 +132,7 @@ def test_nothing_to_read_is_an_empty_page(tmp_path: Path) -> None:
     ("answer", "text", "warning"),
     [
         ("Just text.", "Just text.", "The model did not answer in JSON"),
-        ('{"is_table": false, "natural_text": "a\\nb \\"c\\" \\u00', 'a\nb "c" ', "ends too soon"),
+        ('{"is_table": false, "natural_text": "a\\nb \\"c\\" \\u00', 'a\nb "c" ', "malformed or truncated"),
         ('{"natural_text": "a", "rotation_correction": 45}', "a", "damaged"),
         ("{}", "", None),
     ],
@@ -147,7 +147,7 @@ def test_an_answer_that_is_cut_off_is_marked_and_warned_of(tmp_path: Path) -> No
     page, _ = read(lambda prompt, image: (olmocr("one\n\ntwo")[:-4], "length"), tmp_path, Image.new("RGB", (100, 200)))
     assert page.text == "one\n\nt"
     assert page.lines[-1].cut == "length"
-    assert any("ends too soon" in warning for warning in page.warnings)
+    assert any("malformed or truncated" in warning for warning in page.warnings)
 
 
 @pytest.mark.parametrize("text", ["```\nnever closed", "<table><tr><td>x", "$$ open", "#" * 50, "|||\n|--|", "\n\n \n", "-"])

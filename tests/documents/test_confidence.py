@@ -1,4 +1,4 @@
-"""Confidence, and texts that repeat themselves without end."""
+"""Tests of confidence and of repetitions in truncated texts."""
 
 import pytest
 

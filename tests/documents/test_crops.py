@@ -1,4 +1,4 @@
-"""Lines cut straight out of pages, split at gaps and never inside a word."""
+"""Tests of line crops: deskewing, and splitting at gaps but not within words."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""mineru-vl-utils on our engine: the same blocks and texts as on its transformers backend, in threads and in event loops."""
+"""Tests that mineru-vl-utils gives the same blocks and texts with our engine as with transformers."""
 
 import asyncio
 import json

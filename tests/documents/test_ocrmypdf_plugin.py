@@ -1,4 +1,4 @@
-"""OCRmyPDF with our engine in it. What reads is a stand-in that knows pages by their shade."""
+"""Tests of the OCRmyPDF plugin with a stub reader that recognises pages by their brightness."""
 
 import importlib.metadata
 import logging

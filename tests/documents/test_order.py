@@ -1,4 +1,4 @@
-"""Reading order on pages whose order is known: columns, headings across them, tables, paragraphs."""
+"""Tests of the reading order: columns, headings across columns, tables and paragraphs."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Presets: which one a checkpoint gets, what it sets, and what is wrong with one of a user's own."""
+"""Tests of presets: their choice, their settings, and errors in a user's own preset."""
 
 import json
 from pathlib import Path
@@ -66,7 +66,7 @@ def test_a_preset_of_a_users_own_is_a_file(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("layout: [", r"--preset .*mine.yaml cannot be read \(.*\): give a YAML file such as configs/presets/plain.yaml"),
-        ("- layout", "--preset .*mine.yaml holds no settings: give lines such as `layout: page`"),
+        ("- layout", "--preset .*mine.yaml contains no settings: write lines such as `layout: page`"),
         ("layuot: page", "mine.yaml cannot be used: layuot: Extra inputs are not permitted"),
         ("layout: column", "mine.yaml cannot be used: layout: Input should be 'lines', 'page' or 'model'"),
         ("layout: model", "layout is 'model', but it has no model_layout: add it, {} suffices"),

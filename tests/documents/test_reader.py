@@ -1,4 +1,4 @@
-"""Pages through the detector and the built-in model: lines, order, confidence, turned and blank pages."""
+"""Tests of the reader with the detector and the built-in model: lines, order, confidence, rotated and blank pages."""
 
 from pathlib import Path
 
@@ -91,7 +91,7 @@ def test_lines_below_the_threshold_are_doubtful_and_so_is_a_page_of_them(model: 
     assert page.lines
     assert all(line.doubtful == (line.confidence is not None and line.confidence < 0.9999) for line in page.lines)
     assert page.doubtful
-    assert any("Little of this page can be trusted" in warning for warning in page.warnings)
+    assert any("The text of this page is doubtful" in warning for warning in page.warnings)
 
 
 def test_many_pages_come_in_their_order_with_the_same_results_as_alone(reader: DocumentReader, letter: Image.Image) -> None:

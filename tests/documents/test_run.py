@@ -1,4 +1,4 @@
-"""Runs over many documents: a file for each, resumed where they stopped, and never half-written."""
+"""Tests of runs over many documents: output files, resuming and interruption."""
 
 import errno
 import json
@@ -81,7 +81,7 @@ def test_a_full_disk_ends_the_run_with_one_line_and_keeps_what_was_complete(
     monkeypatch.setattr(FORMATS["text"], "page", full)
     assert run(WORD, LINE, "--output-dir", tmp_path / "out") == 2
     assert names(tmp_path / "out") == ["word_56x56.txt"]
-    message = "error: the output cannot be written (No space left on device): free some space, or name another place\n"
+    message = "error: the output cannot be written (No space left on device): free some space, or write to another disk\n"
     assert capsys.readouterr().err == message
 
 

@@ -1,4 +1,4 @@
-"""Page numbers as users write them."""
+"""Tests of page selections."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What documents are opened, and how each kind of bad one is refused in one line."""
+"""Tests of opening documents, and of the error for each kind of invalid document."""
 
 import io
 from pathlib import Path

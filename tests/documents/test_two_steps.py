@@ -1,4 +1,4 @@
-"""``--layout model`` with a scripted model: what it says becomes blocks, and whatever it says the page is read."""
+"""Tests of ``--layout model`` with a scripted model: conversion to blocks, and handling of malformed answers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -120,7 +120,7 @@ def test_no_box_at_all_reads_the_page_by_its_lines_and_says_so(read: Read, lette
     page = read({LAYOUT: "There is a letter."}, letter)
     assert page.layout == "lines"
     assert len(page.lines) > 8
-    assert any("found no block with text; the page was read by its lines" in warning for warning in page.warnings)
+    assert any("found no block with text; the page was read line by line instead" in warning for warning in page.warnings)
 
 
 def test_no_box_at_all_reads_the_page_whole_where_the_checkpoint_reads_no_lines(read: Read, letter: Image.Image) -> None:
@@ -140,15 +140,15 @@ def test_boxes_out_of_range_or_of_an_unknown_kind_leave_their_lines_to_be_read(r
     assert page.layout == "model"
     assert page.blocks[0].text == "words"
     assert page.text.count("a line") > 5
-    assert any("3 of 4 boxes of the model were left out" in warning for warning in page.warnings)
-    assert any("lines lie outside of the model's blocks, and were read by themselves" in text for text in page.warnings)
+    assert any("3 of 4 boxes of the model were omitted" in warning for warning in page.warnings)
+    assert any("lines outside the model's blocks were read separately" in text for text in page.warnings)
 
 
 def test_boxes_over_others_are_read_once(read: Read) -> None:
     over = box(100, 100, 900, 300) + box(100, 100, 880, 300) + box(120, 120, 500, 200) + box(100, 100, 900, 310, "title")
     page = read({LAYOUT: over})
     assert page.text == "words"
-    assert any("3 of 4 boxes of the model were left out" in warning for warning in page.warnings)
+    assert any("3 of 4 boxes of the model were omitted" in warning for warning in page.warnings)
 
 
 def test_a_caption_over_a_figure_is_no_double(read: Read) -> None:
@@ -171,15 +171,17 @@ def test_a_list_of_boxes_without_end_is_cut(read: Read) -> None:
     rows = "".join(box(10, 10 * row, 900, 10 * row + 8) for row in range(80))
     page = read({LAYOUT: (rows, "repetition")})
     assert len(page.blocks) == 20
-    assert any("The list of blocks was cut off, for the model repeated itself" in warning for warning in page.warnings)
-    assert any("The model gave 80 blocks; the first 20 were read" in warning for warning in page.warnings)
+    assert any("The list of blocks was truncated because the model repeated itself" in warning for warning in page.warnings)
+    assert any("The model detected 80 blocks; only the first 20 were read" in warning for warning in page.warnings)
 
 
 def test_a_layout_and_a_text_that_are_cut_off_are_marked(read: Read, letter: Image.Image) -> None:
     layout = box(50, 50, 990, 200) + "<|box_start|>050 210 99"
     page = read({LAYOUT: (layout, "length"), TEXT: ("half a wo", "length")}, letter)
     assert page.blocks[0].lines[0].cut == "length"
-    assert any("The list of blocks was cut off, for the model reached the longest answer" in text for text in page.warnings)
+    assert any(
+        "The list of blocks was truncated because the model reached the maximum length" in text for text in page.warnings
+    )
     assert page.text.count("a line") > 5
 
 

@@ -1,4 +1,4 @@
-"""Pages with their reading drawn on them."""
+"""Tests of the images of pages with their results."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Several requests at once: the same tokens, faults that stay their own, slots that come back."""
+"""Tests of batches: the same tokens as alone, isolated errors, and release of slots."""
 
 import threading
 from dataclasses import replace
@@ -57,7 +57,7 @@ def test_a_batch_waits_for_room_in_the_queue(model: Qwen2VLModel, monkeypatch: p
     assert model.infer_batch([case(n)["messages"] for n in names], batch_size=4) == [case(n)["text"] for n in names]
     monkeypatch.setattr(model.scheduler, "config", replace(model.scheduler.config, max_waiting=0))
     refused = dict(model.generate_batch([case(names[0])["messages"]]))
-    assert str(refused[0]) == "0 requests wait, max_waiting is 0: try again later, or raise it"
+    assert str(refused[0]) == "0 requests wait, but max_waiting is 0: try again later, or raise it"
 
 
 def test_failing_pages_harm_no_other_and_free_their_slots(model: Qwen2VLModel, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_failing_pages_harm_no_other_and_free_their_slots(model: Qwen2VLModel, t
     long = [{"role": "user", "content": "word " * 3000}]
     batch = [case("word_56x56")["messages"], bad, case("line_392x28")["messages"], long, case("small_48x30")["messages"]]
     with pytest.raises(
-        BatchError, match=rf"2 of 5 pages could not be read, first number 1 \({broken} is truncated"
+        BatchError, match=rf"2 of 5 pages could not be read, the first at index 1 \({broken} is truncated"
     ) as error:
         model.infer_batch(batch, batch_size=2)
     results = error.value.results

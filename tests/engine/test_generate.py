@@ -1,4 +1,4 @@
-"""The loop: limits, streaming, the cache on and off, and requests that leave nothing behind."""
+"""Tests of generation: limits, streaming, the cache on and off, and cleanup after requests."""
 
 from pathlib import Path
 from typing import Any
@@ -41,13 +41,15 @@ def test_positions_that_the_checkpoint_does_not_know_end_the_text_or_are_the_pag
     shorter = model.generate(golden["messages"])
     assert (shorter.token_ids, shorter.finish_reason) == (reading.token_ids[:5], "length")
     requests.config = model.config.model_copy(update={"max_position_embeddings": known - 5})
-    with pytest.raises(PageError, match=rf"the prompt reaches position {known - 5}, the checkpoint knows {known - 5}"):
+    with pytest.raises(
+        PageError, match=rf"the prompt reaches position {known - 5}, but the checkpoint supports {known - 5}"
+    ):
         model.generate(golden["messages"])
 
 
 def test_a_prompt_longer_than_the_slot_names_both_and_the_next_page_is_read(model: Qwen2VLModel) -> None:
     long = [{"role": "user", "content": "word " * 3000}]
-    with pytest.raises(PageError, match=r"the prompt has \d+ tokens, a slot holds 2048 .* raise --max-length"):
+    with pytest.raises(PageError, match=r"the prompt has \d+ tokens, but a slot holds 2048 .* raise --max-length"):
         model.infer(long)
     golden = case("word_56x56")
     assert model.infer(golden["messages"]) == golden["text"]
@@ -152,7 +154,7 @@ def test_without_our_library_pages_are_read_eager_and_it_is_said_why(
     monkeypatch.setattr(native, "LIBRARY", tmp_path / "_cpu.so")
     with pytest.warns(
         RuntimeWarning,
-        match=r"attention runs eager: Not supported \(_cpu.so is not built, reading is several times slower: install with",
+        match=r"attention runs eager: Not supported \(_cpu.so is not built, so reading is several times slower",
     ):
         model = Qwen2VLModel()
     golden = case("line_392x28")

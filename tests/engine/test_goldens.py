@@ -1,4 +1,4 @@
-"""Every page, prompt and conversation gives what transformers' Qwen2-VL gave in float32 (tests/reference/record.py)."""
+"""Tests that all pages, prompts and chats give the results of transformers in float32 (tests/reference/record.py)."""
 
 import hashlib
 from typing import Any

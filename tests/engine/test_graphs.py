@@ -1,4 +1,4 @@
-"""Static shapes: what compiles, and when nothing does any more."""
+"""Tests of static shapes: which graphs are compiled, and when no further compilation happens."""
 
 import gc
 import subprocess

@@ -1,4 +1,4 @@
-"""16-bit weights on MindSpore's own operators: the reference's tokens, and an overflow that names where it began."""
+"""Tests of 16-bit weights on MindSpore's operators: the reference's tokens, and errors that locate an overflow."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -86,7 +86,7 @@ def test_an_overflow_of_float16_names_the_part_in_which_it_began(weight: str, pa
     model, messages = half(model=scaled), case("word_56x56")["messages"]
     with pytest.raises(PageError) as error:
         model.infer(messages)
-    assert str(error.value) == f"{part} gives numbers that are not finite {REMEDY}"
+    assert str(error.value) == f"{part} produced values that are not finite {REMEDY}"
     if weight.startswith("visual"):  # what is advised is true
         assert np.isfinite(run(half(model=scaled, dtype="fp32"), messages, 2).steps[0].numpy()).all()  # type: ignore[index]
 
@@ -96,7 +96,7 @@ def test_a_page_that_overflows_leaves_the_others_of_its_batch_alone() -> None:
     model = half(model=ScaledCheckpoint(visual__merger__mlp__2__weight=2e4))
     text = case("text_only")
     ended = dict(model.generate_batch([case("word_56x56")["messages"], text["messages"]], text["max_new_tokens"], 2))
-    assert str(ended[0]) == f"visual.merger gives numbers that are not finite {REMEDY}"
+    assert str(ended[0]) == f"visual.merger produced values that are not finite {REMEDY}"
     assert getattr(ended[1], "token_ids", None) == text["token_ids"]
 
 
@@ -117,7 +117,7 @@ def test_an_overflow_while_decoding_ends_the_page_and_its_slot_is_not_reused(att
     with pytest.raises(PageError) as error:
         list(tokens)
     remedy = "look whether the checkpoint itself holds such numbers, and copy it again"
-    assert str(error.value) == f"{part} gives numbers that are not finite (weights in fp32): {remedy}"
+    assert str(error.value) == f"{part} produced values that are not finite (weights in fp32): {remedy}"
     compilations = model.get_model_info()["compilations"]
     again = model.generate(golden["messages"])
     assert again.token_ids == golden["token_ids"]

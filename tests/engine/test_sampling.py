@@ -133,7 +133,7 @@ def test_settings_that_exclude_each_other_fail_their_request_alone(model: Qwen2V
     good = results[1]
     assert isinstance(good, Reading)
     assert good.token_ids == LINE["token_ids"]
-    with pytest.raises(PageError, match="stop_token_ids holds 99999999, the model has"):
+    with pytest.raises(PageError, match="stop_token_ids contains 99999999, but the model has"):
         read(model, "line_400x60", stop_token_ids=[99999999])
 
 

@@ -1,4 +1,4 @@
-"""The scheduler's promises, over an engine that computes nothing: slots, order, bounds, deadlines, cancelling, threads."""
+"""Tests of the scheduler with a stub engine: slots, order, limits, deadlines, cancellation and threads."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -203,7 +203,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             elif handle in self.cancelled:
                 assert str(handle.error) == "the request was cancelled"
             else:
-                assert str(handle.error).startswith(("the device is on fire", "the request was not done after"))
+                assert str(handle.error).startswith(("the device is on fire", "the request did not finish"))
             assert handle in self.told
 
 
@@ -257,12 +257,14 @@ def test_a_prompt_waits_for_one_that_computes_its_beginning_but_nobody_else_does
 def test_what_is_too_much_is_refused_with_the_numbers_and_nothing_of_it_stays() -> None:
     scheduler, engine = scheduler_of(1, max_waiting=2, max_waiting_bytes=100 * PATCH_BYTES)
     scheduler.submit(fake(0, patches=500))  # one may always wait
-    with pytest.raises(QueueFullError, match=r"take 24000 bytes with this one, max_waiting_bytes is 4000: try again later"):
+    with pytest.raises(
+        QueueFullError, match=r"take 24000 bytes with this one, but max_waiting_bytes is 4000: try again later"
+    ):
         scheduler.submit(fake(1, patches=100))
     scheduler.step()
     scheduler.submit(fake(2, patches=60))
     scheduler.submit(fake(3, patches=40))
-    with pytest.raises(QueueFullError, match="2 requests wait, max_waiting is 2: try again later, or raise it"):
+    with pytest.raises(QueueFullError, match="2 requests wait, but max_waiting is 2: try again later, or raise it"):
         scheduler.check_room()
     assert scheduler.stats() == {"running": 1, "waiting": 2, "waiting_bytes": 100 * PATCH_BYTES}
     while scheduler.step():
@@ -280,7 +282,7 @@ def test_a_late_request_ends_wherever_it_is_and_names_its_deadline() -> None:
     clock.now = 2.5
     scheduler.step()
     for handle in (running, waiting):
-        assert str(handle.error).startswith("the request was not done after 2.5 s, its deadline: give it more time")
+        assert str(handle.error).startswith("the request did not finish by its deadline of 2.5 s: set a later deadline")
     assert engine.begun == [0, 2]
     last.wait()
     assert last.error is None
@@ -300,7 +302,7 @@ def test_a_thread_that_waits_drives_the_requests_of_the_others() -> None:
 def test_a_wait_that_takes_too_long_says_so_and_the_request_goes_on() -> None:
     scheduler, _ = scheduler_of(1)
     handle = scheduler.submit(fake(0, text=5))
-    with pytest.raises(TimeoutError, match="has not ended after 0 s: it goes on"):
+    with pytest.raises(TimeoutError, match="has not ended after 0 s: it continues to run"):
         handle.wait(0)
     handle.wait()
     assert handle.error is None

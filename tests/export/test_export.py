@@ -1,4 +1,4 @@
-"""A model that was exported, and moved, reads like the one that it was made of; a folder that is not whole is refused."""
+"""Tests of exported models: they give the same results as the original, and incomplete folders are rejected."""
 
 import json
 import shutil
@@ -160,7 +160,7 @@ def test_settings_are_refused_later_too_and_change_nothing(small: Path) -> None:
 def test_a_page_beyond_the_graphs_is_that_pages_error(small: Path) -> None:
     model = Qwen2VLModel.from_exported(small)
     long = [{"role": "user", "content": "abc " * 200}]
-    with pytest.raises(PageError, match=r"the prompt has \d+ tokens, a slot holds 128"):
+    with pytest.raises(PageError, match=r"the prompt has \d+ tokens, but a slot holds 128"):
         model.generate(long)
     assert model.generate(LINE["messages"]).token_ids == LINE["token_ids"]
 
@@ -215,18 +215,18 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
             lambda f: (f / "prefill-64.mindir").write_bytes(b"x" + (f / "prefill-64.mindir").read_bytes()),
             "prefill-64.mindir is missing or was changed",
         ),
-        (lambda f: (f / PARAMETERS).unlink(), "parameters-00001.safetensors is missing: the checkpoint was copied in part"),
+        (lambda f: (f / PARAMETERS).unlink(), "parameters-00001.safetensors is missing: copy the whole checkpoint again"),
         (
             lambda f: (f / PARAMETERS).write_bytes((f / PARAMETERS).read_bytes()[:-8]),
             "parameters-00001.safetensors is truncated or not safetensors",
         ),
         (
             lambda f: rewrite(f / PARAMETERS, lambda t: t.pop("model.norm.weight")),
-            "lacks 1 parameters, model.norm.weight first: copy the exported folder again",
+            "lacks 1 parameters, for example model.norm.weight: copy the exported folder again",
         ),
         (
             lambda f: rewrite(f / PARAMETERS, lambda t: t.update({"model.norm.weight": t["model.norm.weight"][:9].copy()})),
-            "model.norm.weight is ((9,), 'float32'), export.json says ((384,), 'float32')",
+            "model.norm.weight is ((9,), 'float32'), but export.json says ((384,), 'float32')",
         ),
         (lambda f: (f / "config.json").unlink(), "config.json is missing"),
         (lambda f: (f / FILE).write_text("{", encoding="utf-8"), "export.json cannot be read as JSON"),
@@ -245,7 +245,7 @@ def test_a_folder_that_is_damaged_says_where(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda m: changed(m, format="mindnlp_ocr.export 2"), "is of format 'mindnlp_ocr.export 2', this release reads"),
+        (lambda m: changed(m, format="mindnlp_ocr.export 2"), "has format 'mindnlp_ocr.export 2', but this release reads"),
         (lambda m: changed(m, mindnlp_ocr="0.0.1"), "was exported by mindnlp_ocr 0.0.1, this is "),
         (lambda m: changed(m, device="Ascend"), "device is CPU, damaged was exported for Ascend"),
         (lambda m: changed(m, more=1), "export.json cannot be used: more: Extra inputs are not permitted"),
@@ -273,7 +273,7 @@ def test_graphs_for_other_shapes_than_the_manifest_says_are_refused(small: Path,
     manifest = json.loads((damaged / FILE).read_text(encoding="utf-8"))
     changed(manifest, max_length=256)
     (damaged / FILE).write_text(json.dumps(manifest), encoding="utf-8")
-    with pytest.raises(SetupError, match=r"takes kv\.0\.keys as .*, the folder holds .*: export the model again"):
+    with pytest.raises(SetupError, match=r"takes kv\.0\.keys as .*, but the folder contains .*: export the model again"):
         Qwen2VLModel.from_exported(damaged).generate(LINE["messages"])
 
 

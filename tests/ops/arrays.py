@@ -1,4 +1,4 @@
-"""Arrays in float64, tensors in a dtype, and back: what the tests of our operators share."""
+"""Helpers for tests of our operators: float64 arrays and tensors."""
 
 from typing import Any
 

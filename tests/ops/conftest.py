@@ -1,4 +1,4 @@
-"""Every instruction set that this processor has, in turn."""
+"""A fixture that runs tests with every instruction set of this processor."""
 
 from collections.abc import Iterator
 

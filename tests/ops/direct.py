@@ -1,4 +1,4 @@
-"""Our CPU operators called as MindSpore calls them, but without MindSpore: any library, any thread, any process."""
+"""Calls of our CPU operators without MindSpore, with any library and from any thread or process."""
 
 import ctypes
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A Cell in a file of its own, as graph code must be: every operator of ours in one MindIR."""
+"""A cell with all of our operators, for export to MindIR. Graph code must be in a separate file."""
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn

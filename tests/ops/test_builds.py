@@ -1,4 +1,4 @@
-"""The CPU operators as other compilers build them, and under sanitizers."""
+"""Tests of the CPU operators in builds with other compilers and with sanitizers."""
 
 import ast
 import importlib.util

@@ -1,4 +1,4 @@
-"""The number of cores that a process may keep busy, from a made file system and in a control group made for the test."""
+"""Tests of the number of usable cores, with a fake file system and in a real control group."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The fused decoder layer against float64 NumPy, and that a token's bits do not depend on how it came."""
+"""Tests of the fused decoder layer against float64 NumPy, and that its results do not depend on batching."""
 
 from itertools import pairwise
 from typing import Any

@@ -1,4 +1,4 @@
-"""Devices by name, and what is missing when they cannot be had."""
+"""Tests of device names, and of errors if a device is not available."""
 
 from pathlib import Path
 from typing import Any
@@ -51,14 +51,14 @@ def test_a_cpu_is_always_there() -> None:
 
 def test_cuda_says_that_mindspore_has_none_what_is_here_and_what_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
     for plugin, state in (
-        (None, f"MindSpore {ms.__version__} here has no CUDA plugin"),
-        ((11, 1), "MindSpore's plugin is for CUDA 11.1, 11.6 or newer is needed"),
+        (None, f"MindSpore {ms.__version__} has no CUDA plugin"),
+        ((11, 1), "MindSpore's plugin is for CUDA 11.1, but 11.6 or newer is needed"),
     ):
         monkeypatch.setattr(detect, "_cuda_plugin", lambda plugin=plugin: plugin)
         with pytest.raises(SetupError) as error:
             Device("GPU").check()
         assert str(error.value) == (
-            "device 'cuda': the MindSpore releases this engine runs on (2.7.2 to 2.10) have no CUDA backend on PyPI "
+            "device 'cuda': the MindSpore releases that this engine supports (2.7.2 to 2.10) have no CUDA backend on PyPI "
             f"({state}): use --device CPU or Ascend"
         )
 
@@ -70,7 +70,7 @@ def test_ascend_without_a_runtime_names_what_is_missing_and_how_to_get_it(monkey
     with pytest.raises(SetupError) as error:
         Device("Ascend", 1).check()
     remedy = (
-        "install the Ascend driver and the CANN toolkit, run `source /usr/local/Ascend/ascend-toolkit/set_env.sh`, "
+        "install the Ascend driver and the CANN toolkit and run `source /usr/local/Ascend/ascend-toolkit/set_env.sh`, "
         "or use --device CPU"
     )
     unset = "ASCEND_HOME_PATH and ASCEND_TOOLKIT_HOME are not set"
@@ -89,7 +89,7 @@ def test_ascend_without_a_runtime_names_what_is_missing_and_how_to_get_it(monkey
 @pytest.mark.parametrize(
     ("device", "message"),
     [
-        (Device("CPU", memory_limit_gb=4), "memory_limit_gb is 4: MindSpore keeps to no limit on a CPU: leave it out"),
+        (Device("CPU", memory_limit_gb=4), "memory_limit_gb is 4: MindSpore enforces no limit on a CPU: remove it"),
         (Device("Ascend", memory_limit_gb=0), "memory_limit_gb is 0: give more than 0"),
         (Device("Ascend", memory_limit_gb=float("nan")), "memory_limit_gb is nan: give more than 0"),
         (Device("CPU", jit_level="O2"), "jit_level is 'O2': give O0 or O1"),  # type: ignore[arg-type]
@@ -129,7 +129,7 @@ def test_ascend_is_given_its_precision_and_what_was_asked_for_once_a_process(giv
     assert given == [("Ascend", 1), *once, ("Ascend", 1), ("Ascend", 1)]
     with pytest.raises(SetupError) as error:
         Device("Ascend", 1, memory_limit_gb=16).activate()
-    assert str(error.value) == "memory_limit_gb is 16, and was 24 before in this process: MindSpore takes one value only"
+    assert str(error.value) == "memory_limit_gb is 16, but was 24 before in this process: MindSpore supports only one value"
 
 
 def test_ascend_is_given_nothing_that_was_not_asked_for(given: list[Any]) -> None:
@@ -145,7 +145,7 @@ def test_what_mindspore_refuses_is_said_with_its_own_reason(given: list[Any], mo
     with pytest.raises(SetupError) as error:
         Device("Ascend", deterministic=True).activate()
     assert str(error.value) == (
-        "deterministic is True: MindSpore does not take it: The 'mindspore.set_deterministic' can not be set repeatedly.: "
+        "deterministic is True: MindSpore does not accept it: The 'mindspore.set_deterministic' can not be set repeatedly.: "
         "leave it out"
     )
 

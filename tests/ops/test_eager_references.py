@@ -1,4 +1,4 @@
-"""The eager operations, which define the others, against float64 NumPy: in graph mode and in PyNative."""
+"""Tests of the eager operations, which define all others, against float64 NumPy in graph mode and PyNative mode."""
 
 from collections.abc import Callable
 from typing import Any

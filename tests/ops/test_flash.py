@@ -1,4 +1,4 @@
-"""Our tiled attention operators against float64 NumPy, on every instruction set, in graph mode and in PyNative."""
+"""Tests of our tiled attention operators against float64 NumPy, with every instruction set, in graph and PyNative mode."""
 
 from itertools import pairwise
 from typing import Any
@@ -269,11 +269,11 @@ SHAPES = {
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"k": (1, 10, 2, 24)}, r"q \[1, 10, 4, 16\], k \[1, 10, 2, 24\] and v \[1, 10, 2, 16\] do not fit together"),
-        ({"v": (1, 9, 2, 16)}, r"do not fit together"),
-        ({"k": (1, 10, 3, 16), "v": (1, 10, 3, 16)}, "4 query heads are no multiple of 3 key-value heads"),
-        (dict.fromkeys("qkv", (1, 10, 4, 12)), "head_dim 12 is no multiple of 8 up to 256"),
-        (dict.fromkeys("qkv", (1, 10, 4, 264)), "head_dim 264 is no multiple of 8 up to 256"),
+        ({"k": (1, 10, 2, 24)}, r"q \[1, 10, 4, 16\], k \[1, 10, 2, 24\] and v \[1, 10, 2, 16\] have inconsistent shapes"),
+        ({"v": (1, 9, 2, 16)}, r"have inconsistent shapes"),
+        ({"k": (1, 10, 3, 16), "v": (1, 10, 3, 16)}, "4 query heads are not a multiple of 3 key-value heads"),
+        (dict.fromkeys("qkv", (1, 10, 4, 12)), "head_dim 12 is not a multiple of 8 up to 256"),
+        (dict.fromkeys("qkv", (1, 10, 4, 264)), "head_dim 264 is not a multiple of 8 up to 256"),
         (dict.fromkeys("qkv", (10, 2, 16)), r"q \[10, 2, 16\] has no segments: give \[segments, tokens, heads, head_dim\]"),
         ({"live": (2,)}, r"live has shape \[2\]: give \[1\], one a segment"),
         ({"slots": (1, 1)}, r"slots has shape \[1, 1\]: give \[1\], one a segment"),

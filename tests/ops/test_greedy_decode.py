@@ -1,4 +1,4 @@
-"""Decode steps of a whole language model in one operator: the bits of its parts called one after another."""
+"""Tests that the operator for several decode steps gives the same bits as its parts."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Products with weights, norms and the embedding: both forms against float64 NumPy, and ours alike in every bit."""
+"""Tests of products, norms and the embedding: both forms against float64 NumPy, and bitwise equality of ours."""
 
 import dataclasses
 from typing import Any, get_args

@@ -1,4 +1,4 @@
-"""The team of threads under our CPU operators, which are called here as MindSpore calls them, but from any thread."""
+"""Tests of the thread pool of our CPU operators, which are called as MindSpore calls them, but from any thread."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""The fused block of the vision tower against float64 NumPy, and that an image's bits are its own."""
+"""Tests of the fused vision block against float64 NumPy, and that images in a batch do not affect each other."""
 
 from typing import Any
 

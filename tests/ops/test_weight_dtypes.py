@@ -1,4 +1,4 @@
-"""Weights in 16 and 8 bits: the products' answers, their bits, and what is packed."""
+"""Tests of 16-bit and 8-bit weights: products, bitwise equality and packing."""
 
 import subprocess
 import sys
@@ -350,7 +350,7 @@ def test_several_weights_become_one_whether_quantised_or_not() -> None:
 
 
 def test_weights_that_a_dtype_cannot_hold_are_refused_in_words() -> None:
-    with pytest.raises(SetupError, match=r"a weight of 6 inputs has no int8 form \(they are no multiple of 4\)"):
+    with pytest.raises(SetupError, match=r"a weight of 6 inputs has no int8 form \(not a multiple of 4\)"):
         pack(random(3, 6), "int8")
     with pytest.raises(SetupError, match="a weight of 70000 does not fit in fp16: use bf16 or fp32"):
         pack(np.array([[1.0, -70000.0]]), "fp16")

@@ -1,4 +1,4 @@
-"""Messages to tokens and tokens to text, whatever the messages, the template and the tokens are."""
+"""Tests of the conversion of messages to tokens and of tokens to text."""
 
 import json
 import shutil
@@ -79,10 +79,10 @@ def refusal(messages: Any) -> str:
         (ask({"type": "text"}), "a part of a message has neither an image nor a text"),
         (ask(text("x"), {"type": "text", "text": 5}), "a part of a message has neither an image nor a text"),
         (ask({"type": "audio", "audio": "x.wav"}), "a part of a message has neither an image nor a text"),
-        (ask({"type": "image"}), "an image part holds no image"),
-        (ask(image(None)), "an image part holds no image"),
-        (ask({"type": "image_url", "image_url": {}}), "an image part holds no image"),
-        (ask({"type": "image_url", "image_url": {"url": None}}), "an image part holds no image"),
+        (ask({"type": "image"}), "an image part contains no image"),
+        (ask(image(None)), "an image part contains no image"),
+        (ask({"type": "image_url", "image_url": {}}), "an image part contains no image"),
+        (ask({"type": "image_url", "image_url": {"url": None}}), "an image part contains no image"),
     ],
 )
 def test_malformed_messages_say_what_was_found_and_the_shape_that_is_read(messages: Any, decisive: str) -> None:
@@ -97,7 +97,7 @@ def test_a_long_malformed_message_is_not_printed_whole() -> None:
 
 @pytest.mark.parametrize("part", [{"type": "video", "video": "a.mp4"}, {"video": "a.mp4"}, {"type": "video"}])
 def test_a_video_is_refused_with_what_to_give_instead(part: dict[str, str]) -> None:
-    assert refusal(ask(part)) == "a message holds a video: this engine reads images, give its frames as images"
+    assert refusal(ask(part)) == "a message contains a video: this engine reads only images, so pass its frames as images"
 
 
 @pytest.mark.parametrize("source", [5, 1.5, ["page.png"], {"path": "page.png"}, True])
@@ -118,7 +118,7 @@ def test_half_a_character_in_a_text_is_the_pages_error() -> None:
 
 
 def test_the_image_token_in_a_text_is_refused_with_and_without_an_image() -> None:
-    leave_out = "<|image_pad|>: leave it out"
+    leave_out = "<|image_pad|>: remove this token"
     assert refusal([{"role": "user", "content": "<|image_pad|>"}]) == f"0 images, but the text has 1 {leave_out}"
     assert refusal(ask(image(PAGE), text("x <|image_pad|><|image_pad|>"))) == f"1 images, but the text has 3 {leave_out}"
 
@@ -252,7 +252,7 @@ def folder_with(tmp_path: Path, template: str | None) -> Path:
 )
 def test_a_template_that_reaches_for_pythons_insides_is_refused(tmp_path: Path, template: str) -> None:
     processor = ChatProcessor(folder_with(tmp_path, template), CONFIG, IMAGES)
-    with pytest.raises(PageError, match=r"^the chat template refuses these messages: "):
+    with pytest.raises(PageError, match=r"^the chat template rejects these messages: "):
         processor.prompt([{"role": "user", "content": "x"}])
 
 
@@ -261,7 +261,7 @@ def test_a_template_that_reaches_for_pythons_insides_is_refused(tmp_path: Path, 
 )
 def test_a_template_that_fails_as_it_runs_is_an_error_of_ours_not_a_traceback(tmp_path: Path, template: str) -> None:
     processor = ChatProcessor(folder_with(tmp_path, template), CONFIG, IMAGES)
-    with pytest.raises(PageError, match=r"^the chat template refuses these messages: "):
+    with pytest.raises(PageError, match=r"^the chat template rejects these messages: "):
         processor.prompt([{"role": "user", "content": "x"}])
 
 
@@ -316,7 +316,8 @@ def test_a_tokenizer_that_is_missing_or_broken_names_its_file(tmp_path: Path) ->
 def test_a_tokenizer_of_another_checkpoint_is_noticed() -> None:
     other = CONFIG.model_copy(update={"image_token_id": 151_655})
     with pytest.raises(
-        SetupError, match=r"tokenizer.json has no token 151655, config.json's image token: take both from one checkpoint"
+        SetupError,
+        match=r"tokenizer.json has no token 151655, the image token in config.json: use files of one checkpoint",
     ):
         ChatProcessor(EMBEDDED, other, IMAGES)
 

@@ -1,4 +1,4 @@
-"""Whatever a user may call an image: read exactly, or refused with the file, the reason and the remedy."""
+"""Tests of opening images: exact pixels, or an error with the name, the reason and the remedy."""
 
 import base64
 import io
@@ -95,7 +95,7 @@ def test_a_missing_file_and_a_folder_are_told_apart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["http://example.org/page.png", "https://example.org/page.png"])
 def test_a_web_address_is_refused_not_fetched(address: str) -> None:
-    assert refusal(address) == f"{address} is a web address: download it first, this engine opens files only"
+    assert refusal(address) == f"{address} is a web address: download it first, because this engine opens only files"
 
 
 @pytest.mark.parametrize("source", [None, 5, 1.5, ["page.png"], {"path": "page.png"}, object()])
@@ -153,7 +153,7 @@ def test_a_1_x_1_image_is_read_as_one_enlarged_patch_grid() -> None:
 def test_a_side_more_than_200_times_the_other_is_refused(width: int, height: int) -> None:
     with pytest.raises(PageError) as error:
         ImageProcessor().patches(Image.new("RGB", (width, height)))
-    assert str(error.value) == f"a {width} x {height} image is longer than 200 times its breadth: cut it in parts"
+    assert str(error.value) == f"an image of {width} x {height} pixels is too elongated (limit 200:1): cut it into parts"
 
 
 @pytest.mark.parametrize(("width", "height"), [(200, 1), (1, 200), (6000, 30)])
@@ -198,7 +198,7 @@ def test_the_first_frame_of_an_animation_is_read() -> None:
 def test_a_tiff_of_several_pages_is_refused_with_their_number(tmp_path: Path) -> None:
     path, page = tmp_path / "scan.tif", Image.fromarray(NOISE)
     page.save(path, save_all=True, append_images=[page, page])
-    assert refusal(path) == f"{path} holds 3 pages: give one file a page (tiffsplit, ImageMagick)"
+    assert refusal(path) == f"{path} has 3 pages: save each page as a file (tiffsplit, ImageMagick)"
     page.save(path)
     np.testing.assert_array_equal(loaded(path), NOISE)
 
@@ -290,7 +290,7 @@ def test_an_orientation_that_does_not_exist_is_ignored() -> None:
 @pytest.mark.parametrize(
     ("url", "decisive"),
     [
-        ("data:image/png,abc", "data:image/png... is no data URL in base64: give data:image/png;base64,..."),
+        ("data:image/png,abc", "data:image/png... is not a base64 data URL: give data:image/png;base64,..."),
         (
             "data:image/png;base64,!!!!",
             "data:image/png;base64,... is damaged base64 (Only base64 data is allowed): encode the file again",
@@ -345,12 +345,12 @@ def test_arrays_of_one_three_and_four_channels_are_read_contiguous_or_not() -> N
 )
 def test_an_array_that_is_no_image_is_named_by_type_and_shape(array: Array, found: str) -> None:
     give = "give uint8 [height, width] or [height, width, 1 | 3 | 4]"
-    assert refusal(array) == f"an array of {found} is no image: {give}"
+    assert refusal(array) == f"an array of {found} is not an image: {give}"
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 5, 3), (5, 0, 4)])
 def test_an_array_without_pixels_is_refused(shape: tuple[int, ...]) -> None:
-    assert refusal(np.zeros(shape, np.uint8)) == f"an array of {shape} holds no pixel: give 1 x 1 or more"
+    assert refusal(np.zeros(shape, np.uint8)) == f"an array of {shape} has no pixels: give 1 x 1 or more"
 
 
 # What was seen before

@@ -1,4 +1,4 @@
-"""Resizing as Qwen2-VL's own processor does it, and the settings it comes with."""
+"""Tests of resizing against Qwen2-VL's own processor, and of its settings."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The built-in tokenizer, and logits to choose from."""
+"""Fixtures: the built-in tokenizer, and logits."""
 
 import numpy as np
 import pytest

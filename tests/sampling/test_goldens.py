@@ -1,4 +1,4 @@
-"""Rules and filters against transformers 4.57.6, which tests/reference/record_sampling.py recorded."""
+"""Tests of rules and filters against results of transformers 4.57.6 (tests/reference/record_sampling.py)."""
 
 import json
 from typing import Any

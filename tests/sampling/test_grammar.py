@@ -1,4 +1,4 @@
-"""Text under a schema or an expression, whatever the logits are."""
+"""Tests of text that follows a JSON schema or a regular expression, with arbitrary logits."""
 
 import json
 import re
@@ -116,9 +116,9 @@ def test_no_token_beyond_the_tokenizers_own_is_allowed(compiler: GrammarCompiler
     [
         (
             {"json_schema": {"type": "nonsense"}},
-            "json_schema cannot be followed (Invalid type: nonsense): correct or simplify it",
+            "json_schema cannot be used as a grammar (Invalid type: nonsense): correct or simplify it",
         ),
-        ({"regex": "a("}, 'regex cannot be followed (at 1(8): invalid regex "a("'),
+        ({"regex": "a("}, 'regex cannot be used as a grammar (at 1(8): invalid regex "a("'),
     ],
 )
 def test_what_cannot_be_followed_is_the_requests_fault(

@@ -1,4 +1,4 @@
-"""Sampling in a graph against the sampler on the host."""
+"""Tests of sampling in a graph against the sampler on the host."""
 
 from typing import Any
 

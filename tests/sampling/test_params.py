@@ -1,4 +1,4 @@
-"""SamplingParams: every refusal, in its words; what they keep; which the greedy path can serve."""
+"""Tests of SamplingParams: errors, stored values, and which settings allow the greedy path."""
 
 import dataclasses
 import json
@@ -26,19 +26,19 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"seed": 2**64}, "seed is 18446744073709551616: give a whole number from 0 to 2**64 - 1, or None"),
     ({"presence_penalty": 2.1}, "presence_penalty is 2.1: give a number from -2 to 2"),
     ({"frequency_penalty": -3}, "frequency_penalty is -3: give a number from -2 to 2"),
-    ({"repetition_penalty": 0}, "repetition_penalty is 0: give a number above 0, 1 is off"),
-    ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size is -1: give a whole number, 0 is off"),
-    ({"min_new_tokens": None}, "min_new_tokens is None: give a whole number, 0 is off"),
+    ({"repetition_penalty": 0}, "repetition_penalty is 0: give a number above 0; 1 turns the penalty off"),
+    ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size is -1: give a whole number; 0 turns the setting off"),
+    ({"min_new_tokens": None}, "min_new_tokens is None: give a whole number; 0 turns the setting off"),
     ({"max_new_tokens": 0}, "max_new_tokens is 0: give 1 or more, or None for the model's limit"),
     (
         {"min_new_tokens": 9, "max_new_tokens": 8},
-        "min_new_tokens is 9, max_new_tokens is 8: give a minimum that is not above the maximum",
+        "min_new_tokens is 9, but max_new_tokens is 8: give a minimum that does not exceed the maximum",
     ),
-    ({"stop": 5}, "stop is 5: give a list of texts"),
-    ({"stop": [b"x"]}, "stop is [b'x']: give a list of texts"),
-    ({"stop": ["a", ""]}, "stop holds an empty text: leave it out"),
-    ({"bad_words": ""}, "bad_words holds an empty text: leave it out"),
-    ({"bad_words": None}, "bad_words is None: give a list of texts"),
+    ({"stop": 5}, "stop is 5: give a list of strings"),
+    ({"stop": [b"x"]}, "stop is [b'x']: give a list of strings"),
+    ({"stop": ["a", ""]}, "stop contains an empty string: remove it"),
+    ({"bad_words": ""}, "bad_words contains an empty string: remove it"),
+    ({"bad_words": None}, "bad_words is None: give a list of strings"),
     ({"stop_token_ids": "12"}, "stop_token_ids is '12': give a list of token ids, whole numbers from 0"),
     ({"stop_token_ids": [-1]}, "stop_token_ids is [-1]: give a list of token ids, whole numbers from 0"),
     ({"logprobs": 1}, "logprobs is 1: give True or False"),
@@ -47,13 +47,16 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"include_stop_str_in_output": 0}, "include_stop_str_in_output is 0: give True or False"),
     ({"repetition_guard": 0}, "repetition_guard is 0: give True or False"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs is 21: give a whole number from 0 to 20"),
-    ({"top_logprobs": 5}, "top_logprobs is 5 and logprobs is off: set logprobs to True"),
+    ({"top_logprobs": 5}, "top_logprobs is 5, but logprobs is off: set logprobs to True"),
     ({"regex": "a", "json_schema": {}}, "json_schema and regex are both given: give one of them"),
     ({"regex": ""}, "regex is '': give a regular expression as text, or None"),
-    ({"json_schema": [1]}, "json_schema is no JSON object (no object): give a schema such as {'type': 'object'}"),
+    (
+        {"json_schema": [1]},
+        "json_schema is not a JSON object (it is not an object): give a schema such as {'type': 'object'}",
+    ),
     (
         {"json_schema": "{"},
-        "json_schema is no JSON object (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)): "
+        "json_schema is not a JSON object (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)): "
         "give a schema such as {'type': 'object'}",
     ),
 ]
@@ -69,7 +72,7 @@ def test_a_bad_value_is_refused_with_its_remedy(given: dict[str, Any], message: 
 def test_stop_tokens_are_held_against_the_vocabulary() -> None:
     params = SamplingParams(stop_token_ids=[3, 10])
     params.check_vocabulary(11)
-    with pytest.raises(PageError, match=r"^stop_token_ids holds 10, the model has 10 tokens: give ids below that$"):
+    with pytest.raises(PageError, match=r"^stop_token_ids contains 10, but the model has 10 tokens: give lower ids$"):
         params.check_vocabulary(10)
 
 

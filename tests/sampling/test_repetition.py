@@ -1,4 +1,4 @@
-"""The guard: runaway text is found where it began, and what real pages repeat is left alone."""
+"""Tests of the repetition guard: it finds endless repetition, and ignores repetition on real pages."""
 
 import json
 import random

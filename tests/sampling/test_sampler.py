@@ -1,4 +1,4 @@
-"""The sampler: its distribution, its seeds, tokens taken back, ties, and every setting that is off."""
+"""Tests of the sampler: distribution, seeds, withdrawn tokens, ties and disabled settings."""
 
 import itertools
 from collections.abc import Sequence
@@ -232,9 +232,9 @@ def test_what_only_a_program_can_get_wrong_is_a_value_error() -> None:
         sampler().choose(np.zeros(VOCAB), [])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"logits are float32 \[9\]"):
         sampler().choose(np.zeros(9, np.float32), [])
-    with pytest.raises(ValueError, match="a grammar belongs to a request"):
+    with pytest.raises(ValueError, match="a request needs a grammar"):
         sampler(regex="a")
-    with pytest.raises(PageError, match="stop_token_ids holds 8192"):
+    with pytest.raises(PageError, match="stop_token_ids contains 8192"):
         sampler(stop_token_ids=[8192])
 
 

@@ -1,4 +1,4 @@
-"""Stop strings: found however the text is cut, never shown in part."""
+"""Tests of stop strings: they are found in any split of the text, and no part of them is shown."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Tools of tools/, run in this process."""
+"""Fixtures that run the tools of tools/ in this process."""
 
 import gc
 import runpy

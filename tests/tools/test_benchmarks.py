@@ -1,4 +1,4 @@
-"""Every benchmark runs, small: one run, few tokens. What they measure is not looked at, only that they measure it."""
+"""Tests that every benchmark runs, with one run and few tokens. The measured values are not checked."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Real pages with their truth, as tools/evaluate.py scores them: floors that a regression of any stage would break."""
+"""Tests of the accuracy on real pages: lower limits that a regression of any stage would violate."""
 
 from functools import partial
 from pathlib import Path

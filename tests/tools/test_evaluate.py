@@ -1,4 +1,4 @@
-"""tools/evaluate.py on a few small pages, in this process and with the model of the other tests."""
+"""Tests of tools/evaluate.py on a few small pages, in this process and with the shared model."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""tools/evaluate_layout.py: what it counts, and a run with the model of other tests."""
+"""Tests of tools/evaluate_layout.py: its counts, and a run with the shared model."""
 
 import json
 import runpy

@@ -1,4 +1,4 @@
-"""tools/forecast_memory.py: what it foretells is what the built-in model takes, and it needs no weights."""
+"""Tests that the forecast of tools/forecast_memory.py equals the memory of the built-in model, and needs no weights."""
 
 import json
 import shutil

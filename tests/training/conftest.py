@@ -1,4 +1,4 @@
-"""A data folder in miniature: two fonts, a few lines of text, a PDF of one page and two scans."""
+"""A small data folder: two fonts, a few lines of text, a PDF with one page, and two scans."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Whether a training page is an evaluation page is told by its lines. No torch needed."""
+"""Tests of the check that evaluation pages are not used for training. They need no torch."""
 
 import json
 from pathlib import Path

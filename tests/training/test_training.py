@@ -1,4 +1,4 @@
-"""The recipe of the checkpoint on a CPU: a batch of each kind, a step, an export that the engine reads, and figures."""
+"""Tests of the training recipe on a CPU: a batch of each kind, a step, an export that the engine reads, and figures."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""A checkpoint written anew: what is written, goes on after a break, and is refused and left as it was."""
+"""Tests of the conversion of checkpoints: output, continuation after an interruption, and errors."""
 
 import hashlib
 import json
@@ -195,13 +195,13 @@ def test_an_existing_checkpoint_is_left_alone_without_force(tmp_path: Path, name
 
 def test_a_folder_that_holds_no_checkpoint_is_not_replaced_even_by_force(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(SetupError, match="is a folder that holds no checkpoint: it is not replaced, name another target"):
+    with pytest.raises(SetupError, match="is a folder without a checkpoint, which is not replaced: name another target"):
         convert(SOURCE, tmp_path, force=True)
     assert (tmp_path / "mine.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_what_is_in_eight_bits_already_and_the_source_itself_are_refused(int8: Path, tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match="int8 is in 8 bits already: use it as it is"):
+    with pytest.raises(SetupError, match="int8 is already in 8 bits: use it as it is"):
         convert(open_checkpoint(int8), tmp_path / "again", "int8")
     with pytest.raises(SetupError, match="is the checkpoint itself: name another target"):
         convert(open_checkpoint(int8), int8, force=True)

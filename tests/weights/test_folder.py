@@ -1,4 +1,4 @@
-"""Weights are read exactly, and a folder that is incomplete, damaged or lies is refused with the file and the remedy."""
+"""Tests of checkpoint folders: exact weights, and errors for incomplete, damaged or inconsistent folders."""
 
 import json
 import shutil
@@ -129,7 +129,7 @@ def test_weights_that_the_network_does_not_have_are_warned_of_with_the_nearest_t
     lora = "model.layers.0.self_attn.q_proj.lora_A.weight"
     FolderWeights(single(tmp_path, {**stored, lora: np.zeros((2, 384), np.float32)}), CONFIG)
     assert [str(warning.message) for warning in recwarn] == [
-        f"{tmp_path} holds weights that this network does not have: {lora} "
+        f"{tmp_path} contains weights that this network does not have: {lora} "
         "(the nearest that it has is model.layers.0.self_attn.q_proj.weight)"
     ]
 
@@ -147,7 +147,7 @@ def test_an_untied_head_is_asked_for_and_a_tied_one_is_not(stored: Weights, tmp_
 
 def test_a_missing_weight_is_named(stored: Weights, tmp_path: Path) -> None:
     folder = single(tmp_path, {name: array for name, array in stored.items() if name != NORM})
-    assert refusal(folder) == f"{folder}: the weights do not fit config.json: {NORM} is missing"
+    assert refusal(folder) == f"{folder}: the weights do not match config.json: {NORM} is missing"
 
 
 def test_many_missing_weights_are_counted_not_listed(stored: Weights, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_misspelt_weight_is_suggested_for_the_one_that_is_missing(stored: Weig
 @pytest.mark.parametrize("shape", [(383,), (1, 384), (384, 1), (0,)])
 def test_a_wrong_shape_is_named_with_the_right_one(stored: Weights, tmp_path: Path, shape: tuple[int, ...]) -> None:
     message = refusal(single(tmp_path, {**stored, NORM: np.zeros(shape, np.float32)}))
-    assert message.endswith(f": {NORM} is {shape}, config.json makes it (384,)")
+    assert message.endswith(f": {NORM} has the shape {shape}, but config.json implies (384,)")
 
 
 @pytest.mark.parametrize(
@@ -183,18 +183,18 @@ def test_a_dtype_that_is_not_read_is_named_with_those_that_are(
 
 
 def test_a_folder_without_weights_names_the_two_files_it_could_hold(tmp_path: Path) -> None:
-    assert refusal(tmp_path) == f"{tmp_path} holds neither {SINGLE} nor {INDEX}: give a complete Qwen2-VL folder"
+    assert refusal(tmp_path) == f"{tmp_path} contains neither {SINGLE} nor {INDEX}: give a complete Qwen2-VL folder"
 
 
 def test_a_missing_shard_is_named(copy: Path) -> None:
     (copy / SHARDS[1]).unlink()
-    assert refusal(copy) == f"{copy / SHARDS[1]} is missing: the checkpoint was copied in part, copy it again"
+    assert refusal(copy) == f"{copy / SHARDS[1]} is missing: copy the whole checkpoint again"
 
 
 def test_a_link_to_a_shard_that_is_gone_is_a_missing_shard(copy: Path) -> None:
     (copy / SHARDS[1]).unlink()
     (copy / SHARDS[1]).symlink_to(copy / "gone")
-    assert refusal(copy) == f"{copy / SHARDS[1]} is missing: the checkpoint was copied in part, copy it again"
+    assert refusal(copy) == f"{copy / SHARDS[1]} is missing: copy the whole checkpoint again"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Adapters are merged as PEFT merges them, switched without a trace, and refused by name where they do not fit."""
+"""Tests of LoRA adapters: merging as in PEFT, switching, and errors for adapters that do not match."""
 
 import json
 import shutil
@@ -113,7 +113,7 @@ def test_a_saved_cache_keeps_what_was_read_under_each_adapter_apart(tmp_path: Pa
         assert other.load_cache(tmp_path) == 1
         reading = other.generate(page["messages"], 5)
         assert (reading.token_ids, reading.reused_tokens) == (expected, reading.prompt_tokens - 1)
-    assert all("is for another checkpoint, dtype or adapter" in str(warning.message) for warning in recwarn)
+    assert all("belongs to another checkpoint, dtype or adapter" in str(warning.message) for warning in recwarn)
 
 
 def test_an_adapter_of_the_language_model_keeps_what_is_known_of_images() -> None:
@@ -200,17 +200,17 @@ B = A.replace("lora_A", "lora_B")
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: t.pop(B), "model.language_model.layers.1.self_attn.q_proj has lora_A alone"),
+        (lambda t: t.pop(B), "model.language_model.layers.1.self_attn.q_proj has only lora_A"),
         (
             lambda t: t.update({A: np.ones((3, 384), np.float32)}),
-            "q_proj has lora_A (3, 384) and lora_B (384, 2), adapter_config.json makes its rank 2",
+            "q_proj has lora_A (3, 384) and lora_B (384, 2), but its rank in adapter_config.json is 2",
         ),
         (lambda t: t.update({A: t[A].astype(np.int32)}), "q_proj.lora_A.weight is stored as int32"),
         (
             lambda t: t.update({A.replace("lora_A", "lora_magnitude_vector"): np.ones(384, np.float32)}),
-            "q_proj.lora_magnitude_vector.weight is of no kind that is read",
+            "q_proj.lora_magnitude_vector.weight is not a supported kind of weight",
         ),
-        (lambda t: t.clear(), "it holds no weight"),
+        (lambda t: t.clear(), "it contains no weights"),
     ],
 )
 def test_tensors_that_do_not_fit_one_another_are_named(tmp_path: Path, change: Callable[[Any], object], words: str) -> None:
@@ -225,15 +225,15 @@ def test_tensors_that_do_not_fit_one_another_are_named(tmp_path: Path, change: C
     [
         (
             lambda t: t.update({A: np.ones((2, 500), np.float32)}),
-            f"{Q} is (384, 384), the adapter's (384, 500)",
+            f"{Q} has the shape (384, 384), but in the adapter (384, 500)",
         ),
         (
             lambda t: t.update({A.replace("layers.1", "layers.77"): t[A], B.replace("layers.1", "layers.77"): t[B]}),
-            "model.layers.77.self_attn.q_proj.weight is no weight of it (the nearest is ",
+            "the model has no weight model.layers.77.self_attn.q_proj.weight (the nearest is ",
         ),
         (
             lambda t: t.update({"base_model.model.model.language_model.norm.weight": np.ones(100, np.float32)}),
-            "model.norm.weight is (384,), the adapter's (100,)",
+            "model.norm.weight has the shape (384,), but in the adapter (100,)",
         ),
     ],
 )
@@ -258,7 +258,7 @@ def test_an_adapter_for_another_base_names_the_weights_that_do_not_fit(
         ({"r": "many"}, "r is 'many' ("),
         ({"lora_alpha": float("nan")}, "lora_alpha is nan ("),
         ({"rank_pattern": {"q_proj": -1}}, "rank_pattern.q_proj is -1 ("),
-        ({"rank_pattern": {"(": 4}}, "'(' is no regular expression"),
+        ({"rank_pattern": {"(": 4}}, "'(' is not a regular expression"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out is True"),
         ({"target_parameters": ["x"]}, "target_parameters is ['x']"),
         ({"layer_replication": [[0, 1]]}, "layer_replication is [[0, 1]]"),
@@ -274,7 +274,7 @@ def test_settings_that_would_change_the_merge_are_refused(tmp_path: Path, config
 def test_what_is_no_adapter_is_named(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"none does not exist: give a folder with adapter_config\.json"):
         Adapter(tmp_path / "none")
-    with pytest.raises(SetupError, match="qwen2vl-ocr-tiny is no LoRA adapter: give a folder with"):
+    with pytest.raises(SetupError, match="qwen2vl-ocr-tiny is not a LoRA adapter: give a folder with"):
         Adapter(EMBEDDED)
     folder = changed(tmp_path, same)
     weights = folder / "adapter_model.safetensors"

@@ -1,4 +1,4 @@
-"""A merged .npz is read exactly, runs nothing that is in it, and is refused with a reason where it is damaged or lies."""
+"""Tests of merged .npz files: exact weights, no code execution, and errors for damaged or inconsistent files."""
 
 import io
 import pickle
@@ -67,7 +67,7 @@ def test_a_merged_file_without_a_configuration_takes_the_one_beside_it(tmp_path:
     for path in EMBEDDED.glob("*.safetensors"):
         everything |= load_file(path)
     saved(tmp_path / "x.npz", everything)
-    with pytest.raises(SetupError, match=r"x\.npz holds no config\.json, and none lies beside it"):
+    with pytest.raises(SetupError, match=r"x\.npz contains no config\.json, and there is none beside it"):
         Qwen2VLModel(tmp_path / "x.npz")
     for path in EMBEDDED.glob("*.json"):
         shutil.copy(path, tmp_path)
@@ -93,7 +93,7 @@ def test_objects_are_named_and_never_unpickled(stored: Weights, tmp_path: Path, 
     message = refusal(tmp_path / "x.npz")
     assert (
         message
-        == f"{tmp_path / 'x.npz'}: {NORM}.npy holds Python objects, a pickle that may run code: do not trust this file"
+        == f"{tmp_path / 'x.npz'}: {NORM}.npy contains Python objects, a pickle that may run code: do not trust this file"
     )
     assert not (tmp_path / "sprung").exists()
 
@@ -101,7 +101,7 @@ def test_objects_are_named_and_never_unpickled(stored: Weights, tmp_path: Path, 
 def test_a_pickle_by_the_name_of_npz_is_no_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.npz").write_bytes(pickle.dumps(Trap()))
-    assert "x.npz is truncated or no .npz archive (File is not a zip file): copy it again" in refusal(tmp_path / "x.npz")
+    assert "x.npz is truncated or not an .npz archive (File is not a zip file): copy it again" in refusal(tmp_path / "x.npz")
     assert not (tmp_path / "sprung").exists()
 
 
@@ -125,12 +125,15 @@ def header(shape: tuple[int, ...], dtype: str) -> bytes:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (lambda old: old[:40], "model.norm.weight.npy is damaged or no array ("),
-        (lambda old: b"", "model.norm.weight.npy is damaged or no array ("),
-        (lambda old: old[:-10], "model.norm.weight.npy is damaged or no array ("),
-        (lambda old: b"\x93NUMPY\x09\x00" + old[8:], "is damaged or no array (version (9, 0) of the format"),
-        (lambda old: header((384,), "<f4"), "model.norm.weight.npy is damaged or no array ("),
-        (lambda old: header((10**15,), "<f4"), "model.norm.weight is (1000000000000000,), config.json makes it (384,)"),
+        (lambda old: old[:40], "model.norm.weight.npy is damaged or not an array ("),
+        (lambda old: b"", "model.norm.weight.npy is damaged or not an array ("),
+        (lambda old: old[:-10], "model.norm.weight.npy is damaged or not an array ("),
+        (lambda old: b"\x93NUMPY\x09\x00" + old[8:], "is damaged or not an array (format version (9, 0)"),
+        (lambda old: header((384,), "<f4"), "model.norm.weight.npy is damaged or not an array ("),
+        (
+            lambda old: header((10**15,), "<f4"),
+            "model.norm.weight has the shape (1000000000000000,), but config.json implies (384,)",
+        ),
         (lambda old: header((384,), ">f4"), "model.norm.weight is stored as >f4, not one of BF16, F16, F32"),
         (lambda old: header((384,), "<f8"), "model.norm.weight is stored as <f8, not one of BF16, F16, F32"),
         (lambda old: header((384,), "<i4"), "model.norm.weight is stored as <i4, not one of BF16, F16, F32"),
@@ -151,7 +154,7 @@ def test_a_flipped_bit_is_found_when_the_weight_is_read(stored: Weights, tmp_pat
     content = bytearray(path.read_bytes())
     content[content.index(stored[NORM].tobytes()) + 100] ^= 1
     path.write_bytes(content)
-    assert f"{NORM}.npy is damaged or no array (Bad CRC-32 for file '{NORM}.npy'): copy the file again" in refusal(path)
+    assert f"{NORM}.npy is damaged or not an array (Bad CRC-32 for file '{NORM}.npy'): copy the file again" in refusal(path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
@@ -159,7 +162,7 @@ def test_a_truncated_archive_is_refused(stored: Weights, tmp_path: Path, share: 
     path = saved(tmp_path / "x.npz", stored)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
-    assert refusal(path).startswith(f"{path} is truncated or no .npz archive (")
+    assert refusal(path).startswith(f"{path} is truncated or not an .npz archive (")
 
 
 @pytest.mark.parametrize("name", ["../config.json", "/config.json", "a/config.json", "run.sh", "..", "config.json.exe"])
@@ -185,5 +188,5 @@ def test_a_text_that_would_unpack_to_a_bomb_is_refused(tmp_path: Path) -> None:
 def test_missing_and_misspelt_weights_are_named_as_in_a_folder(stored: Weights, tmp_path: Path) -> None:
     weights = {("model.norms.weight" if name == NORM else name): array for name, array in stored.items()}
     path = saved(tmp_path / "x.npz", weights)
-    expected = f"{path}: the weights do not fit config.json: {NORM} is missing (did model.norms.weight mean it?)"
+    expected = f"{path}: the weights do not match config.json: {NORM} is missing (did model.norms.weight mean it?)"
     assert refusal(path) == expected

@@ -1,4 +1,4 @@
-"""NumPy arrays for tensors, so that Triton's interpreter does without torch. NumPy alone: contrib/triton uses it, too."""
+"""NumPy arrays as tensors, so that Triton's interpreter works without torch; contrib/triton uses it, too."""
 
 from collections.abc import Sequence
 from typing import Any

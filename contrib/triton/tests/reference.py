@@ -1,4 +1,4 @@
-"""Attention in float64 NumPy, and numbers that must not reach an answer. NumPy alone: contrib/triton uses it, too."""
+"""Attention in float64 NumPy, and values that must not affect results. It needs only NumPy; contrib/triton uses it, too."""
 
 from collections.abc import Sequence
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""The Triton attention kernels, in Triton's interpreter, against float64 NumPy."""
+"""Tests of the Triton attention kernels in Triton's interpreter against float64 NumPy."""
 
 import importlib.util
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The output formats: one a file, all behind :class:`Writer`."""
+"""The output formats, each a subclass of :class:`Writer` in its own file."""
 
 from mindnlp_ocr.documents.writers.alto import AltoWriter
 from mindnlp_ocr.documents.writers.base import PagePicture, Writer

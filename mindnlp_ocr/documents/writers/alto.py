@@ -1,4 +1,4 @@
-"""ALTO 4: blocks, lines and words with their places in pixels."""
+"""ALTO 4: blocks, lines and words with their positions in pixels."""
 
 from typing import Any, get_args
 from xml.sax.saxutils import escape, quoteattr
@@ -11,7 +11,7 @@ from mindnlp_ocr.documents.writers.words import around, baseline, pixels, placed
 VERSION = "4.2"
 NAMESPACE = "http://www.loc.gov/standards/alto/ns-v4#"
 _SCHEMA = f"{NAMESPACE} https://www.loc.gov/standards/alto/v4/alto-4-2.xsd"
-_TURNED = 0.5  # degrees; what is turned by less is called horizontal
+_TURNED = 0.5  # degrees; text at a smaller angle is written as horizontal
 
 _HEAD = """\
 <?xml version="1.0" encoding="UTF-8"?>
@@ -39,10 +39,10 @@ SCHEMAVERSION="{version}">
 
 
 class AltoWriter(Writer):
-    """A page, its blocks, lines and words; a table is a composed block of rows, each of which is composed of its cells.
+    """Writes pages with blocks, lines and words. A table is a composed block of rows, which are composed blocks of cells.
 
-    Tags name the kind of a block and mark doubtful lines. A line that is turned has a polygon, and its block a rotation.
-    The quality of a page that could not be read is "Missing", with the reason beside it.
+    Tags name the kind of a block and mark doubtful lines. A rotated line has a polygon, and its block a rotation. The
+    quality of a page that could not be read is "Missing", and its quality detail contains the reason.
     """
 
     suffix = ".xml"
@@ -72,7 +72,7 @@ class AltoWriter(Writer):
         self.write("      </PrintSpace>\n    </Page>\n")
 
     def _end(self, error: str | None) -> None:
-        if self.pages == 0:  # ALTO knows no document without a page
+        if self.pages == 0:  # ALTO requires at least one page
             self._page(Page(number=1, error=error or "there is no page"), None)
         self.write("  </Layout>\n</alto>\n")
 
@@ -103,7 +103,7 @@ def _text_block(lines: tuple[Line, ...], page: Page, name: str, box: Box, depth:
 
 def _line(line: Line, page: Page, name: str, depth: int) -> str:
     found = words(line)
-    if not found:  # a line of ALTO holds a word
+    if not found:  # a line in ALTO requires at least one word
         return ""
     attributes = {"ID": name, **_place(line.box, page), "BASELINE": _points(baseline(line))}
     if line.doubtful:

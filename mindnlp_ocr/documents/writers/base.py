@@ -1,4 +1,4 @@
-"""What every output format has in common: :class:`Writer`, and the picture of a page that some of them need."""
+"""The base class of all output formats, :class:`Writer`, and the image of a page that some of them need."""
 
 import re
 from abc import ABC, abstractmethod
@@ -19,25 +19,25 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 def encodable(text: str) -> str:
-    """The text with U+FFFD in place of what UTF-8 cannot hold, as it stands in file names that are not UTF-8."""
+    """Replace characters that UTF-8 cannot encode (from file names that are not UTF-8) by U+FFFD."""
     return _SURROGATE.sub("\ufffd", text)
 
 
 def printable(text: str) -> str:
-    """The text on one line, as XML, PDF and tables can hold it: control characters and line breaks become one space."""
+    """Convert text to one line for XML, PDF and tables: control characters and line breaks become one space."""
     return _CONTROL.sub(" ", _NO_CHARACTER.sub("\ufffd", encodable(text)))
 
 
 @dataclass(frozen=True)
 class PagePicture:
-    """The picture of a page, for formats that show it. Nothing is opened or rendered before it is asked for.
+    """The image of a page, for formats that show it. It is opened or rendered on demand.
 
     Attributes:
-        render: gives the page as it was opened, in RGB and of the size that the positions of its lines refer to.
-        dpi: pixels an inch, where they are known.
-        file: the file that holds the page, or its bytes; None where there is none.
-        pdf_index: where ``file`` is a PDF, the index of the page in it, from 0; None for images.
-        password: of the PDF.
+        render: returns the page as it was opened, in RGB and with the size to which the positions of its lines refer.
+        dpi: resolution, if it is known.
+        file: the path of the file that contains the page, or its contents; None if there is no file.
+        pdf_index: the index of the page in ``file``, from 0, if that is a PDF; None for images.
+        password: password of the PDF.
     """
 
     render: Callable[[], Image.Image]
@@ -47,38 +47,38 @@ class PagePicture:
     password: str | None = None
 
     def image(self) -> Image.Image:
-        """The page in RGB."""
+        """Return the page in RGB."""
         image = self.render()
         return image if image.mode == "RGB" else image.convert("RGB")
 
 
 class Writer(ABC):
-    """Writes documents to an open binary stream, a page at a time, so that their length needs no memory.
+    """Writes documents to an open binary stream, page by page, so that memory does not grow with their length.
 
-    For every document ``begin``, ``page`` for each of its pages and ``end``; after the last one ``finish``, where a run
-    came to its end, and ``close`` in any case. ``close`` leaves a valid file wherever it is called, and the stream open.
+    Call ``begin`` for every document, ``page`` for each of its pages, and ``end``. After the last document, call ``finish``
+    if the run is complete, and ``close`` in any case. ``close`` always leaves a valid file, and does not close the stream.
 
     Attributes:
-        suffix: what names of files in this format end with.
-        one_document: whether the format holds one document only.
+        suffix: suffix of file names in this format.
+        one_document: whether a file can contain only one document.
     """
 
     suffix: ClassVar[str]
     one_document: ClassVar[bool] = False
 
     def __init__(self, stream: BinaryIO, *, heads: bool = False) -> None:
-        """``heads``: name every document where it begins, as wanted where several share a text; JSON always does."""
+        """With ``heads``, write the name of every document before its text; JSON always contains the names."""
         self.stream, self.heads = stream, heads
-        self.source = ""  # of the document that is being written
-        self.documents = 0  # that were begun
-        self.pages = 0  # of this document
+        self.source = ""  # name of the current document
+        self.documents = 0  # number of documents begun
+        self.pages = 0  # number of pages of the current document
         self._open = self._closed = False
 
     def begin(self, source: str) -> None:
-        """Begin a document, which was given under this name."""
+        """Begin a document with the name ``source``."""
         if self.one_document and self.documents:
             raise SetupError(
-                f"{source} is a second document, and a {self.suffix} file holds one: give --output-dir DIR for a file each"
+                f"{source} is a second document, but a {self.suffix} file contains only one: use --output-dir DIR"
             )
         self.source, self.pages, self._open = source, 0, True
         self.documents += 1
@@ -86,27 +86,27 @@ class Writer(ABC):
         self.stream.flush()
 
     def page(self, page: Page, picture: PagePicture | None = None) -> None:
-        """Write the next page. The picture is needed by PDF alone."""
+        """Write the next page. Only PDF needs the picture."""
         self.pages += 1
         self._page(page, picture)
         self.stream.flush()
 
     def end(self, error: str | None = None) -> None:
-        """End the document; ``error`` says why it could not be opened, or not be read to its end."""
+        """End the document; ``error`` is the reason if it could not be opened or read completely."""
         self._open = False
         self._end(error)
         self.stream.flush()
 
-    def finish(self, **about: Any) -> None:  # noqa: B027 - most formats have no place for it
-        """Take what is known at the end of a run, such as ``model`` and ``cache``; JSON alone has a place for it."""
+    def finish(self, **about: Any) -> None:  # noqa: B027 - most formats ignore it
+        """Add information at the end of a run, such as ``model`` and ``cache``. Only JSON contains it."""
 
     def close(self) -> None:
-        """Write what has to stand at the end of the file. A document that was broken off is ended, with an error."""
+        """Write the end of the file. A document that was interrupted is ended with an error."""
         if self._closed:
             return
         self._closed = True
         if self._open:
-            error = f"the run was stopped after {self.pages} of its pages: run it again"
+            error = f"the run was stopped after {self.pages} pages of this document: run it again"
             self.end(error)
         self._close()
         self.stream.flush()
@@ -132,5 +132,5 @@ class Writer(ABC):
     @abstractmethod
     def _end(self, error: str | None) -> None: ...
 
-    def _close(self) -> None:  # noqa: B027 - few formats have an end of their own
+    def _close(self) -> None:  # noqa: B027 - most formats need no end
         """Write the end of the file."""

@@ -25,10 +25,10 @@ _HEAD = """\
 
 
 class HocrWriter(Writer):
-    """A page, its areas, a paragraph in each, lines and words, with their boxes and the confidence of the line.
+    """Writes pages, areas (with one paragraph each), lines and words, with their boxes and the confidence of the line.
 
-    A line that is skewed has the slope of its ``baseline``, one that is turned by more than 45 degrees a ``textangle``.
-    Beside what hOCR defines, ``x_kind`` says what an area is, and ``x_doubtful 1`` marks a line that is.
+    A skewed line has the slope of its ``baseline``; a line rotated by more than 45 degrees has a ``textangle``. In addition
+    to the properties of hOCR, ``x_kind`` is the kind of an area, and ``x_doubtful 1`` marks doubtful lines.
     """
 
     suffix = ".hocr"
@@ -40,7 +40,7 @@ class HocrWriter(Writer):
 
     def _page(self, page: Page, picture: PagePicture | None) -> None:
         number, page = self.pages, placed(page)
-        name = printable(self.source).replace('"', "%22").replace(";", "%3B")  # what ends a property
+        name = printable(self.source).replace('"', "%22").replace(";", "%3B")  # characters that would end a property
         properties = [f'image "{name}"', _bbox(Box(0, 0, page.width, page.height), page), f"ppageno {page.number - 1}"]
         if page.dpi:
             properties.append(f"scan_res {round(page.dpi)} {round(page.dpi)}")

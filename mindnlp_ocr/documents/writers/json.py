@@ -1,4 +1,4 @@
-"""JSON: one report of a run, or one document a line; ``documents/schema.py`` has the fields."""
+"""JSON, one report for a run, and JSON Lines, one line for a document; ``documents/schema.py`` defines the fields."""
 
 import json
 import math
@@ -9,12 +9,12 @@ from mindnlp_ocr.documents.result import SCHEMA_VERSION, Page
 from mindnlp_ocr.documents.schema import DocumentSummary, PageResult
 from mindnlp_ocr.documents.writers.base import PagePicture, Writer
 
-_INLINE = 160  # values that are no longer than this, in characters, stand on one line
+_INLINE = 160  # maximum length of values that are written on one line, in characters
 _DECIMALS = 4
 
 
 class JsonLinesWriter(Writer):
-    """A document a line, complete when the line is."""
+    """Writes one line of JSON for each document."""
 
     suffix = ".jsonl"
 
@@ -41,7 +41,10 @@ class JsonLinesWriter(Writer):
             first = self._faults[0]
             error = first.error
             if self.pages > 1:
-                error = f"{len(self._faults)} of {self.pages} pages could not be read, first page {first.number} ({error})"
+                error = (
+                    f"{len(self._faults)} of {self.pages} pages could not be read, "
+                    f"the first is page {first.number} ({error})"
+                )
         return DocumentSummary(
             text="\n\f".join(self._texts) if self.pages > len(self._faults) else None,
             error=error,
@@ -60,7 +63,7 @@ class JsonLinesWriter(Writer):
 
 
 class JsonWriter(JsonLinesWriter):
-    """One report; results are written as they come, and only the text of one document is kept in memory."""
+    """Writes one report. Results are written immediately; only the text of one document is kept in memory."""
 
     suffix = ".json"
 
@@ -70,7 +73,7 @@ class JsonWriter(JsonLinesWriter):
         self.write(f'{{\n  "schema_version": {SCHEMA_VERSION},\n  "results": [')
 
     def finish(self, **about: Any) -> None:
-        """What read the documents: ``model``, ``cache`` and, of a run in several processes, ``ranks``."""
+        """Add the fields ``model``, ``cache`` and, after a run in several processes, ``ranks``."""
         self._about = about
 
     def _head(self) -> str:
@@ -89,12 +92,12 @@ class JsonWriter(JsonLinesWriter):
 
 
 def compact(value: Any) -> str:
-    """JSON on one line, numbers to four decimals."""
+    """Format JSON on one line, with numbers rounded to four decimals."""
     return json.dumps(_rounded(value), ensure_ascii=False)
 
 
 def pretty(value: Any, depth: int = 0) -> str:
-    """JSON over as many lines as it needs to be read; what is short stays on one line."""
+    """Format JSON on several indented lines; short values stay on one line."""
     line = compact(value)
     if len(line) + 2 * depth <= _INLINE or not isinstance(value, dict | list | tuple):
         return line

@@ -1,4 +1,4 @@
-"""Markdown, in the dialect of GitHub: headings, lists, tables, and paragraphs as running text."""
+"""GitHub Flavored Markdown: headings, lists, tables, and paragraphs as running text."""
 
 import re
 import unicodedata
@@ -14,10 +14,10 @@ _FORMULA = re.compile(r"\\\((.+?)\\\)")
 _ESCAPES = (
     (re.compile(r"\\(?=[!-/:-@\[-`{-~])"), r"\\\\"),
     (re.compile(r"([`*])"), r"\\\1"),
-    (re.compile(r"(?<![^\W_])_|_(?![^\W_])"), r"\\_"),  # inside of a word it means nothing
+    (re.compile(r"(?<![^\W_])_|_(?![^\W_])"), r"\\_"),  # not markup inside a word
     (re.compile(r"<(?=[A-Za-z/!?])"), r"\\<"),
     (re.compile(r"&(?=#?\w+;)"), r"\\&"),
-    (re.compile(r"(?<=\])(?=[\[(:])"), r"\\"),  # what would make a link of brackets
+    (re.compile(r"(?<=\])(?=[\[(:])"), r"\\"),  # would turn brackets into a link
     (re.compile(r"~(?=~)"), r"\\~"),
 )
 _AT_THE_BEGINNING = (
@@ -27,14 +27,13 @@ _AT_THE_BEGINNING = (
 
 
 class MarkdownWriter(Writer):
-    """The blocks in reading order. Lines of a paragraph are joined, and words that were parted at their ends; a paragraph
-    that goes on in a later block is one.
+    """Writes blocks in reading order. The lines of a paragraph and hyphenated words are joined, also across blocks.
 
-    Of a page that was read in one request, as plain text, the lines are kept, for nobody knows which of them are paragraphs.
-    A formula stands between $$, code in a fence, and a table with merged cells in HTML. Figures without text are left out.
+    The lines of a page that was read as plain text in one request are kept, because its paragraphs are unknown. Formulas are
+    written between $$, code in a fence, and tables with merged cells as HTML. Figures without text are omitted.
 
-    Comments, which a rendered page does not show, tell where a page begins, mark doubtful lines with their confidence, and
-    say what could not be read. Several documents in one file stand under their names, as headings.
+    Comments, which are not rendered, mark the beginning of pages, doubtful lines with their confidence, and errors. With
+    several documents in one file, each has its name as a heading.
     """
 
     suffix = ".md"
@@ -81,12 +80,12 @@ class MarkdownWriter(Writer):
 
 
 def _unparted(page: Page, block: Block) -> bool:
-    """Whether nobody knows which lines of a block are paragraphs."""
+    """Return whether the paragraphs of a block are unknown."""
     return page.layout == "page" and block.label is None
 
 
 def _joined(blocks: Sequence[Block]) -> list[Block]:
-    """The blocks, those that go on with a paragraph put to it."""
+    """Merge blocks that continue a paragraph into the block with its beginning."""
     joined: list[Block] = []
     for block in blocks:
         before = [place for place, other in enumerate(joined) if other.kind == "text"]
@@ -101,7 +100,7 @@ def _joined(blocks: Sequence[Block]) -> list[Block]:
 
 
 def _paragraphs(block: Block) -> list[str]:
-    """What empty lines part, with a line of Markdown for every line."""
+    """Split a block at empty lines, and keep its lines."""
     paragraphs: list[list[str]] = [[]]
     for row in block.rows:
         if text := at_the_beginning(running([row])):
@@ -112,7 +111,7 @@ def _paragraphs(block: Block) -> list[str]:
 
 
 def escape(text: str) -> str:
-    """The text with a backslash before what Markdown would take for markup anywhere in a line."""
+    """Escape characters that Markdown would interpret as markup anywhere in a line."""
     text = printable(text).strip()
     for pattern, replacement in _ESCAPES:
         text = pattern.sub(replacement, text)
@@ -120,33 +119,33 @@ def escape(text: str) -> str:
 
 
 def with_formulas(text: str) -> str:
-    """The text escaped, but for its formulas, which a model puts between \\( and \\)."""
+    """Escape text except for formulas, which a model writes between \\( and \\)."""
     parts = _FORMULA.split(printable(text).strip())
     return "".join(f"${part.strip()}$" if number % 2 else _escaped_part(part) for number, part in enumerate(parts))
 
 
 def _escaped_part(text: str) -> str:
-    """A part of a line, with the blanks at its ends."""
+    """Escape a part of a line, and keep the spaces at its ends."""
     inner = text.strip()
     return text.replace(inner, escape(inner)) if inner else text
 
 
 def code(block: Block) -> str:
-    """Code in a fence that is longer than any in it."""
+    """Write code in a fence that is longer than any fence in the code."""
     text = "\n".join(encodable(line.text) for line in block.lines)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence}\n{text}\n{fence}" if text.strip() else ""
 
 
 def at_the_beginning(text: str) -> str:
-    """The same for what would be markup at the beginning of a line."""
+    """Escape characters that Markdown would interpret as markup at the beginning of a line."""
     for pattern, replacement in _AT_THE_BEGINNING:
         text = pattern.sub(replacement, text)
     return text
 
 
 def running(rows: Sequence[Sequence[Line]]) -> str:
-    """Lines as one, escaped."""
+    """Join lines to one escaped line."""
     text = ""
     for row in rows:
         added = " ".join(filter(None, map(_marked, row)))
@@ -155,10 +154,10 @@ def running(rows: Sequence[Sequence[Line]]) -> str:
 
 
 def join(text: str, following: str) -> str:
-    """Two lines of a paragraph as one.
+    """Join two lines of a paragraph.
 
-    A hyphen at the end goes where it parts a word: between small letters, the word having no other hyphen. Between letters
-    or digits of any other kind it stays, without a blank. Scripts that have no blanks between words are given none.
+    A hyphen at the end is removed if it splits a word, that is between lower-case letters if the word has no other hyphen.
+    Between other letters or digits, the hyphen stays, without a space. No spaces are added for scripts without spaces.
     """
     if not text or not following:
         return text or following
@@ -171,7 +170,7 @@ def join(text: str, following: str) -> str:
 
 
 def _unspaced(character: str) -> bool:
-    """Whether a character belongs to a script without blanks between words: Chinese and Japanese, but not Korean."""
+    """Return whether a character belongs to a script without spaces between words: Chinese or Japanese, but not Korean."""
     wide = unicodedata.east_asian_width(character) in "WF" and unicodedata.category(character)[0] in "LNP"
     return wide and not unicodedata.name(character, "").startswith("HANGUL")
 
@@ -184,7 +183,7 @@ def _marked(line: Line) -> str:
 
 
 def items(block: Block) -> str:
-    """A list. A line without a sign of its own goes on with the item before it."""
+    """Write a list. A line without a bullet or number continues the previous item."""
     found: list[tuple[str, str]] = []
     for first, *others in block.rows:
         sign = _SIGN.match(first.text)
@@ -199,7 +198,7 @@ def items(block: Block) -> str:
 
 
 def table(block: Block) -> str:
-    """A pipe table with the first row as its head; cells of rows that lack some stand under those that they lie under."""
+    """Write a pipe table with the first row as its header. In incomplete rows, cells are aligned by their positions."""
     rows = [row for row in block.rows if any(line.text.strip() for line in row)]
     if not rows:
         return ""
@@ -216,7 +215,7 @@ def table(block: Block) -> str:
 
 
 def _columns(row: Sequence[Line], centres: Sequence[float]) -> list[int]:
-    """The column of every cell of a row: the nearest, as far as the order of the cells leaves it free."""
+    """Return the column of every cell of a row: the nearest one that preserves the order of the cells."""
     places: list[int] = []
     for number, line in enumerate(row):
         free = range(places[-1] + 1 if places else 0, len(centres) - (len(row) - number) + 1)

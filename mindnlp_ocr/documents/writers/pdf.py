@@ -1,4 +1,4 @@
-"""Searchable PDF: pages as they look, with their text in place, unseen."""
+"""Searchable PDF: pages with their original appearance and an invisible text layer."""
 
 import io
 import tempfile
@@ -17,31 +17,31 @@ from mindnlp_ocr.documents.writers.pdf_text import Matrix, TextLayer
 from mindnlp_ocr.documents.writers.words import placed
 from mindnlp_ocr.errors import OCRError
 
-USUAL_DPI = 200.0  # of pictures that do not say theirs, or say what cannot be
+USUAL_DPI = 200.0  # resolution of images without a plausible resolution in their metadata
 DPI = range(50, 2401)
-LONGEST = 14_400  # points; a side of a page may be no longer
-IN_MEMORY = 64 << 20  # bytes of pictures that are held before all that was written goes to a temporary file
+LONGEST = 14_400  # maximum side of a page in points
+IN_MEMORY = 64 << 20  # bytes of images to keep in memory before everything is moved to a temporary file
 BLANK = (0.0, 0.0, 595.0, 842.0)  # A4
 _SHOWS_TEXT = "Tj TJ ' \""
-_PICTURE = "/PictureOCR"  # its name among the resources of a page
+_PICTURE = "/PictureOCR"  # name in the resources of a page
 
 
 class PdfWriter(Writer):
-    """A PDF whose text can be searched, selected and copied.
+    """Writes a PDF whose text can be searched, selected and copied.
 
-    A page of a PDF stays what it is, and gains its text; one that has text already is replaced by its picture, for else its
-    text would be there twice. A page that was read from its text layer, or could not be read, stays as it is. Of an image
-    the page is its picture. The file is written at the end; until then what is too much for memory is in a temporary file.
+    A text layer is added to the pages of a PDF. A page that already contains text is replaced by its image, since it would
+    contain the text twice otherwise. A page that was read from its text layer, or could not be read, stays unchanged. An
+    image becomes a page. The file is written at the end; until then, data that exceeds ``IN_MEMORY`` is in a temporary file.
     """
 
     suffix = ".pdf"
     one_document = True
-    font_name = "/BlankOCR"  # among the resources of a page
+    font_name = "/BlankOCR"  # name in the resources of a page
 
     def _begin(self) -> None:
-        self._started = False  # with the first page it is known whether this is a PDF
+        self._started = False  # the first page determines whether the source is a PDF
         self._text = TextLayer()
-        self._kept: set[int] = set()  # the indices of the pages that were written
+        self._kept: set[int] = set()  # indices of the pages that were written
 
     def _page(self, page: Page, picture: PagePicture | None) -> None:
         page = placed(page)
@@ -60,12 +60,12 @@ class PdfWriter(Writer):
     def _start(self, opened: pikepdf.Pdf | None) -> None:
         self._started = True
         self._opened, self._pdf = opened is not None, pikepdf.new() if opened is None else opened
-        self._pdf.Root[self.font_name] = self._pdf.make_indirect(Dictionary())  # where it is found again, until the end
+        self._pdf.Root[self.font_name] = self._pdf.make_indirect(Dictionary())  # temporary reference, removed at the end
         self._in_memory = 0
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def _from_picture(self, page: Page, picture: PagePicture | None) -> None:
-        """A new page."""
+        """Add a page that shows an image."""
         dpi = page.dpi or (picture.dpi if picture else None) or USUAL_DPI
         if not DPI.start <= dpi < DPI.stop:
             dpi = USUAL_DPI
@@ -78,7 +78,7 @@ class PdfWriter(Writer):
         self._replace(page, picture if page.width and page.height else None, added, _place(box, 0, page))
 
     def _onto_page(self, page: Page, picture: PagePicture, target: pikepdf.Page) -> None:
-        """A page of the PDF that was read."""
+        """Add text to a page of the original PDF."""
         if page.error is not None or page.layout == "text-layer" or not page.lines:
             return
         place = _place(_box(target), _rotation(target), page)
@@ -87,10 +87,12 @@ class PdfWriter(Writer):
             return
         target.add_resource(self._font, Name.Font, Name(self.font_name), replace_existing=True)
         content = self._text.content(page, place, self.font_name)
-        target.contents_add(self._stream(content), prepend=True)  # before, so that nothing of the page moves it
+        target.contents_add(
+            self._stream(content), prepend=True
+        )  # first, so that transformations of the page do not affect it
 
     def _replace(self, page: Page, picture: PagePicture | None, target: pikepdf.Page, place: Matrix) -> None:
-        """Make the picture and the text all that a page shows."""
+        """Replace the contents of a page by its image and text."""
         target.obj.Resources = Dictionary(Font=Dictionary({self.font_name: self._font}), XObject=Dictionary())
         content = b""
         if (encoded := _encoded(page, picture)) is not None:
@@ -108,7 +110,7 @@ class PdfWriter(Writer):
         return self._pdf.Root[self.font_name]
 
     def _spill(self) -> None:
-        """Go on from a file that holds all that was written."""
+        """Move everything written so far to a temporary file, and continue from it."""
         folder = tempfile.TemporaryDirectory(prefix="mindnlp-ocr-")
         path = Path(folder.name) / "written.pdf"
         self._pdf.save(path, compress_streams=False, stream_decode_level=pikepdf.StreamDecodeLevel.none)
@@ -125,7 +127,7 @@ class PdfWriter(Writer):
         if not self._started:
             self._start(None)
         pdf = self._pdf
-        if not self._kept:  # PDF knows no document without a page
+        if not self._kept:  # PDF requires at least one page
             pdf.add_blank_page(page_size=BLANK[2:])
         for index in reversed(range(len(pdf.pages))):
             if self._kept and index not in self._kept:
@@ -146,7 +148,7 @@ class PdfWriter(Writer):
 
 
 def _opened(picture: PagePicture | None) -> pikepdf.Pdf | None:
-    """The PDF that a page belongs to; None for images, and for what pikepdf cannot open: its pages become pictures."""
+    """Open the PDF of a page. None for images, and for PDFs that pikepdf cannot open; their pages become images."""
     if picture is None or picture.file is None or picture.pdf_index is None:
         return None
     file: Any = io.BytesIO(picture.file) if isinstance(picture.file, bytes) else picture.file
@@ -163,11 +165,11 @@ def _encoded(page: Page, picture: PagePicture | None) -> Encoded | None:
     except (OCRError, OSError):
         if page.error is None:
             raise
-        return None  # why the page could not be read: there is nothing to see
+        return None  # the page could not be rendered, so there is nothing to show
 
 
 def _place(box: tuple[float, float, float, float], rotation: int, page: Page) -> Matrix:
-    """From the pixels of a page as it is shown to the space of its PDF page."""
+    """Return the transformation from pixels of the displayed page to the coordinates of the PDF page."""
     left, bottom, right, top = box
     across, along = (top - bottom, right - left) if rotation % 180 else (right - left, top - bottom)
     x, y = across / max(page.width, 1), along / max(page.height, 1)
@@ -181,7 +183,7 @@ def _place(box: tuple[float, float, float, float], rotation: int, page: Page) ->
 
 
 def _box(page: pikepdf.Page) -> tuple[float, float, float, float]:
-    """The part of a page that is shown: left, bottom, right, top."""
+    """Return the visible part of a page: left, bottom, right, top."""
     media, crop = (_sorted(box) for box in (page.mediabox, page.cropbox))
     box = (max(media[0], crop[0]), max(media[1], crop[1]), min(media[2], crop[2]), min(media[3], crop[3]))
     return box if box[0] < box[2] and box[1] < box[3] else media
@@ -193,7 +195,7 @@ def _sorted(box: pikepdf.Object) -> tuple[float, float, float, float]:
 
 
 def _rotation(page: pikepdf.Page) -> int:
-    """By how much a page is turned clockwise when it is shown; the tree above a page may say so."""
+    """Return the clockwise rotation of a page for display, which it may inherit from the page tree."""
     node: Any = page.obj
     for _ in range(100):
         if node is None:
@@ -205,7 +207,7 @@ def _rotation(page: pikepdf.Page) -> int:
 
 
 def _has_text(page: pikepdf.Page) -> bool:
-    """Whether something shows text on a page, or in a form that is drawn on it."""
+    """Return whether a page, or a form on it, shows text."""
     seen: set[tuple[int, int]] = set()
     waiting: list[Any] = [page.obj]
     while waiting:
@@ -217,7 +219,7 @@ def _has_text(page: pikepdf.Page) -> bool:
             if pikepdf.parse_content_stream(part, _SHOWS_TEXT):
                 return True
         except pikepdf.PdfError:
-            return True  # as good as text: nobody knows what it shows
+            return True  # the content cannot be parsed, so it may contain text
         objects = part.get("/Resources", Dictionary()).get("/XObject", Dictionary())
         waiting += [form for form in objects.as_dict().values() if form.get("/Subtype") == Name.Form]
     return False

@@ -1,4 +1,4 @@
-"""Pictures of pages as PDF holds them."""
+"""Encoding of page images for PDF."""
 
 import io
 import struct
@@ -10,15 +10,15 @@ from PIL import Image, ImageChops
 from mindnlp_ocr.documents.writers.base import PagePicture
 
 JPEG_QUALITY = 85
-FEW_COLOURS = 16  # what has no more is drawn rather than photographed: it is kept exactly, and smaller so
-SMALL = 128 * 128  # pixels; as are small pictures
+FEW_COLOURS = 16  # images with at most this number of colours are stored losslessly, which also makes them smaller
+SMALL = 128 * 128  # images up to this number of pixels are stored losslessly, too
 _ORIENTATION = 0x0112
 
-Encoded = tuple[bytes, dict[str, Any]]  # the data of a stream, and the entries of its dictionary
+Encoded = tuple[bytes, dict[str, Any]]  # data and dictionary entries of a stream
 
 
 def encode(picture: PagePicture) -> Encoded:
-    """The picture of a page: the file's own JPEG where it is one, else as small as its kind allows."""
+    """Encode the image of a page: the original JPEG if possible, else the smallest suitable encoding."""
     if (own := _own_jpeg(picture)) is not None:
         return own
     image = picture.image()
@@ -37,7 +37,7 @@ def encode(picture: PagePicture) -> Encoded:
 
 
 def _own_jpeg(picture: PagePicture) -> Encoded | None:
-    """The bytes of a JPEG file that shows the page as it was read: upright, in RGB or grey."""
+    """Return the original JPEG file if it shows the page as it was read: upright, in RGB or grey."""
     if picture.file is None or picture.pdf_index is not None:
         return None
     file = picture.file
@@ -49,7 +49,7 @@ def _own_jpeg(picture: PagePicture) -> Encoded | None:
 
 
 def _fax(image: Image.Image) -> Encoded:
-    """Two colours, by CCITT group 4."""
+    """Encode a black-and-white image with CCITT Group 4."""
     stream = io.BytesIO()
     image.save(stream, "TIFF", compression="group4", tiffinfo={278: image.height})  # in one strip
     with Image.open(stream) as tiff:
@@ -61,7 +61,7 @@ def _fax(image: Image.Image) -> Encoded:
 
 
 def _png(image: Image.Image) -> Encoded:
-    """Without loss, by the data of a PNG file."""
+    """Encode an image losslessly with the data of a PNG file."""
     stream = io.BytesIO()
     image.save(stream, "PNG", optimize=True)
     png, data, position = stream.getvalue(), b"", 8

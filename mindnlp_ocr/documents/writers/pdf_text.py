@@ -1,4 +1,4 @@
-"""The invisible text of a searchable PDF: words in place, in a font that draws nothing."""
+"""The invisible text layer of a searchable PDF: words at their positions, in a font with empty glyphs."""
 
 import math
 import zlib
@@ -12,14 +12,14 @@ from mindnlp_ocr.documents.result import Line, Page, Point
 from mindnlp_ocr.documents.writers.words import DESCENT, WIDE, Corners, Word, advance, words
 
 FONT_FILE = Path(__file__).parents[2] / "assets" / "blank.ttf"
-HALF, FULL = 500, 1000  # the widths of its two glyphs, in thousandths of the font size
-_FIRST_FULL = 0x8000  # codes from here on are FULL
+HALF, FULL = 500, 1000  # widths of the two glyphs of the font, in thousandths of the font size
+_FIRST_FULL = 0x8000  # character codes from here on have the width FULL
 _LAST = 0xFFFF
 _REPLACEMENT = "\ufffd"
 
 
 class Matrix:
-    """A transformation of the plane, as PDF writes it: x' = a x + c y + e, y' = b x + d y + f."""
+    """An affine transformation in PDF's notation: x' = a x + c y + e, y' = b x + d y + f."""
 
     def __init__(self, a: float, b: float, c: float, d: float, e: float, f: float) -> None:
         self.values = (a, b, c, d, e, f)
@@ -29,7 +29,7 @@ class Matrix:
         return Point(a * point.x + c * point.y + e, b * point.x + d * point.y + f)
 
     def before(self, a: float, b: float, c: float, d: float, e: float, f: float) -> "Matrix":
-        """This transformation after another one."""
+        """Return the composition that applies the given transformation first and this one second."""
         x, y, origin = self.apply(Point(a, b)), self.apply(Point(c, d)), self.apply(Point(e, f))
         _, _, _, _, right, up = self.values
         return Matrix(x.x - right, x.y - up, y.x - right, y.y - up, *origin)
@@ -39,15 +39,15 @@ class Matrix:
 
 
 def numbers(*values: float) -> str:
-    """Numbers as PDF writes them: without exponents, to what can be seen."""
+    """Format numbers for PDF: without exponents, with four decimals."""
     texts = (f"{value:.4f}".rstrip("0").rstrip(".") for value in values)
     return " ".join("0" if text == "-0" else text for text in texts)
 
 
 class TextLayer:
-    """The text of a document: gives every character a code, and says at the end what the codes mean.
+    """The text layer of a document, which assigns a code to every character and finally writes the map of the codes.
 
-    The font and its codes are one for the whole document, so a page adds its own words and nothing else.
+    All pages share the font and its codes, so a page adds only its own words.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,8 @@ class TextLayer:
         self._next = {HALF: 1, FULL: _FIRST_FULL}
 
     def content(self, page: Page, place: Matrix, font: str) -> bytes:
-        """What draws the text of a page; ``place`` leads from its pixels to the space of the PDF page."""
+        """Return the content stream for the text of a page; ``place`` transforms pixels to the coordinates of the PDF
+        page."""
         drawn = [part for line in page.lines for part in self._line(line, place, font)]
         return "\n".join(["q", "BT", "3 Tr", *drawn, "ET", "Q", ""]).encode() if drawn else b""
 
@@ -69,7 +70,7 @@ class TextLayer:
         return [run for run in drawn if run]
 
     def _run(self, text: str, corners: Corners, place: Matrix, font: str) -> str:
-        """Text that fills a quadrilateral, or nothing where there is no room for it."""
+        """Return the operators for text that fills a quadrilateral; empty if the quadrilateral is too small."""
         start_top, _, end, start = (place.apply(corner) for corner in corners)
         length, size = math.dist(start, end), math.dist(start, start_top)
         codes = [self._code(character) for character in text]
@@ -96,7 +97,7 @@ class TextLayer:
         return code
 
     def write_font(self, pdf: pikepdf.Pdf, font: pikepdf.Object) -> None:
-        """Make the font, of all that was written with it, of an object that pages refer to already."""
+        """Write the font, including all used characters, to an object that the pages already reference."""
         program = FONT_FILE.read_bytes()
         descriptor = Dictionary(
             Type=Name.FontDescriptor,
@@ -127,10 +128,10 @@ class TextLayer:
         font.ToUnicode = pdf.make_indirect(_compressed(pdf, self._to_unicode()))
 
     def _to_unicode(self) -> bytes:
-        """The map from codes to text, as a CMap."""
+        """Return the map from codes to text as a CMap."""
         pairs = sorted((code, character) for character, code in self._codes.items())
         parts = []
-        for first in range(0, len(pairs), 100):  # a block of a CMap holds 100
+        for first in range(0, len(pairs), 100):  # a block of a CMap has at most 100 entries
             block = pairs[first : first + 100]
             rows = "".join(f"<{code:04X}> <{character.encode('utf-16-be').hex().upper()}>\n" for code, character in block)
             parts.append(f"{len(block)} beginbfchar\n{rows}endbfchar\n")

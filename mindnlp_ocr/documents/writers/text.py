@@ -1,4 +1,4 @@
-"""Plain text: paragraphs with an empty line between them, a form feed between pages."""
+"""Plain text: paragraphs separated by empty lines, and pages by form feeds."""
 
 import os
 
@@ -7,21 +7,22 @@ from mindnlp_ocr.documents.writers.base import PagePicture, Writer
 
 
 class TextWriter(Writer):
-    """The text of :attr:`Document.text` and a line break; a page that could not be read is empty.
+    """Writes the text of :attr:`Document.text` and a line break; a page that could not be read is empty.
 
-    Several documents in one file stand under their names, as ``head`` prints them. Plain text marks no doubtful line.
+    With several documents in one file, each follows a line with its name, as in the output of ``head``. Doubtful lines are
+    not marked.
     """
 
     suffix = ".txt"
 
     def piece(self, text: str) -> None:
-        """Write a part of the next page as soon as it is read; ``page`` then ends what came in pieces."""
+        """Write a part of the next page while it is read; a call of ``page`` must follow the last part."""
         self.write(f"{self._break(self.pages)}{text}")
         self._in_pieces = True
         self.stream.flush()
 
     def _break(self, before: int) -> str:
-        """What stands before a page, which begins now, where there are others before it."""
+        """Return the separator before the current page."""
         return "\f" if before and not self._in_pieces else ""
 
     def _begin(self) -> None:

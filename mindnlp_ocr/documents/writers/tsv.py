@@ -1,18 +1,18 @@
-"""Tables of tab-separated values, with the columns of ``tesseract page.png - tsv``."""
+"""Tab-separated values, with the columns of ``tesseract page.png - tsv``."""
 
 from mindnlp_ocr.documents.result import Box, Line, Page
 from mindnlp_ocr.documents.writers.base import PagePicture, Writer
 from mindnlp_ocr.documents.writers.words import pixels, placed, words
 
 HEADER = "level page_num block_num par_num line_num word_num left top width height conf text"
-UNKNOWN = "-1"  # the confidence of what is no word, and of words without one
+UNKNOWN = "-1"  # confidence of rows other than words, and of words without a confidence
 
 
 class TsvWriter(Writer):
-    """A row for every page, block, paragraph, line and word.
+    """Writes a row for every page, block, paragraph, line and word.
 
-    Pages are counted on over several documents, as Tesseract counts those of a list of files. Every block is one paragraph,
-    and words have the confidence of their line.
+    Page numbers continue over several documents, as Tesseract's do for a list of files. Every block has one paragraph, and
+    words have the confidence of their line.
     """
 
     suffix = ".tsv"

@@ -1,8 +1,8 @@
-"""Where the words of a line lie.
+"""Estimated positions of the words of a line.
 
-A model reads a line at once and says nothing of its words, so every position in here is an estimate: the line is shared out
-among its characters by the widths that they have in common fonts. Where a line is set in one ordinary font the estimate is
-good to a character or so; letter spacing, a wide gap inside a line, or a formula move it.
+A model reads a line as a whole and gives no positions of words, so all positions here are estimates: the length of the line
+is divided among its characters according to their widths in common fonts. For a line in one ordinary font, the error is
+about one character; letter spacing, a wide gap in the line, or a formula increases it.
 """
 
 import math
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from mindnlp_ocr.documents.result import Block, Box, Line, Page, Point
 from mindnlp_ocr.documents.writers.base import printable
 
-# Advance widths in thousandths of the font size, near those of common sans serif fonts.
+# Advance widths in thousandths of the font size, close to those of common sans serif fonts.
 WIDE, USUAL = 1000, 550
 _WIDTHS = {
     **dict.fromkeys("ijlI.,:;!|'`·", 250),
@@ -22,8 +22,8 @@ _WIDTHS = {
     **dict.fromkeys("ABCDEFGHKLNOPQRSTUVXYZ&", 680),
     **dict.fromkeys("mwMW@%—…", 860),
 }
-LINE_PITCH = 1.3  # from one line of a paragraph to the next, in sizes of its font
-DESCENT = 0.2  # the part of a line's height that lies below its baseline
+LINE_PITCH = 1.3  # distance between lines of a paragraph, in font sizes
+DESCENT = 0.2  # part of the height of a line below its baseline
 
 Corners = tuple[Point, Point, Point, Point]
 
@@ -32,8 +32,8 @@ class Word(NamedTuple):
     """A word on its page.
 
     Attributes:
-        text: the word; in languages without blanks all that stands between two of them.
-        corners: its four corners, clockwise from the one where it begins.
+        text: the word; in languages without spaces, the text between two spaces.
+        corners: its four corners, clockwise from the corner where it begins.
     """
 
     text: str
@@ -41,13 +41,13 @@ class Word(NamedTuple):
 
     @property
     def box(self) -> Box:
-        """The upright rectangle around the word."""
+        """The bounding box of the word."""
         return around(self.corners)
 
 
 @lru_cache(maxsize=1 << 14)
 def advance(character: str) -> int:
-    """How far a character moves the next one, in thousandths of the font size."""
+    """Return the advance width of a character in thousandths of the font size."""
     if unicodedata.category(character) in ("Mn", "Me", "Cf"):
         return 0
     if unicodedata.east_asian_width(character) in "WF":
@@ -56,13 +56,12 @@ def advance(character: str) -> int:
 
 
 def placed(page: Page) -> Page:
-    """The page, its lines one below the other where nobody knows more of their places.
+    """Return the page with estimated positions for lines whose positions are unknown.
 
-    A block that a model read as one text has the box of all of it: its text is parted at blanks into as many lines as fit
-    its shape.
+    The text of a block that a model read as a whole is split at spaces into as many lines as fit the shape of its box.
 
-    A page that was read in one request has text alone: every line has the whole page for its box. Here they share its
-    height, and the longest takes its whole width, so that a search finds the right part of a page.
+    In a page that was read in one request, every line has the box of the whole page. Here, the lines share the height of the
+    page, and the longest takes its whole width, so that a search finds the right part of the page.
     """
     lines = page.lines
     if page.layout == "model":
@@ -88,7 +87,7 @@ def placed(page: Page) -> Page:
 
 
 def _wrapped(block: Block) -> Block:
-    """A block, each of its texts in lines of the height that print of its length has in its box."""
+    """Split the texts of a block into lines, with a line height that makes the text fill its box."""
     lines: list[Line] = []
     for line in block.lines:
         start_top, end_top, _, start_bottom = line.corners
@@ -107,7 +106,7 @@ def _wrapped(block: Block) -> Block:
 
 
 def _parted(text: str, count: int) -> list[str]:
-    """A text in so many parts of about one length, parted at blanks, or between characters where there are none."""
+    """Split a text into ``count`` parts of similar length at spaces, or between characters if there are no spaces."""
     parts, rest = [], text.strip()
     for left in range(count, 1, -1):
         wanted, length, end = sum(map(advance, rest)) / left, 0, 0
@@ -127,7 +126,7 @@ def _parted(text: str, count: int) -> list[str]:
 
 
 def _rows_of(corners: Corners, begin: float, end: float) -> Corners:
-    """The part of a region between two shares of its height, from 0 to 1."""
+    """Return the part of a region between two shares of its height, from 0 to 1."""
     start_top, end_top, end_bottom, start_bottom = corners
     return (
         between(start_top, start_bottom, begin),
@@ -138,11 +137,11 @@ def _rows_of(corners: Corners, begin: float, end: float) -> Corners:
 
 
 def words(line: Line) -> list[Word]:
-    """The words of a line, from its beginning to its end; none where it is blank."""
+    """Return the words of a line from its beginning to its end; none if it is blank."""
     text = printable(line.text).strip()
     widths = [advance(character) for character in text]
     whole = sum(widths)
-    if not whole:  # nothing, or nothing but marks without a width
+    if not whole:  # empty, or only marks without a width
         widths, whole = [1] * len(text), len(text)
     found: list[Word] = []
     begin, position = None, 0
@@ -160,13 +159,13 @@ def words(line: Line) -> list[Word]:
 
 
 def around(points: Iterable[Point]) -> Box:
-    """The upright rectangle around some points."""
+    """Return the bounding box of points."""
     xs, ys = zip(*points, strict=True)
     return Box(min(xs), min(ys), max(xs), max(ys))
 
 
 def part(corners: Corners, begin: float, end: float) -> Corners:
-    """The part of a line between two shares of its length, from 0 to 1."""
+    """Return the part of a line between two shares of its length, from 0 to 1."""
     start_top, end_top, end_bottom, start_bottom = corners
     return (
         between(start_top, end_top, begin),
@@ -177,18 +176,18 @@ def part(corners: Corners, begin: float, end: float) -> Corners:
 
 
 def between(start: Point, end: Point, share: float) -> Point:
-    """The point at a share of the way from one to another."""
+    """Return the point at a share of the way from one point to another."""
     return Point(start.x + (end.x - start.x) * share, start.y + (end.y - start.y) * share)
 
 
 def baseline(line: Line) -> tuple[Point, Point]:
-    """The line on which the text rests, from its beginning to its end."""
+    """Return the baseline of a line, from its beginning to its end."""
     start_top, end_top, end_bottom, start_bottom = line.corners
     return between(start_bottom, start_top, DESCENT), between(end_bottom, end_top, DESCENT)
 
 
 def pixels(box: Box, page: Page) -> tuple[int, int, int, int]:
-    """The whole pixels that a box touches, within its page: left, top, right, bottom."""
+    """Return the pixels that a box touches, clipped to its page: left, top, right, bottom."""
     left, top, right, bottom = (round(value, 3) for value in box)  # 252.9999999 is 253
     right, bottom = math.ceil(right), math.ceil(bottom)
     if page.width and page.height:

@@ -1,4 +1,4 @@
-"""Pages that the tests of the output formats write."""
+"""Pages for the tests of the output formats."""
 
 import io
 from typing import Any

@@ -1,4 +1,4 @@
-"""ALTO, against its schema."""
+"""Tests of ALTO output against its schema."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What holds for every format."""
+"""Tests that apply to every output format."""
 
 import io
 from pathlib import Path
@@ -35,9 +35,7 @@ def test_a_file_of_one_document_refuses_a_second(name: str) -> None:
     with pytest.raises(SetupError) as error:
         written(name, Document(source="a.png", pages=(of_text("a"),)), Document(source="b.png"))
     suffix = SUFFIXES[name]
-    assert str(error.value) == (
-        f"b.png is a second document, and a {suffix} file holds one: give --output-dir DIR for a file each"
-    )
+    assert str(error.value) == (f"b.png is a second document, but a {suffix} file contains only one: use --output-dir DIR")
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -1,4 +1,4 @@
-"""hOCR: valid XML, and properties as hOCR 1.2 has them."""
+"""Tests of hOCR output: valid XML with the properties of hOCR 1.2."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The reports in JSON: their fields, their layout, and that they are valid wherever a run ends."""
+"""Tests of JSON reports: fields, layout, and validity after interrupted runs."""
 
 import io
 import json
@@ -68,7 +68,7 @@ def test_the_old_keys_are_kept_beside_the_new() -> None:
     assert (good["text"], good["error"], good["doubtful"]) == ("one", None, False)
     assert good["timings_ms"] == {"read": 1.5, "detect": 2}
     assert mixed["text"] == MIXED.text
-    assert mixed["error"] == "1 of 3 pages could not be read, first page 2 (page 2 is damaged)"
+    assert mixed["error"] == "1 of 3 pages could not be read, the first is page 2 (page 2 is damaged)"
     assert mixed["timings_ms"] == {"read": 3.25}
     assert mixed["doubtful"] is True
     assert (none["text"], none["error"], none["pages"]) == (None, "c.pdf is missing: give an image file", [])
@@ -112,7 +112,7 @@ def test_a_run_that_is_stopped_leaves_a_valid_report(pages: int) -> None:
         raise KeyboardInterrupt
     found = json.loads(stream.getvalue())
     jsonschema.validate(found, json_schema())
-    assert found["results"][0]["error"] == f"the run was stopped after {pages} of its pages: run it again"
+    assert found["results"][0]["error"] == f"the run was stopped after {pages} pages of this document: run it again"
     assert found["results"][0]["text"] == (None if pages == 0 else "\n\f".join(["page 1", "page 2"][:pages]))
 
 

@@ -1,4 +1,4 @@
-"""Markdown, to the byte."""
+"""Tests of the exact Markdown output."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Blocks that a model found, in every format: merged cells, formulas, code, figures, paragraphs that go on, turned text."""
+"""Tests of blocks that a model detected, in all formats: tables, formulas, code, figures, paragraphs and rotated text."""
 
 import json
 import re

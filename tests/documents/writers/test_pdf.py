@@ -1,4 +1,4 @@
-"""Searchable PDF: its text is found where the words are, by PDFium and by poppler, and nothing is seen of it."""
+"""Tests of searchable PDF: PDFium and poppler find the text at the positions of the words, and it is invisible."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""Plain text, to the byte."""
+"""Tests of the exact plain text output."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Tables with Tesseract's columns."""
+"""Tests of TSV output with Tesseract's columns."""
 
 import csv
 import io

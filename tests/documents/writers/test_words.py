@@ -1,4 +1,4 @@
-"""Where words are placed inside their line."""
+"""Tests of the estimated positions of words in a line."""
 
 import math
 
