@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mindnlp_ocr.architectures import VisionConfig
 from mindnlp_ocr.backends.select import backends_for, choose_attention, operators_for
 from mindnlp_ocr.bench import published
 from mindnlp_ocr.bench.machine import READ_MB, Machine, peak_memory_mb
 from mindnlp_ocr.bench.results import Results, Row
 from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.config import Qwen2VLConfig, VisionConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.engine.graphs import Graphs, NewToken, PromptPart
 from mindnlp_ocr.modeling.rope import mrope_positions
 from mindnlp_ocr.ops.device import Device
@@ -37,7 +38,7 @@ CPU = Device("CPU")
 class RandomWeights(Mapping[str, NDArray[np.float32]]):
     """Weights drawn when asked for, so that no second copy of the model is ever held."""
 
-    def __init__(self, config: Qwen2VLConfig) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         self._shapes = expected_shapes(config)
         self._noise = np.random.default_rng(0).standard_normal(1 << 22, dtype=np.float32)
 
@@ -63,7 +64,7 @@ def vision_flops(config: VisionConfig, patches: int) -> int:
     return int(2 * patches * (config.patch_dim * width + config.depth * block + merger))
 
 
-def prefill_flops(config: Qwen2VLConfig, tokens: int) -> int:
+def prefill_flops(config: ModelConfig, tokens: int) -> int:
     """Of all layers for one prompt, and of the logits of its last token."""
     hidden, kv_width = config.hidden_size, config.num_key_value_heads * config.head_dim
     layer = hidden * (2 * hidden + 2 * kv_width) + 3 * hidden * config.intermediate_size + tokens * hidden
@@ -81,7 +82,7 @@ def in_turns(run: Callable[[], Any], limit: Callable[[], float], runs: int) -> t
     return statistics.median(seconds), statistics.median(limits)
 
 
-def speeds(graphs: Graphs, config: Qwen2VLConfig, side: int, tokens: int, runs: int) -> Iterator[Row]:
+def speeds(graphs: Graphs, config: ModelConfig, side: int, tokens: int, runs: int) -> Iterator[Row]:
     """Of the vision tower, a prompt that holds its image, and a token."""
     machine = Machine()
     grid = (1, side, side)
@@ -130,7 +131,7 @@ def main() -> None:
     if arguments.layers:
         shapes["num_hidden_layers"] = arguments.layers
         shapes["vision_config"] = {**shapes["vision_config"], "depth": arguments.layers}
-    config = Qwen2VLConfig.from_dict(shapes)
+    config = ModelConfig.from_dict(shapes)
     choice = choose_attention(CPU, arguments.attn, (config.head_dim, config.vision.head_dim))
     backends = backends_for(CPU, choice.implementation, config)
     kv = KVSlots(config, 1, arguments.max_length, backends.text)

@@ -19,7 +19,7 @@ from mindnlp_ocr.bench.results import Results, Row
 from mindnlp_ocr.bench.tool import positive, run_tool
 from mindnlp_ocr.cache.config import KV_DTYPES, CacheConfig
 from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.engine.forecast import activation_bytes
 from mindnlp_ocr.models.limits import TEXT_TOKENS
 from mindnlp_ocr.ops.device import Device
@@ -29,7 +29,7 @@ from mindnlp_ocr.weights.quantize import GROUP, WEIGHT_DTYPES, WeightDtype
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 
-def weight_bytes(config: Qwen2VLConfig, dtype: WeightDtype, device: Device) -> int:
+def weight_bytes(config: ModelConfig, dtype: WeightDtype, device: Device) -> int:
     """Of all weights as they are held: matrices in the dtype, in 8 bits with a float32 scale a group; vectors in float32.
 
     Off the CPU the matrix that gives the logits is in float32 too.
@@ -59,9 +59,9 @@ def main() -> int:
     parser.add_argument("--output", metavar="FILE", help="write the figures there, as JSON")
     arguments = parser.parse_args()
     if arguments.model:
-        configs = {arguments.model.name: Qwen2VLConfig.from_folder(arguments.model)}
+        configs = {arguments.model.name: ModelConfig.from_folder(arguments.model)}
     else:
-        configs = {published.NAMES[name]: Qwen2VLConfig.from_dict(raw) for name, raw in published.CONFIGS.items()}
+        configs = {published.NAMES[name]: ModelConfig.from_dict(raw) for name, raw in published.CONFIGS.items()}
     device = Device.parse(arguments.device)
     chosen = CacheConfig(kv_dtype=arguments.kv_dtype)
     rows: list[Row] = []

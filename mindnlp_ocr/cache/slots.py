@@ -9,7 +9,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from numpy.typing import NDArray
 
 from mindnlp_ocr.backends.base import Backend
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.ops.host import on_host
 
 Array = NDArray[Any]
@@ -29,7 +29,7 @@ class KVSlots(nn.Cell):
 
     def __init__(
         self,
-        config: Qwen2VLConfig,
+        config: ModelConfig,
         slots: int,
         max_length: int,
         backend: Backend,
@@ -62,7 +62,7 @@ class KVSlots(nn.Cell):
         return np.dtype(DTYPES[self.dtype])
 
     @staticmethod
-    def bytes_needed(config: Qwen2VLConfig, slots: int, max_length: int, item_bytes: int) -> int:
+    def bytes_needed(config: ModelConfig, slots: int, max_length: int, item_bytes: int) -> int:
         """Bytes of all keys and values, of ``item_bytes`` a number."""
         numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
         return slots * max_length * numbers * item_bytes

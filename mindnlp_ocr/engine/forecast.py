@@ -6,7 +6,7 @@ import psutil
 
 from mindnlp_ocr.backends.select import Backends
 from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.engine.buckets import bucket_for
 from mindnlp_ocr.engine.generate import Generation
 from mindnlp_ocr.engine.graphs import MAX_PATCHES, MIN_PATCHES, MIN_TOKENS
@@ -39,7 +39,7 @@ class Forecast:
 
 def forecast(generation: Generation, backends: Backends, item_bytes: int) -> Forecast:
     """For a request that has not begun; ``item_bytes`` of a number in its slot."""
-    config: Qwen2VLConfig = generation.config
+    config: ModelConfig = generation.config
     merge = config.vision.spatial_merge_size**2
     patches = max((image.tokens * merge for image in generation.key.images), default=0)
     tokens = len(generation.key)
@@ -54,14 +54,14 @@ def forecast(generation: Generation, backends: Backends, item_bytes: int) -> For
     )
 
 
-def activation_bytes(config: Qwen2VLConfig, patches: int, tokens: int, max_length: int, backends: Backends) -> int:
+def activation_bytes(config: ModelConfig, patches: int, tokens: int, max_length: int, backends: Backends) -> int:
     """What the larger of the vision and the prefill graph allocates above the weights, for a prompt of so many tokens with a
     largest image of so many patches, in slots of ``max_length`` tokens."""
     vision = _vision_bytes(config, patches, backends) if patches else 0
     return max(vision, _prefill_bytes(config, tokens, max_length, backends))
 
 
-def _vision_bytes(config: Qwen2VLConfig, patches: int, backends: Backends) -> int:
+def _vision_bytes(config: ModelConfig, patches: int, backends: Backends) -> int:
     """Patches on the host and the device; of a block: x, its norm, q/k/v thrice over (sliced, turned), tables, the MLP."""
     vision = config.vision
     bucket = bucket_for(patches, MIN_PATCHES, MAX_PATCHES)
@@ -69,7 +69,7 @@ def _vision_bytes(config: Qwen2VLConfig, patches: int, backends: Backends) -> in
     return 4 * bucket * widths + backends.vision.score_bytes(bucket)
 
 
-def _prefill_bytes(config: Qwen2VLConfig, tokens: int, max_length: int, backends: Backends) -> int:
+def _prefill_bytes(config: ModelConfig, tokens: int, max_length: int, backends: Backends) -> int:
     """Image rows on the host and the device; of a layer: x, its norm, q/k/v, what was attended, the MLP."""
     bucket = bucket_for(tokens, MIN_TOKENS, max_length)
     qkv = (2 * config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim

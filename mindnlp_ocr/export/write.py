@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.engine.graphs import Graphs
 from mindnlp_ocr.export import mindir
 from mindnlp_ocr.export.manifest import Array, ExportedGraph, Graph
@@ -30,7 +30,7 @@ class Shape(NamedTuple):
 
 
 def write_graphs(
-    folder: Path, graphs: Graphs, kv: KVSlots, config: Qwen2VLConfig, shapes: Sequence[Shape]
+    folder: Path, graphs: Graphs, kv: KVSlots, config: ModelConfig, shapes: Sequence[Shape]
 ) -> list[ExportedGraph]:
     """Write each as GRAPH-BUCKET.mindir."""
     written = []
@@ -67,7 +67,7 @@ def write_parameters(folder: Path, parameters: Sequence[Parameter]) -> tuple[lis
     return arrays, files
 
 
-def example_inputs(graph: Graph, bucket: int, config: Qwen2VLConfig) -> dict[str, Tensor]:
+def example_inputs(graph: Graph, bucket: int, config: ModelConfig) -> dict[str, Tensor]:
     """Inputs of a graph's shapes and dtypes, by name."""
     vision = config.vision
     if graph == "vision":

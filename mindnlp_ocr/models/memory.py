@@ -7,7 +7,7 @@ from mindnlp_ocr.backends.select import AttentionChoice, Backends
 from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.cache.manager import CacheManager
 from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.weights.split import RankConfig
 
@@ -15,7 +15,7 @@ from mindnlp_ocr.weights.split import RankConfig
 class Memory(NamedTuple):
     """Of one model, one device and one choice of attention."""
 
-    config: Qwen2VLConfig
+    config: ModelConfig
     device: Device
     max_length: int
     cache: CacheConfig

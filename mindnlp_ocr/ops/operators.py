@@ -65,8 +65,9 @@ class Operators(nn.Cell):
         return activations.gelu(products.linear_bias(x, weight, bias))
 
     def gate(self, x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
-        """silu(x gate) * (x up); ``bias`` is zero and has as many elements as the result columns."""
-        gate, up = products.halves(products.linear(x, weight))
+        """silu(x gate) * (x up), with the biases of gate and, behind them, of up: ``bias`` is twice as long as the result is
+        wide."""
+        gate, up = products.halves(products.linear_bias(x, weight, bias))
         return activations.silu_gate(gate, up)
 
     def embed(self, token_ids: Tensor, table: Tensor) -> Tensor:
@@ -103,7 +104,7 @@ class CpuOperators(Operators):
         self.gate_op = native.linear("LinearSiluGate")
         self.embed_op, self.rms_norm_op, self.layer_norm_op = native.embed(dtype), native.rms_norm(), native.layer_norm()
         self.choose_op = native.choose()
-        self.layer_norm_eps = Tensor([norms.LAYER_NORM_EPS], ms.float32)
+        self.layer_norm_eps = Tensor([norms.NORM_EPS], ms.float32)
 
     def pack(self, weight: Source) -> Array:
         return packing.pack(weight, self.weight_dtype)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from mindnlp_ocr.config import Qwen2VLConfig, read_json
+from mindnlp_ocr.config import ModelConfig, read_json
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.processing.images import ImageProcessor, ImageReader, PromptImage
 
@@ -31,7 +31,7 @@ class ChatProcessor:
     The template comes with the checkpoint and may come from anywhere: it runs in jinja2's sandbox.
     """
 
-    def __init__(self, folder: Path, config: Qwen2VLConfig, images: ImageProcessor) -> None:
+    def __init__(self, folder: Path, config: ModelConfig, images: ImageProcessor) -> None:
         path = folder / "tokenizer.json"
         if not path.exists():
             raise SetupError(f"{path} is missing: give a complete Qwen2-VL folder")

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.weights.names import expected_shapes
 from mindnlp_ocr.weights.quantize import GROUP, SCALE, WeightDtype
@@ -20,7 +20,7 @@ class Stored(NamedTuple):
     dtype: str  # as safetensors calls it
 
 
-def check(where: object, found: Mapping[str, Stored], config: Qwen2VLConfig) -> WeightDtype:
+def check(where: object, found: Mapping[str, Stored], config: ModelConfig) -> WeightDtype:
     """What all matrices are stored in; "fp32" where they differ. Weights that the network does not have cause a warning.
 
     Args:

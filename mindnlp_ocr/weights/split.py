@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.weights.quantize import GROUP, Quantized, Source, WeightDtype, dequantize
 
@@ -18,7 +18,7 @@ BY_OUTPUT = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 BY_INPUT = ("o_proj", "down_proj")
 
 
-class RankConfig(Qwen2VLConfig):
+class RankConfig(ModelConfig):
     """As much of a network as one rank computes. Its heads are fewer, not smaller."""
 
     ranks: int
@@ -35,7 +35,7 @@ class Split:
     rank: int
     ranks: int
 
-    def check(self, config: Qwen2VLConfig) -> None:
+    def check(self, config: ModelConfig) -> None:
         """Whether the network divides.
 
         Raises:
@@ -51,7 +51,7 @@ class Split:
                     f"tensor_parallel is {self.ranks}: the checkpoint has {size} {what}, give a divisor of that"
                 )
 
-    def check_dtype(self, config: Qwen2VLConfig, dtype: WeightDtype) -> None:
+    def check_dtype(self, config: ModelConfig, dtype: WeightDtype) -> None:
         """Whether weights of that dtype round alike in parts and whole.
 
         Raises:
@@ -64,14 +64,14 @@ class Split:
                     "divide into whole groups: give dtype bf16, fp16 or fp32"
                 )
 
-    def config(self, config: Qwen2VLConfig) -> Qwen2VLConfig:
+    def config(self, config: ModelConfig) -> ModelConfig:
         """Of this rank. Errors as :meth:`check`."""
         if self.ranks == 1:
             return config
         self.check(config)
         parts = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
         sizes = {name: getattr(config, name) // self.ranks for name in parts}
-        return RankConfig(**{**config.model_dump(), **sizes, "ranks": self.ranks})
+        return RankConfig(**{**dict(config), **sizes, "ranks": self.ranks})  # a dump would lose the type of ``vision``
 
     def weights(self, weights: Mapping[str, Source]) -> Mapping[str, Source]:
         """Of this rank, under their published names."""

@@ -15,7 +15,7 @@ from mindnlp_ocr.backends.select import backends_for, operators_for
 from mindnlp_ocr.cache.keys import PrefixKey
 from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.cli import main
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.engine.graphs import Graphs, NewToken, PromptPart
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.ops.device import Device
@@ -37,7 +37,7 @@ def drawn(number: int) -> dict[str, Any]:
 def read(number: int, dtype: WeightDtype, ranks: Ranks) -> dict[str, Any]:
     """The tokens and the logits of the prompt, and what a rank holds."""
     spec = MODELS[number]
-    device, whole = Device("CPU"), Qwen2VLConfig.from_dict(spec["config"])
+    device, whole = Device("CPU"), ModelConfig.from_dict(spec["config"])
     config = ranks.split.config(whole)
     ranks.split.check_dtype(whole, dtype)
     backends = backends_for(device, "flash", config, fused=ranks.count == 1)
