@@ -27,6 +27,11 @@ from tests.reference import random_weights
 
 MODELS: list[dict[str, Any]] = json.loads((GOLDENS / "windows.json").read_text(encoding="utf-8"))["models"]
 TINY = MODELS[0]
+STRIP = {  # of five windows, for other tests
+    **TINY,
+    "input_ids": [17, 401, *[TINY["config"]["image_token_id"]] * 20, 9, 1200],
+    "image_grid_thw": [[1, 2, 40]],
+}
 ROWS = 8  # every so many features are recorded
 MAX_LENGTH = 512
 with_library = pytest.mark.skipif(not native.available()[0], reason=native.available()[1])
