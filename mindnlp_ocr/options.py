@@ -101,8 +101,8 @@ def add_document_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset",
         metavar="NAME",
-        help="how pages are read: mineru, olmocr, plain, or a YAML file of yours (default: as the checkpoint declares, or "
-        "by its name)",
+        help="how pages are read: mineru, nanonets, olmocr, olmocr2, plain, rolmocr, or a YAML file of yours (default: as "
+        "the checkpoint declares, or by its name)",
     )
     parser.add_argument(
         "--skip-furniture",

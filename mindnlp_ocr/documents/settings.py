@@ -10,8 +10,8 @@ from mindnlp_ocr.errors import SetupError
 
 FILE = "document_config.json"
 LayoutChoice = Literal["auto", "lines", "page", "model"]
-PresetName = Literal["mineru", "olmocr", "plain"]  # those that ship with the package
-PageAnswer = Literal["text", "markdown", "olmocr"]
+PresetName = Literal["mineru", "nanonets", "olmocr", "olmocr2", "plain", "rolmocr"]  # those that ship with the package
+PageAnswer = Literal["text", "markdown", "olmocr", "front_matter"]
 Settings = TypeVar("Settings", bound="DocumentSettings")
 
 
@@ -104,7 +104,7 @@ class DocumentSettings(BaseModel):
         page_longest_side: pixels to which larger pages are shrunk before they are read whole.
         page_max_new_tokens: longest answer for a whole page; null: the model's own.
         page_answer: what the model answers for a whole page: "text", "markdown", or "olmocr": JSON with the text in
-            Markdown and the turn that the page needs.
+            Markdown and the turn that the page needs, or "front_matter": the same in YAML ahead of the Markdown.
         lines: how line crops are read; null where the checkpoint does not read them.
         model_layout: how the model finds the blocks of a page; null where it does not.
         confidence: how a confidence is estimated; null where it is not.
