@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The memory that a checkpoint will take, from its config.json alone: weights, KV slots, and what a picture adds.
 
-uv run tools/forecast_memory.py                                      # MinerU2.5-1.2B, Qwen2-VL-2B and -7B in every dtype
+uv run tools/forecast_memory.py                                      # the published shapes in every dtype
 uv run tools/forecast_memory.py --model MODEL --dtype int8 --max-length 8192 --slots 4
 uv run tools/forecast_memory.py --device npu:0                       # no NPU has to be there
 
@@ -49,7 +49,7 @@ def weight_bytes(config: ModelConfig, dtype: WeightDtype, device: Device) -> int
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, metavar="FOLDER", help="a Qwen2-VL folder (default: the published shapes)")
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help="a checkpoint's folder (default: the published shapes)")
     parser.add_argument("--device", default="cpu", help="cpu or npu:0 (default: cpu)")
     parser.add_argument("--dtype", choices=WEIGHT_DTYPES, help="of weights (default: each)")
     parser.add_argument("--kv-dtype", choices=KV_DTYPES, default="fp32", help="of keys and values (default: fp32)")

@@ -10,6 +10,7 @@ from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.engine.buckets import bucket_for
 from mindnlp_ocr.engine.generate import Generation
 from mindnlp_ocr.engine.graphs import MAX_PATCHES, MIN_PATCHES, MIN_TOKENS
+from mindnlp_ocr.weights.names import VISION_MLP
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def _vision_bytes(config: ModelConfig, patches: int, backends: Backends) -> int:
     """Patches on the host and the device; of a block: x, its norm, q/k/v thrice over (sliced, turned), tables, the MLP."""
     vision = config.vision
     bucket = bucket_for(patches, MIN_PATCHES, MAX_PATCHES)
-    widths = 2 * vision.patch_dim + 14 * vision.embed_dim + vision.mlp_dim
+    widths = 2 * vision.patch_dim + 14 * vision.embed_dim + len(VISION_MLP[vision.mlp][0]) * vision.mlp_dim
     return 4 * bucket * widths + backends.vision.score_bytes(bucket)
 
 

@@ -14,6 +14,7 @@ from tokenizers.decoders import DecodeStream
 from mindnlp_ocr.config import ModelConfig, read_json
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.processing.images import ImageProcessor, ImageReader, PromptImage
+from mindnlp_ocr.processing.tokenizer import tokenizer_of
 
 Messages = Sequence[dict[str, Any]]
 
@@ -32,13 +33,7 @@ class ChatProcessor:
     """
 
     def __init__(self, folder: Path, config: ModelConfig, images: ImageProcessor) -> None:
-        path = folder / "tokenizer.json"
-        if not path.exists():
-            raise SetupError(f"{path} is missing: give a complete Qwen2-VL folder")
-        try:
-            self.tokenizer: Tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises nothing narrower
-            raise SetupError(f"{path} cannot be read ({error}): copy it again") from error
+        self.tokenizer: Tokenizer = tokenizer_of(folder)
         self.images = images
         self._reader = ImageReader(images)
         vision = config.vision
@@ -55,7 +50,8 @@ class ChatProcessor:
         self._image_token = self.tokenizer.id_to_token(config.image_token_id)
         if self._image_token is None:
             raise SetupError(
-                f"{path} has no token {config.image_token_id}, config.json's image token: take both from one checkpoint"
+                f"{folder / 'tokenizer.json'} has no token {config.image_token_id}, config.json's image token: "
+                "take both from one checkpoint"
             )
         try:
             self._template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(
