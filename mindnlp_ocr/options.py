@@ -134,7 +134,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="PATH",
-        help="a Qwen2-VL folder, merged .npz or exported folder (default: the built-in small model)",
+        help="a Qwen2-VL or Qwen2.5-VL folder, merged .npz or exported folder (default: the built-in small model)",
     )
     parser.add_argument("--lora", metavar="DIR", help="a LoRA adapter of the model, as PEFT saves it")
     parser.add_argument("--device", default="cpu", help="cpu, npu:0 or Ascend (default: cpu)")

@@ -34,6 +34,9 @@ from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES
 
 PEER = Path(__file__).resolve().parent / "peers" / "vision_tower.py"
 CPU = Device("CPU")
+# Of the language model as little as there can be: the graphs want one.
+SMALL = {"num_hidden_layers": 1, "intermediate_size": 64, "vocab_size": 4}
+SMALL |= {"image_token_id": 0, "video_token_id": 1, "vision_start_token_id": 2, "eos_token_id": 3}
 
 
 class Peer:
@@ -58,7 +61,7 @@ class Peer:
 
 
 def tower(config: ModelConfig, dtype: Any) -> Graphs:
-    """The whole tower; of the language model one small layer, which the graphs want."""
+    """The whole tower, compiled when it first runs."""
     backends = backends_for(CPU, "flash", config)
     kv = KVSlots(config, 1, 64, backends.text)
     return Graphs(config, RandomWeights(config), 64, operators_for(CPU, dtype), backends, kv)
@@ -75,7 +78,7 @@ def main() -> int:
     parser.add_argument("--output", metavar="FILE", help="write the figures there, as JSON")
     arguments = parser.parse_args()
     shapes = dict(published.CONFIGS[arguments.shapes])
-    shapes |= {"num_hidden_layers": 1, "vision_config": {**shapes["vision_config"], "depth": arguments.blocks}}
+    shapes |= {**SMALL, "vision_config": {**shapes["vision_config"], "depth": arguments.blocks}}
     config = ModelConfig.from_dict(shapes)
     graphs, machine = tower(config, arguments.dtype), Machine()
     peer = Peer(arguments.peer_python, shapes) if arguments.peer_python else None

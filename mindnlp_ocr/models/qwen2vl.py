@@ -36,11 +36,11 @@ DEFAULT_BATCH_SIZE = 8
 
 
 class Qwen2VLModel:
-    """A Qwen2-VL that reads documents on MindSpore. Its methods may be called from several threads.
+    """A Qwen2-VL or Qwen2.5-VL that reads documents on MindSpore. Its methods may be called from several threads.
 
     Args:
-        model_name: a Hugging Face folder of Qwen2-VL, a merged .npz file of one, or an exported folder; by default the small
-            checkpoint that ships with this package.
+        model_name: a Hugging Face folder of a checkpoint, a merged .npz file of one, or an exported folder; by default the
+            small one that ships with this package.
         device: "cpu", "npu:0" (or "Ascend") or "cuda"; or a ``Device``, which says how MindSpore is set up as well.
         lora_weights_path: a LoRA adapter as PEFT saves it, merged into the weights in float32; see :meth:`set_adapter`.
         cache_config: settings of the KV cache and of flash attention.

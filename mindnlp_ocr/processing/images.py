@@ -1,4 +1,5 @@
-"""Images: opening whatever a user gives, and Qwen2-VL's resizing, normalisation and patches.
+"""Images: opening whatever a user gives, and the resizing, normalisation and patches of Qwen2-VL
+and Qwen2.5-VL, which are the same.
 
 The numbers are those of the published ``Qwen2VLImageProcessor``, bit for bit on the same Pillow.
 """

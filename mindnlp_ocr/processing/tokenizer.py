@@ -1,7 +1,7 @@
 """A checkpoint's tokenizer: as tokenizer.json has it, or built of vocab.json and merges.txt where only those are published.
 
-The built one is that of Qwen2: a byte-level BPE over NFC text, split as published (Qwen2's tokenizer.json, and ``Qwen2Tokenizer``
-of transformers 4.57.6).
+The built one is that of Qwen2: a byte-level BPE over NFC text, split as published (Qwen2's tokenizer.json; transformers
+4.57.6, ``Qwen2Tokenizer``).
 """
 
 from pathlib import Path

@@ -21,7 +21,7 @@ SINGLE = "model.safetensors"
 
 
 class FolderCheckpoint(Checkpoint):
-    """A Hugging Face folder of Qwen2-VL."""
+    """A Hugging Face folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
