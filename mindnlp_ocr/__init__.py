@@ -1,4 +1,4 @@
-"""Read documents with Qwen2-VL on MindSpore.
+"""Read documents with Qwen2-VL and Qwen2.5-VL on MindSpore.
 
 The names below are loaded on first use, so that ``import mindnlp_ocr`` does not import MindSpore.
 """

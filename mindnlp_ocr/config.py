@@ -2,57 +2,19 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mindnlp_ocr.architectures import ARCHITECTURES, Layers, Positive, Size, VisionConfig
 from mindnlp_ocr.errors import SetupError
 
-# Bounds far above any checkpoint: a config that lies is refused before lists and arrays are made of it.
-Size = Annotated[int, Field(gt=0, le=2**24)]
-Layers = Annotated[int, Field(gt=0, le=1024)]
 TokenId = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Model = TypeVar("Model", bound=BaseModel)
 
 
-class VisionConfig(BaseModel):
-    """The vision tower: a ViT over 14 x 14 patches with 2-D rotary positions."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    depth: Layers
-    embed_dim: Size
-    hidden_size: Size  # width after the merger: the text model's
-    num_heads: Size
-    mlp_ratio: Positive = 4
-    patch_size: Size = 14
-    spatial_merge_size: Size = 2
-    temporal_patch_size: Size = 2
-    in_channels: Literal[3] = 3
-    hidden_act: Literal["quick_gelu"] = "quick_gelu"
-
-    @property
-    def head_dim(self) -> int:
-        return self.embed_dim // self.num_heads
-
-    @property
-    def mlp_dim(self) -> int:
-        return int(self.embed_dim * self.mlp_ratio)
-
-    @property
-    def patch_dim(self) -> int:
-        """Values in one flattened patch: channels x time x height x width."""
-        return self.in_channels * self.temporal_patch_size * self.patch_size**2
-
-    @model_validator(mode="after")
-    def _sizes_fit(self) -> "VisionConfig":
-        if self.embed_dim % self.num_heads or self.head_dim % 4:
-            raise ValueError(f"embed_dim {self.embed_dim} over {self.num_heads} heads is not a multiple of 4 a head")
-        return self
-
-
-class Qwen2VLConfig(BaseModel):
-    """The language model and its vision tower, as published for Qwen2-VL."""
+class ModelConfig(BaseModel):
+    """The language model and its vision tower, as published."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -79,7 +41,7 @@ class Qwen2VLConfig(BaseModel):
         return self.hidden_size // self.num_attention_heads
 
     @model_validator(mode="after")
-    def _sizes_fit(self) -> "Qwen2VLConfig":
+    def _sizes_fit(self) -> "ModelConfig":
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(f"hidden_size {self.hidden_size} does not divide over {self.num_attention_heads} heads")
         if self.num_attention_heads % self.num_key_value_heads:
@@ -95,7 +57,7 @@ class Qwen2VLConfig(BaseModel):
         return self
 
     @classmethod
-    def from_folder(cls, folder: Path) -> "Qwen2VLConfig":
+    def from_folder(cls, folder: Path) -> "ModelConfig":
         """Read ``config.json`` and ``generation_config.json`` of a Hugging Face folder.
 
         Raises:
@@ -108,10 +70,12 @@ class Qwen2VLConfig(BaseModel):
     @classmethod
     def from_dict(
         cls, raw: dict[str, Any], generation: dict[str, Any] | None = None, source: str = "config"
-    ) -> "Qwen2VLConfig":
+    ) -> "ModelConfig":
         """From the published flat layout, or the nested one of transformers >= 4.52 (``text_config``)."""
-        if raw.get("model_type") != "qwen2_vl":
-            raise SetupError(f"{source}: model_type is {raw.get('model_type')!r}, this engine reads 'qwen2_vl'")
+        architecture = ARCHITECTURES.get(str(raw.get("model_type")))
+        if architecture is None:
+            known = " and ".join(repr(name) for name in ARCHITECTURES)
+            raise SetupError(f"{source}: model_type is {raw.get('model_type')!r}, this engine reads {known}")
         nested = _object(raw, "text_config", source)
         text = {**raw, **{name: value for name, value in nested.items() if value is not None}}
         rope = _object(text, "rope_scaling", source) or _object(text, "rope_parameters", source)
@@ -125,20 +89,23 @@ class Qwen2VLConfig(BaseModel):
         eos = text.get("eos_token_id") if eos is None else eos
         fields = {
             **text,
-            "vision": raw.get("vision_config"),
+            "vision": _checked(architecture.vision, raw.get("vision_config"), source, "vision"),
             "tie_word_embeddings": raw.get("tie_word_embeddings", text.get("tie_word_embeddings", False)),
             "mrope_section": rope.get("mrope_section"),
             "rope_theta": theta,
             "eos_token_ids": eos if isinstance(eos, list) else [eos],
         }
-        try:
-            return cls(**fields)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise SetupError(
-                f"{source}: config.json cannot be used: {where}: {first['msg']}".replace(": : ", ": ")
-            ) from error
+        return _checked(cls, fields, source)
+
+
+def _checked(model: type[Model], given: Any, source: str, *where: str) -> Model:
+    """``given`` as a model, with errors that name the first field that cannot be; ``where`` it lies in config.json."""
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in (*where, *first["loc"]))
+        raise SetupError(f"{source}: config.json cannot be used: {place}: {first['msg']}".replace(": : ", ": ")) from error
 
 
 def _object(raw: dict[str, Any], name: str, source: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mindnlp_ocr.bench import published
-from mindnlp_ocr.config import Qwen2VLConfig, read_json
+from mindnlp_ocr.config import ModelConfig, read_json
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.models.qwen2vl import EMBEDDED
 from mindnlp_ocr.weights.names import expected_shapes
@@ -19,9 +19,9 @@ VISION: dict[str, Any] = RAW["vision_config"]
 MULTIMODAL = {"model_type", "architectures", "vision_config", "image_token_id", "video_token_id", "vision_start_token_id"}
 
 
-def read(generation: dict[str, Any] | None = None, **changes: Any) -> Qwen2VLConfig:
+def read(generation: dict[str, Any] | None = None, **changes: Any) -> ModelConfig:
     raw = {name: value for name, value in {**RAW, **changes}.items() if value != "absent"}
-    return Qwen2VLConfig.from_dict(raw, generation, source="model")
+    return ModelConfig.from_dict(raw, generation, source="model")
 
 
 def refusal(**changes: Any) -> str:
@@ -41,7 +41,7 @@ def nested(**text_changes: Any) -> dict[str, Any]:
 
 
 def test_the_published_layout_is_read_value_by_value() -> None:
-    config = Qwen2VLConfig.from_folder(EMBEDDED)
+    config = ModelConfig.from_folder(EMBEDDED)
     assert (config.hidden_size, config.num_hidden_layers, config.vocab_size) == (384, 6, 8192)
     assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (6, 2, 64)
     assert (config.mrope_section, config.rope_theta, config.rms_norm_eps) == ((8, 12, 12), 1e6, 1e-6)
@@ -67,13 +67,13 @@ def test_the_published_layout_is_read_value_by_value() -> None:
 def test_the_nested_layout_of_transformers_4_52_is_the_same_config(changes: dict[str, Any]) -> None:
     raw = nested(**changes)
     raw["text_config"] = {name: value for name, value in raw["text_config"].items() if value != "absent"}
-    assert Qwen2VLConfig.from_dict(raw) == Qwen2VLConfig.from_dict(RAW)
+    assert ModelConfig.from_dict(raw) == ModelConfig.from_dict(RAW)
 
 
 def test_an_embedding_that_is_not_tied_stays_so_in_both_layouts() -> None:
     assert read(tie_word_embeddings=False).tie_word_embeddings is False
     assert read(tie_word_embeddings="absent").tie_word_embeddings is False
-    assert Qwen2VLConfig.from_dict(nested(tie_word_embeddings=False)).tie_word_embeddings is False
+    assert ModelConfig.from_dict(nested(tie_word_embeddings=False)).tie_word_embeddings is False
 
 
 # End tokens
@@ -104,16 +104,16 @@ def test_end_tokens_that_cannot_be_are_refused(ids: Any) -> None:
 
 
 def test_the_embedded_checkpoint_ends_at_either_of_its_two_tokens() -> None:
-    assert Qwen2VLConfig.from_folder(EMBEDDED).eos_token_ids == (8130, 8128)
+    assert ModelConfig.from_folder(EMBEDDED).eos_token_ids == (8130, 8128)
 
 
 # What cannot be
 
 
-@pytest.mark.parametrize("kind", ["qwen2_5_vl", "llama", None, 5, "absent"])
+@pytest.mark.parametrize("kind", ["qwen3_vl", "llama", None, 5, "absent"])
 def test_another_architecture_is_named(kind: Any) -> None:
     found = None if kind == "absent" else kind
-    assert refusal(model_type=kind) == f"model: model_type is {found!r}, this engine reads 'qwen2_vl'"
+    assert refusal(model_type=kind) == f"model: model_type is {found!r}, this engine reads 'qwen2_vl' and 'qwen2_5_vl'"
 
 
 SIZES = [
@@ -219,7 +219,7 @@ def test_a_variant_that_this_engine_does_not_compute_is_refused_not_read_wrongly
 def test_a_file_that_is_not_json_is_named_and_to_be_copied_again(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(content)
-    for attempt in (lambda: read_json(path), lambda: Qwen2VLConfig.from_folder(tmp_path)):
+    for attempt in (lambda: read_json(path), lambda: ModelConfig.from_folder(tmp_path)):
         with pytest.raises(SetupError) as error:
             attempt()
         assert str(error.value).startswith(f"{path} cannot be read as JSON (")
@@ -231,41 +231,93 @@ def test_json_that_is_no_object_says_what_it_is(tmp_path: Path, content: str, ki
     path = tmp_path / "config.json"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(SetupError) as error:
-        Qwen2VLConfig.from_folder(tmp_path)
+        ModelConfig.from_folder(tmp_path)
     assert str(error.value) == f"{path} holds {kind}, not an object: copy it again"
 
 
 def test_a_missing_config_names_the_file_and_a_missing_generation_config_does_not_matter(tmp_path: Path) -> None:
     with pytest.raises(SetupError) as error:
-        Qwen2VLConfig.from_folder(tmp_path)
+        ModelConfig.from_folder(tmp_path)
     missing = f"{tmp_path / 'config.json'} is missing: give a Qwen2-VL folder as it was published, complete"
     assert str(error.value) == missing
     shutil.copy(EMBEDDED / "config.json", tmp_path)
-    assert Qwen2VLConfig.from_folder(tmp_path).eos_token_ids == (8130,)
+    assert ModelConfig.from_folder(tmp_path).eos_token_ids == (8130,)
 
 
 def test_an_error_in_a_folders_config_names_the_folder(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**RAW, "hidden_size": 385}), encoding="utf-8")
     with pytest.raises(SetupError) as error:
-        Qwen2VLConfig.from_folder(tmp_path)
+        ModelConfig.from_folder(tmp_path)
     assert str(error.value).startswith(f"{tmp_path}: config.json cannot be used: ")
 
 
 @pytest.mark.parametrize("name", published.CONFIGS)
 def test_the_published_shapes_are_read_flat_and_nested(name: str) -> None:
     flat = published.CONFIGS[name]
-    config = Qwen2VLConfig.from_dict(flat)
+    config = ModelConfig.from_dict(flat)
     assert config.head_dim == 2 * sum(config.mrope_section)
     text = {key: value for key, value in flat.items() if key not in ("model_type", "vision_config")}
     nested = {
-        "model_type": "qwen2_vl",
-        "text_config": {"model_type": "qwen2_vl_text", **text},
+        "model_type": flat["model_type"],
+        "text_config": {"model_type": f"{flat['model_type']}_text", **text},
         "vision_config": {**flat["vision_config"], "in_chans": 3, "in_channels": 3},
     }
-    assert Qwen2VLConfig.from_dict(nested) == config  # as MinerU2.5-Pro-2605 has it: what ties the head is inside too
+    assert ModelConfig.from_dict(nested) == config  # as MinerU2.5-Pro-2605 has it: what ties the head is inside too
 
 
 def test_the_shapes_of_mineru_add_up_to_its_published_size() -> None:
-    shapes = expected_shapes(Qwen2VLConfig.from_dict(published.CONFIGS["mineru2.5-1.2b"]))
+    shapes = expected_shapes(ModelConfig.from_dict(published.CONFIGS["mineru2.5-1.2b"]))
     assert "lm_head.weight" not in shapes
     assert round(2 * sum(math.prod(shape) for shape in shapes.values()) / 2**30, 2) == 2.15
+
+
+# Qwen2.5-VL
+
+WINDOWS: dict[str, Any] = published.CONFIGS["qwen2.5-3b"]
+
+
+def windows_with(**changes: Any) -> ModelConfig:
+    vision = {name: value for name, value in {**WINDOWS["vision_config"], **changes}.items() if value != "absent"}
+    return ModelConfig.from_dict({**WINDOWS, "vision_config": vision}, source="model")
+
+
+def test_the_names_of_qwen2_5_vl_are_read_value_by_value() -> None:
+    vision = windows_with().vision
+    assert (vision.depth, vision.embed_dim, vision.hidden_size, vision.mlp_dim) == (32, 1280, 2048, 3420)
+    assert (vision.norm, vision.mlp, vision.window, vision.head_dim) == ("rms", "silu_gate", 4, 80)
+    assert [block for block in range(vision.depth) if not vision.windowed(block)] == [7, 15, 23, 31]
+    assert windows_with(window_size="absent", fullatt_block_indexes="absent").vision == vision
+
+
+def test_qwen2_vl_has_no_windows() -> None:
+    vision = read().vision
+    assert (vision.norm, vision.mlp, vision.window, vision.windowed(0)) == ("layer", "quick_gelu", 0, False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"out_hidden_size": "absent"}, "vision.out_hidden_size: Field required"),
+        ({"hidden_size": 0}, "vision.hidden_size: Input should be greater than 0"),
+        ({"intermediate_size": None}, "vision.intermediate_size: Input should be a valid integer"),
+        ({"hidden_act": "quick_gelu"}, "vision.hidden_act: Input should be 'silu'"),
+        ({"out_hidden_size": 3584}, "the vision tower gives 3584 values, the text takes 2048"),
+        ({"window_size": 100}, "window_size 100 is not a multiple of 28, the pixels of a merged patch"),
+        ({"window_size": 0}, "vision.window_size: Input should be greater than 0"),
+        ({"fullatt_block_indexes": "7"}, "vision.fullatt_block_indexes"),
+    ],
+)
+def test_a_vision_tower_of_qwen2_5_vl_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SetupError) as error:
+        windows_with(**changes)
+    assert "config.json cannot be used: " in str(error.value)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "weights"), [("qwen2.5-3b", 3754622976, 824), ("qwen2.5-7b", 8292166656, 729)]
+)
+def test_the_weights_of_qwen2_5_vl_add_up_to_the_published_sizes(name: str, parameters: int, weights: int) -> None:
+    """The numbers of parameters that the published safetensors files hold: 3.75 and 8.29 billion."""
+    shapes = expected_shapes(ModelConfig.from_dict(published.CONFIGS[name]))
+    assert (sum(math.prod(shape) for shape in shapes.values()), len(shapes)) == (parameters, weights)

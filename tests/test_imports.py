@@ -9,9 +9,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "mindnlp_ocr"
 # From the bottom to the top. A name is a folder of the package, or a module beside them.
 LAYERS = (
-    "errors", "config", "weights", "ops", "sampling", "backends", "cache", "parallel", "processing", "modeling", "engine",
-    "export", "interop", "models", "documents", "output", "options", "settings", "opening", "cluster", "server", "farm",
-    "bench", "commands", "cli", "utils",
+    "errors", "architectures", "config", "weights", "ops", "sampling", "backends", "cache", "parallel", "processing",
+    "modeling", "engine", "export", "interop", "models", "documents", "output", "options", "settings", "opening", "cluster",
+    "server", "farm", "bench", "commands", "cli", "utils",
 )  # fmt: skip
 
 

@@ -44,7 +44,7 @@ print(json.dumps([seconds, peak_memory_mb() - before, held]))
 
 def make(folder: Path, shapes_of: str) -> None:
     """A checkpoint of random numbers, in shards."""
-    from mindnlp_ocr.config import Qwen2VLConfig
+    from mindnlp_ocr.config import ModelConfig
     from mindnlp_ocr.models.qwen2vl import EMBEDDED
     from mindnlp_ocr.weights.folder import INDEX
     from mindnlp_ocr.weights.names import expected_shapes
@@ -59,7 +59,7 @@ def make(folder: Path, shapes_of: str) -> None:
             (folder / path.name).write_bytes(path.read_bytes())
     (folder / "config.json").write_text(json.dumps(raw), encoding="utf-8")
     noise = (np.random.default_rng(0).standard_normal(1 << 22, dtype=np.float32) * 0.02).astype(ml_dtypes.bfloat16)
-    shapes = expected_shapes(Qwen2VLConfig.from_folder(folder))
+    shapes = expected_shapes(ModelConfig.from_folder(folder))
     home: dict[str, str] = {}
     shard: dict[str, Any] = {}
     files = 0

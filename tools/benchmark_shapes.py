@@ -1,73 +1,37 @@
 #!/usr/bin/env python3
-"""Run all layers of a published Qwen2-VL, random weights: vision, prefill, decode beside the machine's limits, and memory.
+"""Run all layers of a published checkpoint, random weights: vision, prefill, decode beside the machine's limits, and memory.
 
 Every run is followed by one of the machine's own limit (multiply-adds, or reading memory); medians are compared.
 
 uv run tools/benchmark_shapes.py                  # float32: needs 10 GB of memory and some three minutes
 uv run tools/benchmark_shapes.py --dtype int8     # or bf16, fp16
 uv run tools/benchmark_shapes.py --shapes mineru2.5-1.2b --dtype bf16
+uv run tools/benchmark_shapes.py --shapes qwen2.5-3b --dtype int8 --side 64 --max-length 2048
 """
 
 import argparse
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mindnlp_ocr.backends.select import backends_for, choose_attention, operators_for
 from mindnlp_ocr.bench import published
 from mindnlp_ocr.bench.machine import READ_MB, Machine, peak_memory_mb
 from mindnlp_ocr.bench.results import Results, Row
+from mindnlp_ocr.bench.shapes import RandomWeights, prefill_flops, vision_flops
 from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.config import Qwen2VLConfig, VisionConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.engine.graphs import Graphs, NewToken, PromptPart
 from mindnlp_ocr.modeling.rope import mrope_positions
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.processing.images import Patches
-from mindnlp_ocr.weights.names import expected_shapes
 from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES
 
 CPU = Device("CPU")
-
-
-class RandomWeights(Mapping[str, NDArray[np.float32]]):
-    """Weights drawn when asked for, so that no second copy of the model is ever held."""
-
-    def __init__(self, config: Qwen2VLConfig) -> None:
-        self._shapes = expected_shapes(config)
-        self._noise = np.random.default_rng(0).standard_normal(1 << 22, dtype=np.float32)
-
-    def __getitem__(self, name: str) -> NDArray[np.float32]:
-        shape = self._shapes[name]
-        noise = np.resize(self._noise, math.prod(shape)).reshape(shape)
-        if len(shape) == 1:
-            return 1 + 0.1 * noise if name.endswith("weight") else 0.02 * noise
-        return noise * np.float32(1 / math.sqrt(math.prod(shape[1:])))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._shapes)
-
-    def __len__(self) -> int:
-        return len(self._shapes)
-
-
-def vision_flops(config: VisionConfig, patches: int) -> int:
-    """Of the vision tower for one image."""
-    width, merged = config.embed_dim, config.embed_dim * config.spatial_merge_size**2
-    block = width * 3 * width + width * width + 2 * width * config.mlp_dim + 2 * patches * width
-    merger = (merged * merged + merged * config.hidden_size) / config.spatial_merge_size**2
-    return int(2 * patches * (config.patch_dim * width + config.depth * block + merger))
-
-
-def prefill_flops(config: Qwen2VLConfig, tokens: int) -> int:
-    """Of all layers for one prompt, and of the logits of its last token."""
-    hidden, kv_width = config.hidden_size, config.num_key_value_heads * config.head_dim
-    layer = hidden * (2 * hidden + 2 * kv_width) + 3 * hidden * config.intermediate_size + tokens * hidden
-    return 2 * (tokens * config.num_hidden_layers * layer + hidden * config.vocab_size)
 
 
 def in_turns(run: Callable[[], Any], limit: Callable[[], float], runs: int) -> tuple[float, float]:
@@ -81,7 +45,7 @@ def in_turns(run: Callable[[], Any], limit: Callable[[], float], runs: int) -> t
     return statistics.median(seconds), statistics.median(limits)
 
 
-def speeds(graphs: Graphs, config: Qwen2VLConfig, side: int, tokens: int, runs: int) -> Iterator[Row]:
+def speeds(graphs: Graphs, config: ModelConfig, side: int, tokens: int, runs: int) -> Iterator[Row]:
     """Of the vision tower, a prompt that holds its image, and a token."""
     machine = Machine()
     grid = (1, side, side)
@@ -93,7 +57,7 @@ def speeds(graphs: Graphs, config: Qwen2VLConfig, side: int, tokens: int, runs: 
     part = PromptPart(ids, features, positions.ids)
     step = graphs.prefill(part)[0]
     for name, rows, work, flops in (
-        ("vision", len(pixels), lambda: graphs.vision([Patches(pixels, grid)]), vision_flops(config.vision, len(pixels))),
+        ("vision", len(pixels), lambda: graphs.vision([Patches(pixels, grid)]), vision_flops(config.vision, grid)),
         ("prefill", len(ids), lambda: graphs.prefill(part), prefill_flops(config, len(ids))),
     ):
         seconds, peak = in_turns(work, machine.gflops, runs)
@@ -130,7 +94,7 @@ def main() -> None:
     if arguments.layers:
         shapes["num_hidden_layers"] = arguments.layers
         shapes["vision_config"] = {**shapes["vision_config"], "depth": arguments.layers}
-    config = Qwen2VLConfig.from_dict(shapes)
+    config = ModelConfig.from_dict(shapes)
     choice = choose_attention(CPU, arguments.attn, (config.head_dim, config.vision.head_dim))
     backends = backends_for(CPU, choice.implementation, config)
     kv = KVSlots(config, 1, arguments.max_length, backends.text)

@@ -53,13 +53,14 @@ struct Queries {
 enum class Activation { kNone, kQuickGelu, kGelu, kSiluGate };
 
 // y = activation(x w + bias) + residual, over rows of `in` floats that follow one another. For kSiluGate the panels of gate
-// and up take turns, and y = silu(gate) * up + residual. x is rounded to 8 bits a group where the weights are int8.
+// and up take turns, the biases of up lie behind those of gate, and y = silu(gate) * up + residual. x is rounded to 8 bits a
+// group where the weights are int8.
 struct Product {
   const float *x;
   int64_t rows;
   Weight w;
   int64_t in, out;
-  const float *bias = nullptr;  // [out], or null
+  const float *bias = nullptr;  // [out], for kSiluGate [2 * out], or null
   Activation activation = Activation::kNone;
   const float *residual = nullptr;  // [rows][out], or null
   float *y;                         // [rows][out]

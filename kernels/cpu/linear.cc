@@ -11,8 +11,8 @@
 
 namespace {
 
-// Inputs x [rows, in], a packed weight, bias [out], then residual [rows, out] if `with_residual`; last live int32 [1]: rows
-// that are not padding, whose answer is zero. Output [rows, out].
+// Inputs x [rows, in], a packed weight, bias [out] (for kSiluGate [2 * out]), then residual [rows, out] if `with_residual`;
+// last live int32 [1]: rows that are not padding, whose answer is zero. Output [rows, out].
 Fault RunLinear(int nparam, const Arguments &t, Activation activation, bool with_residual) {
   const int last = with_residual ? 4 : 3;
   if (nparam != last + 2) return kWrongCount;
@@ -23,9 +23,10 @@ Fault RunLinear(int nparam, const Arguments &t, Activation activation, bool with
   }
   if (t[last].rank != 1 || !t[last].Has({1})) return kWrongRank;
   if (t[last].dtype != Dtype::kInt32) return kWrongDtype;
-  const int64_t rows = t[0].shape[0], in = t[0].shape[1], out = t[2].shape[0], live = *t[last].Ints();
-  const int64_t panels = activation == Activation::kSiluGate ? 2 * Panels(out) : Panels(out);
-  if (!HoldsPanels(t[1], panels, in) || (with_residual && !t[3].Has({rows, out}))) return kWrongShape;
+  const int64_t parts = activation == Activation::kSiluGate ? 2 : 1, out = t[2].shape[0] / parts;
+  const int64_t rows = t[0].shape[0], in = t[0].shape[1], panels = parts * Panels(out), live = *t[last].Ints();
+  if (t[2].shape[0] % parts != 0 || !HoldsPanels(t[1], panels, in) || (with_residual && !t[3].Has({rows, out})))
+    return kWrongShape;
   if (live < 0 || live > rows) return kWrongLengths;
   const float *residual = with_residual ? t[3].Floats() : nullptr;
   float *y = t[last + 1].Floats();

@@ -1,7 +1,8 @@
-// One block of the vision tower as a MindSpore AOT custom op: LayerNorm, q/k/v, rotary, attention within each image, output
-// projection, LayerNorm and the MLP, both residuals included. Defined by mindnlp_ocr/modeling/vision.py (VisionBlock).
+// One block of the vision tower as a MindSpore AOT custom op: norm, q/k/v, rotary, attention within each image or window,
+// output projection, norm and the MLP, both residuals included. Defined by mindnlp_ocr/modeling/vision.py (VisionBlock):
+// with LayerNorm and quick GELU as VisionBlock, with RMSNorm and a gated MLP as GatedVisionBlock.
 //
-// A row's bits depend on its own image alone.
+// A row's bits depend on its own image or window alone.
 
 #include <algorithm>
 #include <memory>
@@ -13,36 +14,28 @@
 
 namespace {
 
-enum {
-  kX,       // [patches, width]
-  kCos,     // [patches, dim / 2]
-  kSin,     // as kCos
-  kStarts,  // int32 [images + 1]: where each image begins, and the end of the last
-  kEps,     // [1]
-  kNorm1,   // [width]
-  kNorm1Bias,
-  kQkv,      // panels
-  kQkvBias,  // [3 * width]
-  kOut,      // panels
-  kOutBias,  // [width]
-  kNorm2,    // [width]
-  kNorm2Bias,
-  kFc1,      // panels
-  kFc1Bias,  // [inner]
-  kFc2,      // panels
-  kFc2Bias,  // [width]
-  kY,        // as kX
-  kParameters
+// The weights of a block, and the numbers that it takes.
+struct Block {
+  int64_t width, heads, dim, inner;
+  float eps;
+  const float *norm1, *norm1_bias, *norm2, *norm2_bias;  // without biases: RMSNorm
+  Weight qkv, out, widen, narrow;                        // the last two are the MLP's
+  const float *qkv_bias, *out_bias, *widen_bias, *narrow_bias;
+  Activation activation;
 };
-constexpr int kRanks[kParameters] = {2, 2, 2, 1, 1, 1, 1, 3, 1, 3, 1, 1, 1, 3, 1, 3, 1, 2};
 
-void RunBlock(const Arguments &arguments, const std::vector<Unit> &images) {
+void Normalize(const Kernels &kernels, const Block &block, const float *weight, const float *bias, const float *x,
+               float *y) {
+  if (bias == nullptr) return kernels.rms_norm(x, weight, block.width, block.eps, y);
+  kernels.layer_norm(x, weight, bias, block.width, block.eps, y);
+}
+
+// x [rows, width] -> y; cos, sin [rows, dim / 2].
+void RunBlock(const Block &block, const std::vector<Unit> &segments, const float *x, const float *cos, const float *sin,
+              float *y) {
   const Kernels &kernels = Chosen();
-  const auto floats = [&](int i) { return arguments[i].Floats(); };
-  const auto weight = [&](int i) { return AsWeight(arguments[i]); };
-  const int64_t width = arguments[kX].shape[1], half = arguments[kCos].shape[1], inner = arguments[kFc1Bias].shape[0];
-  const int64_t rows = images.back().first + images.back().tokens, dim = 2 * half, heads = width / dim;
-  const float eps = *floats(kEps), *x = floats(kX);
+  const int64_t width = block.width, dim = block.dim, half = dim / 2, heads = block.heads, inner = block.inner;
+  const int64_t rows = segments.back().first + segments.back().tokens;
 
   // What is written when the last reader of the earlier content has gone shares its memory.
   const auto buffer = [rows](int64_t n) { return std::unique_ptr<float[]>(new float[rows * n]); };
@@ -51,28 +44,24 @@ void RunBlock(const Arguments &arguments, const std::vector<Unit> &images) {
 
   Parallel(ProductScratch(width), [&](const Worker &worker) {
     worker.Static(rows, [&](int64_t r) {
-      kernels.layer_norm(x + r * width, floats(kNorm1), floats(kNorm1Bias), width, eps, &normed[r * width]);
+      Normalize(kernels, block, block.norm1, block.norm1_bias, x + r * width, &normed[r * width]);
     });
-    Multiply(worker, {.x = normed.get(),
-                      .rows = rows,
-                      .w = weight(kQkv),
-                      .in = width,
-                      .out = 3 * width,
-                      .bias = floats(kQkvBias),
-                      .y = qkv});
+    Multiply(
+        worker,
+        {.x = normed.get(), .rows = rows, .w = block.qkv, .in = width, .out = 3 * width, .bias = block.qkv_bias, .y = qkv});
     worker.Static(rows, [&](int64_t r) {
-      const float *cos = floats(kCos) + r * half, *sin = floats(kSin) + r * half;
+      const float *c = cos + r * half, *s = sin + r * half;
       float turned[kMaxDim], *row = qkv + r * 3 * width;
       for (int64_t h = 0; h < heads; ++h) {
-        kernels.rotate(row + h * dim, cos, sin, half, q + r * width + h * dim);
-        kernels.rotate(row + width + h * dim, cos, sin, half, turned);
+        kernels.rotate(row + h * dim, c, s, half, q + r * width + h * dim);
+        kernels.rotate(row + width + h * dim, c, s, half, turned);
         std::copy_n(turned, dim, row + width + h * dim);
       }
     });
   });
 
   const int64_t head_bytes = dim * sizeof(float), row_bytes = 3 * width * sizeof(float);
-  std::vector<Unit> units = images;
+  std::vector<Unit> units = segments;
   for (Unit &unit : units) {
     unit.k = reinterpret_cast<const char *>(qkv) + unit.first * row_bytes + width * sizeof(float);
     unit.v = unit.k + width * sizeof(float);
@@ -91,61 +80,90 @@ void RunBlock(const Arguments &arguments, const std::vector<Unit> &images) {
   Parallel(ProductScratch(std::max(width, inner)), [&](const Worker &worker) {
     Multiply(worker, {.x = attended,
                       .rows = rows,
-                      .w = weight(kOut),
+                      .w = block.out,
                       .in = width,
                       .out = width,
-                      .bias = floats(kOutBias),
+                      .bias = block.out_bias,
                       .residual = x,
                       .y = middle.get()});
     worker.Static(rows, [&](int64_t r) {
-      kernels.layer_norm(&middle[r * width], floats(kNorm2), floats(kNorm2Bias), width, eps, &normed[r * width]);
+      Normalize(kernels, block, block.norm2, block.norm2_bias, &middle[r * width], &normed[r * width]);
     });
     Multiply(worker, {.x = normed.get(),
                       .rows = rows,
-                      .w = weight(kFc1),
+                      .w = block.widen,
                       .in = width,
                       .out = inner,
-                      .bias = floats(kFc1Bias),
-                      .activation = Activation::kQuickGelu,
+                      .bias = block.widen_bias,
+                      .activation = block.activation,
                       .y = hidden});
     Multiply(worker, {.x = hidden,
                       .rows = rows,
-                      .w = weight(kFc2),
+                      .w = block.narrow,
                       .in = inner,
                       .out = width,
-                      .bias = floats(kFc2Bias),
+                      .bias = block.narrow_bias,
                       .residual = middle.get(),
-                      .y = floats(kY)});
+                      .y = y});
   });
 }
 
-// Float32 but for kStarts and what is packed. Output as x, zero for padding.
-Fault RunOperator(AOT_ARGUMENTS) {
-  if (nparam != kParameters) return kWrongCount;
-  const Arguments t{params, ndims, shapes, dtypes};
-  for (int i = 0; i < kParameters; ++i) {
-    if (t[i].rank != kRanks[i]) return kWrongRank;
-    if (kRanks[i] == 3 ? !IsWeight(t[i].dtype) : t[i].dtype != (i == kStarts ? Dtype::kInt32 : Dtype::kFloat32)) {
-      return kWrongDtype;
-    }
+// Inputs, float32 but for what is packed and `starts`: x [patches, width]; cos, sin [patches, dim / 2]; starts int32
+// [segments + 1], where each image or window begins, and the end of the last; eps [1]; norm weight [width] (and bias, unless
+// gated); packed q/k/v and its bias [3 * width]; packed output and its bias; norm weight (and bias); the MLP's packed weight
+// and bias [inner] (of gate and up [2 * inner]); its second one and bias. Output as x, zero for padding.
+Fault RunOperator(int nparam, const Arguments &t, bool gated) {
+  const int norms = gated ? 1 : 2;  // tensors of a norm
+  const int norm1 = 5, qkv = norm1 + norms, out = qkv + 2, norm2 = out + 2, widen = norm2 + norms, narrow = widen + 2;
+  constexpr int kX = 0, kCos = 1, kSin = 2, kStarts = 3, kEps = 4;
+  const int last = narrow + 2;
+  if (nparam != last + 1) return kWrongCount;
+  for (int i = 0; i <= last; ++i) {
+    const bool packed = i == qkv || i == out || i == widen || i == narrow;
+    const bool matrix = i == kX || i == kCos || i == kSin || i == last;
+    if (t[i].rank != (packed ? 3 : matrix ? 2 : 1)) return kWrongRank;
+    if (packed ? !IsWeight(t[i].dtype) : t[i].dtype != (i == kStarts ? Dtype::kInt32 : Dtype::kFloat32)) return kWrongDtype;
   }
-  const int64_t rows = t[kX].shape[0], width = t[kX].shape[1], half = t[kCos].shape[1], inner = t[kFc1Bias].shape[0];
-  const int64_t heads = half > 0 ? width / (2 * half) : 0;
-  const bool fits = ValidHeads(heads, heads, 2 * half) && width == heads * 2 * half && t[kCos].Has({rows, half}) &&
-                    t[kSin].Has({rows, half}) && t[kEps].Has({1}) && t[kNorm1].Has({width}) && t[kNorm1Bias].Has({width}) &&
-                    HoldsPanels(t[kQkv], Panels(3 * width), width) && t[kQkvBias].Has({3 * width}) &&
-                    HoldsPanels(t[kOut], Panels(width), width) && t[kOutBias].Has({width}) && t[kNorm2].Has({width}) &&
-                    t[kNorm2Bias].Has({width}) && HoldsPanels(t[kFc1], Panels(inner), width) &&
-                    HoldsPanels(t[kFc2], Panels(width), inner) && t[kFc2Bias].Has({width});
+  const auto floats = [&t](int i) { return t[i].Floats(); };
+  const int64_t rows = t[kX].shape[0], width = t[kX].shape[1], half = t[kCos].shape[1], parts = gated ? 2 : 1;
+  const int64_t heads = half > 0 ? width / (2 * half) : 0, inner = t[widen + 1].shape[0] / parts;
+  bool fits = ValidHeads(heads, heads, 2 * half) && width == heads * 2 * half && t[kCos].Has({rows, half}) &&
+              t[kSin].Has({rows, half}) && t[kEps].Has({1}) && HoldsPanels(t[qkv], Panels(3 * width), width) &&
+              t[qkv + 1].Has({3 * width}) && HoldsPanels(t[out], Panels(width), width) && t[out + 1].Has({width}) &&
+              t[widen + 1].Has({parts * inner}) && HoldsPanels(t[widen], parts * Panels(inner), width) &&
+              HoldsPanels(t[narrow], Panels(width), inner) && t[narrow + 1].Has({width});
+  for (int i = 0; i < norms; ++i) fits = fits && t[norm1 + i].Has({width}) && t[norm2 + i].Has({width});
   if (!fits) return kWrongShape;
-  std::vector<Unit> images;
-  if (const Fault fault = ReadImages(t[kStarts], rows, &images)) return fault;
-  const int64_t live = images.back().first + images.back().tokens;
-  if (live > 0) RunBlock(t, images);
-  std::fill(t[kY].Floats() + live * width, t[kY].Floats() + rows * width, 0.0f);
+  std::vector<Unit> segments;
+  if (const Fault fault = ReadImages(t[kStarts], rows, &segments)) return fault;
+  const int64_t live = segments.back().first + segments.back().tokens;
+  const Block block{.width = width,
+                    .heads = heads,
+                    .dim = 2 * half,
+                    .inner = inner,
+                    .eps = *floats(kEps),
+                    .norm1 = floats(norm1),
+                    .norm1_bias = gated ? nullptr : floats(norm1 + 1),
+                    .norm2 = floats(norm2),
+                    .norm2_bias = gated ? nullptr : floats(norm2 + 1),
+                    .qkv = AsWeight(t[qkv]),
+                    .out = AsWeight(t[out]),
+                    .widen = AsWeight(t[widen]),
+                    .narrow = AsWeight(t[narrow]),
+                    .qkv_bias = floats(qkv + 1),
+                    .out_bias = floats(out + 1),
+                    .widen_bias = floats(widen + 1),
+                    .narrow_bias = floats(narrow + 1),
+                    .activation = gated ? Activation::kSiluGate : Activation::kQuickGelu};
+  if (live > 0) RunBlock(block, segments, floats(kX), floats(kCos), floats(kSin), floats(last));
+  std::fill(floats(last) + live * width, floats(last) + rows * width, 0.0f);
   return kOk;
 }
 
+Fault PlainOperator(AOT_ARGUMENTS) { return RunOperator(nparam, {params, ndims, shapes, dtypes}, false); }
+Fault GatedOperator(AOT_ARGUMENTS) { return RunOperator(nparam, {params, ndims, shapes, dtypes}, true); }
+
 }  // namespace
 
-AOT_OPERATOR(VisionBlock, RunOperator)
+AOT_OPERATOR(VisionBlock, PlainOperator)
+AOT_OPERATOR(GatedVisionBlock, GatedOperator)

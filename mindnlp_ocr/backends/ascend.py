@@ -19,7 +19,7 @@ from mindnlp_ocr.backends.base import StepInputs
 from mindnlp_ocr.backends.eager import EagerBackend
 from mindnlp_ocr.errors import SetupError
 
-MAX_IMAGES = 1023  # TND takes 1,024 sequences; the padding is one
+MAX_SEQUENCES = 1023  # images or windows: TND takes 1,024, of which the padding is one
 _MAX_PATCHES = (1 << 20) - 1  # and 2**20 rows; keys have one more than queries
 HEAD_DIMS = range(16, 513, 16)
 _MAX_HEADS, _MAX_GROUP = 256, 64
@@ -37,7 +37,8 @@ class AscendBackend(EagerBackend):
     every layer. Shapes and dtypes are checked while a graph compiles.
     """
 
-    packed_images = 1  # an empty one would be a sequence without keys
+    packed_images = 1
+    most_windows = MAX_SEQUENCES
     rows_are_slots = True
     slots_on_device = True
     samples_in_graph = True
@@ -73,25 +74,31 @@ class AscendBackend(EagerBackend):
         return x.astype(self.dtype)
 
     def vision_mask(self, patches: int, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
-        """Where each image ends, among the queries and among the keys.
+        """Where each image or window ends, among the queries and among the keys.
 
-        The padding is one more sequence. TND takes no sequence without keys, and there may be no padding: so ``vision``
-        adds a row of zeros to the keys, which makes the last sequence one key longer than its queries.
+        The padding is one more sequence. TND takes no sequence without keys, but there may be no padding, and there may be
+        empty windows: so ``vision`` adds a row of zeros to the keys for each sequence. An empty one takes one key and no
+        query, and the last sequence has more keys than queries. What padding sees has no meaning.
 
         Args:
-            cu_seqlens: int32 [images + 1], see :func:`check_lengths`.
+            cu_seqlens: int32 [sequences + 1], see :func:`check_lengths`; the first is not empty, empty ones come last.
         Returns:
-            Cumulative lengths int64 [images + 1]: the last is ``patches`` of the queries, ``patches + 1`` of the keys.
+            Cumulative lengths int64 [sequences + 1]: the last is ``patches`` of the queries, ``patches + sequences`` of the
+            keys.
         """
         _check_packing(patches, cu_seqlens.shape, cu_seqlens.dtype)
-        ends = cu_seqlens[1:].astype(ms.int64)
-        return ops.concat((ends, Tensor([patches], ms.int64))), ops.concat((ends, Tensor([patches + 1], ms.int64)))
+        ends, sequences = cu_seqlens[1:].astype(ms.int64), cu_seqlens.shape[0] - 1
+        empty = ops.cumsum((cu_seqlens[1:] == cu_seqlens[:-1]).astype(ms.int32), 0).astype(ms.int64)
+        return (
+            ops.concat((ends, Tensor([patches], ms.int64))),
+            ops.concat((ends + empty, Tensor([patches + sequences], ms.int64))),
+        )
 
     def vision(self, q: Tensor, k: Tensor, v: Tensor, mask: tuple[Tensor, Tensor]) -> Tensor:
-        """Every patch attends to all patches of its image.
+        """Every patch attends to all patches of its image or window.
 
         Args:
-            q: float32 [patches, heads, head_dim], images one after another, then padding.
+            q: float32 [patches, heads, head_dim], images or windows one after another, then padding.
             k, v: float32 [patches, kv_heads, head_dim].
             mask: from :meth:`vision_mask`.
         Returns:
@@ -102,7 +109,7 @@ class AscendBackend(EagerBackend):
             "vision", ("q", "k", "v"), (q, k, v), ((q.shape[0], self.heads, self.head_dim), kv, kv), (ms.float32,) * 3
         )
         self.check("vision", ("mask",), (mask[0],), ((mask[1].shape[0],),), (ms.int64,))
-        spare = ops.zeros((1, self.kv_heads, self.head_dim), self.dtype)
+        spare = ops.zeros((mask[1].shape[0] - 1, self.kv_heads, self.head_dim), self.dtype)
         k, v = ops.concat((k.astype(self.dtype), spare)), ops.concat((v.astype(self.dtype), spare))
         answer = self.packed(q.astype(self.dtype), k, v, None, None, None, None, None, mask[0], mask[1])
         return answer[3].astype(ms.float32)
@@ -214,7 +221,7 @@ def check_arguments(heads: int, kv_heads: int, head_dim: int, dtype: Any) -> Non
 
 
 def check_lengths(patches: int, cu_seqlens: Sequence[int]) -> None:
-    """Whether these are cumulative lengths of images, where the host knows them: a graph cannot look.
+    """Whether these are cumulative lengths of images that are there, where the host knows them: a graph cannot look.
 
     Raises:
         SetupError: they do not start at 0, do not grow, end behind ``patches``, or are too many.
@@ -234,8 +241,8 @@ def _require_packing(patches: int, shape: tuple[int, ...], dtype: Any) -> None:
     if len(shape) != 1 or shape[0] < 2 or dtype != ms.int32:
         raise SetupError(f"cumulative lengths are {dtype} {tuple(shape)}; give Int32 (images + 1,)")
     images = shape[0] - 1
-    if images > MAX_IMAGES:
-        raise SetupError(f"{images} images in one graph: Ascend attention takes up to {MAX_IMAGES}; read fewer at once")
+    if images > MAX_SEQUENCES:
+        raise SetupError(f"{images} images in one graph: Ascend attention takes up to {MAX_SEQUENCES}; read fewer at once")
     if not 0 < patches <= _MAX_PATCHES:
         raise SetupError(f"{patches} patches in one graph: Ascend attention takes 1 to {_MAX_PATCHES}; read fewer at once")
 

@@ -17,7 +17,8 @@ many are new; what follows them is padding. A segment whose ``count`` is 0 rests
 
 VisionContext: TypeAlias = tuple[Tensor, Tensor, Any, Tensor]
 """What all blocks of the vision tower share in one call: ``cos`` and ``sin``, the rotation of every patch; ``mask``, which
-patches belong to one image, in the form that the backend made for itself; ``rows`` int32 [1], patches that are not padding.
+patches see one another (those of an image or of a window), in the form that the backend made for itself; ``rows`` int32 [1],
+patches that are not padding.
 """
 
 StepContext: TypeAlias = tuple[Tensor, Tensor, Any, Tensor, int]
@@ -39,6 +40,7 @@ class Backend(nn.Cell):
         decode_steps: tokens that a text may get in one call. More than one: :meth:`greedy_decode` is there.
         packed_prompts: prompts that one prefill may take, rows behind rows without padding between them.
         packed_images: images that one call of the vision tower takes.
+        most_windows: windows that one call of the vision tower takes.
         samples_in_graph: whether logits stay on the device when tokens are sampled from them.
         rows_are_slots: whether a decode step needs one segment for each slot, in the order of the slots.
         slots_on_device: whether slots lie in memory that the host does not see: then a graph copies and clears them.
@@ -49,6 +51,7 @@ class Backend(nn.Cell):
     decode_steps = 1
     packed_prompts = 1
     packed_images = 8
+    most_windows = 1 << 24
     samples_in_graph = False
     rows_are_slots = False
     slots_on_device = False
@@ -74,8 +77,17 @@ class Backend(nn.Cell):
         """
         raise NotImplementedError
 
+    def vision_mask(self, patches: int, cu_seqlens: Tensor) -> Any:
+        """The ``mask`` of a context whose patches see those of their own window alone.
+
+        Args:
+            patches: in the bucket.
+            cu_seqlens: int32 [windows + 1], where each window begins, and the end of the last. Empty ones come last.
+        """
+        raise NotImplementedError
+
     def vision_attention(self, q: Tensor, k: Tensor, v: Tensor, context: VisionContext) -> Tensor:
-        """Every patch attends to every patch of its own image: all [patches, heads, head_dim]."""
+        """Every patch attends to every patch of its own image or window: all [patches, heads, head_dim]."""
         raise NotImplementedError
 
     def vision_block(self, block: Any, x: Tensor, context: VisionContext) -> Tensor:

@@ -26,7 +26,7 @@ class CpuBackend(EagerBackend):
         """``fused``: whole decoder layers and steps are one operator, which a sum over ranks would have to cut."""
         super().__init__(heads, kv_heads, head_dim)
         self.vision_op, self.decode_op = native.flash_vision(), native.flash_decode()
-        self.vision_block_op = native.vision_block()
+        self.vision_block_op, self.gated_vision_block_op = native.vision_block(), native.vision_block(gated=True)
         self.fuses_layers = fused
         if fused:
             self.packed_prompts, self.decode_steps = PACKED_PROMPTS, DECODE_STEPS
@@ -47,7 +47,8 @@ class CpuBackend(EagerBackend):
 
     def vision_block(self, block: Any, x: Tensor, context: VisionContext) -> Tensor:
         cos, sin, cu_seqlens, _ = context
-        return self.vision_block_op(x, cos, sin, cu_seqlens, *block.tensors())
+        run = self.gated_vision_block_op if block.gated else self.vision_block_op
+        return run(x, cos, sin, cu_seqlens, *block.tensors())
 
     def vision_mask(self, patches: int, cu_seqlens: Tensor) -> Any:
         return cu_seqlens

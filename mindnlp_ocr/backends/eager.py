@@ -45,7 +45,7 @@ class EagerBackend(Backend):
         return self.vision(q, k, v, context[2])
 
     def vision_mask(self, patches: int, cu_seqlens: Tensor) -> Any:
-        """For :meth:`vision`: cu_seqlens int32 [images + 1] says where each image begins, and the end of the last.
+        """For :meth:`vision`: cu_seqlens int32 [images + 1], where each image or window begins, and the end of the last.
 
         The mask rides in the product of q and k, as one column more for each image: q has a 1 in the column of its own
         image, k MASKED in those of all others. An add over patches^2 would cost half as much as the product itself.

@@ -11,7 +11,7 @@ from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES, WeightDtype
 
 if TYPE_CHECKING:
     from mindnlp_ocr.backends.base import Backend
-    from mindnlp_ocr.config import Qwen2VLConfig
+    from mindnlp_ocr.config import ModelConfig
     from mindnlp_ocr.ops.operators import Operators
 
 Attention = Literal["auto", "eager", "flash"]
@@ -85,7 +85,7 @@ def attention_dtype_for(device: Device, implementation: Implementation, kv_dtype
 
 
 def backends_for(
-    device: Device, implementation: Implementation, config: "Qwen2VLConfig", dtype: str | None = None, fused: bool = True
+    device: Device, implementation: Implementation, config: "ModelConfig", dtype: str | None = None, fused: bool = True
 ) -> Backends:
     """The backends of a choice, for both networks of a checkpoint.
 

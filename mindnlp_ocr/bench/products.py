@@ -11,7 +11,7 @@ from mindspore import Tensor, nn
 from numpy.typing import NDArray
 
 from mindnlp_ocr.bench.reference import Array
-from mindnlp_ocr.ops.norm import LAYER_NORM_EPS
+from mindnlp_ocr.ops.norm import NORM_EPS
 from mindnlp_ocr.ops.operators import Operators
 
 Method = Literal[
@@ -51,7 +51,7 @@ class ProductCase:
         if self.work == "tied_head":
             return [x, weight * scale]
         if self.work == "gate":
-            return [x, weight * scale, normal(self.out, self.width) * scale]
+            return [x, weight * scale, normal(self.out, self.width) * scale, normal(2 * self.out) / 4]
         residual = [normal(self.rows, self.out)] if self.work == "linear_add" else []
         return [x, weight * scale, normal(self.out), *residual]
 
@@ -63,12 +63,13 @@ class ProductCase:
         if self.work == "rms_norm":
             return _over_root(x, RMS_NORM_EPS) * weight
         if self.work == "layer_norm":
-            return _over_root(x - x.mean(-1, keepdims=True), LAYER_NORM_EPS) * weight + others[0]
+            return _over_root(x - x.mean(-1, keepdims=True), NORM_EPS) * weight + others[0]
         y: Array = x @ weight.T
         if self.work == "tied_head":
             return y
         if self.work == "gate":
-            return _times_sigmoid(y, 1.0) * (x @ others[0].T)
+            gate, up = np.split(others[1], 2)
+            return _times_sigmoid(y + gate, 1.0) * (x @ others[0].T + up)
         y = y + others[0]
         if self.work == "linear_quick_gelu":
             return _times_sigmoid(y, 1.702)
@@ -85,7 +86,7 @@ class ProductCase:
         first, *others = inputs
         rows = [np.array([self.rows if live is None else live], np.int32)]
         if self.work == "gate":
-            packed = [operators.pack_gate(*others), np.zeros(self.out, np.float32)]
+            packed = [operators.pack_gate(*others[:2]), others[2]]
         elif self.work == "tied_head":
             packed = [operators.pack_table(others[0]), np.zeros(self.out, np.float32)]
         elif self.work == "embed":

@@ -82,7 +82,7 @@ def add_options(parser: argparse.ArgumentParser, runs: int, **tokens: Tokens) ->
         "--model_path",
         default=str(EMBEDDED),
         metavar="PATH",
-        help="a Qwen2-VL folder, merged .npz or exported folder (default: the built-in small model)",
+        help="a Qwen2-VL or Qwen2.5-VL folder, merged .npz or exported folder (default: the built-in small model)",
     )
     parser.add_argument("--device", default="cpu", help="cpu, npu:0 or Ascend (default: cpu)")
     parser.add_argument("--lora-path", "--lora_path", metavar="DIR", help="a LoRA adapter of the model")

@@ -9,7 +9,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from numpy.typing import NDArray
 
 from mindnlp_ocr.backends.base import Backend
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.ops.host import on_host
 
 Array = NDArray[Any]
@@ -30,7 +30,7 @@ class KVSlots(nn.Cell):
 
     def __init__(
         self,
-        config: Qwen2VLConfig,
+        config: ModelConfig,
         slots: int,
         max_length: int,
         backend: Backend,
@@ -63,7 +63,7 @@ class KVSlots(nn.Cell):
         return np.dtype(DTYPES[self.dtype])
 
     @staticmethod
-    def bytes_needed(config: Qwen2VLConfig, slots: int, max_length: int, item_bytes: int) -> int:
+    def bytes_needed(config: ModelConfig, slots: int, max_length: int, item_bytes: int) -> int:
         """Return the size of all keys and values in bytes, with ``item_bytes`` for each element."""
         numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
         return slots * max_length * numbers * item_bytes

@@ -1,6 +1,6 @@
 """The memory that a checkpoint will take, from its config.json alone: weights, KV slots, and what a picture adds.
 
-mindnlp-ocr forecast                                      # MinerU2.5-1.2B, Qwen2-VL-2B and -7B in every dtype
+mindnlp-ocr forecast                                      # the published shapes in every dtype
 mindnlp-ocr forecast --model MODEL --dtype int8 --max-length 8192 --slots 4
 mindnlp-ocr forecast --device npu:0                       # no NPU has to be there
 
@@ -19,7 +19,7 @@ from mindnlp_ocr.bench.tool import exit_status, positive
 from mindnlp_ocr.cache.config import KV_DTYPES, CacheConfig
 from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.commands import command_parser
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.engine.forecast import activation_bytes
 from mindnlp_ocr.models.limits import TEXT_TOKENS
 from mindnlp_ocr.ops.device import Device
@@ -29,7 +29,7 @@ from mindnlp_ocr.weights.quantize import GROUP, WEIGHT_DTYPES, WeightDtype
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 
-def weight_bytes(config: Qwen2VLConfig, dtype: WeightDtype, device: Device) -> int:
+def weight_bytes(config: ModelConfig, dtype: WeightDtype, device: Device) -> int:
     """Of all weights as they are held: matrices in the dtype, in 8 bits with a float32 scale a group; vectors in float32.
 
     Off the CPU the matrix that gives the logits is in float32 too.
@@ -49,7 +49,9 @@ def weight_bytes(config: Qwen2VLConfig, dtype: WeightDtype, device: Device) -> i
 
 def run(argv: Sequence[str] | None = None) -> int:
     parser = command_parser("forecast", __doc__)
-    parser.add_argument("--model", type=Path, metavar="FOLDER", help="a Qwen2-VL folder (default: the published shapes)")
+    parser.add_argument(
+        "--model", type=Path, metavar="FOLDER", help="folder of a checkpoint (default: the published shapes)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or npu:0 (default: cpu)")
     parser.add_argument("--dtype", choices=WEIGHT_DTYPES, help="of weights (default: each)")
     parser.add_argument("--kv-dtype", choices=KV_DTYPES, default="fp32", help="of keys and values (default: fp32)")
@@ -59,9 +61,9 @@ def run(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", metavar="FILE", help="write the figures there, as JSON")
     arguments = parser.parse_args(argv)
     if arguments.model:
-        configs = {arguments.model.name: Qwen2VLConfig.from_folder(arguments.model)}
+        configs = {arguments.model.name: ModelConfig.from_folder(arguments.model)}
     else:
-        configs = {published.NAMES[name]: Qwen2VLConfig.from_dict(raw) for name, raw in published.CONFIGS.items()}
+        configs = {published.NAMES[name]: ModelConfig.from_dict(raw) for name, raw in published.CONFIGS.items()}
     device = Device.parse(arguments.device)
     chosen = CacheConfig(kv_dtype=arguments.kv_dtype)
     rows: list[Row] = []

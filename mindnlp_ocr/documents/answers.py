@@ -1,4 +1,4 @@
-"""Parsers for the answers of models to a whole page: Markdown, and olmOCR's JSON that contains Markdown."""
+"""Parsers for the answers of models to a whole page: Markdown, and olmOCR's JSON or front matter with Markdown."""
 
 import json
 import re
@@ -17,11 +17,13 @@ _INLINE = (
     (re.compile(r"(\*\*|__)(?=\S)(.+?)(?<=\S)\1"), r"\2"),
     (re.compile(r"(?<!\w)([*_])(?=\S)(.+?)(?<=\S)\1(?!\w)"), r"\2"),
     (re.compile(r"!?\[([^\]]*)\]\([^)]*\)"), r"\1"),
+    (re.compile(r"</?(?:img|watermark|page_number|signature)>"), ""),  # Nanonets-OCR's
 )
+_FRONT_MATTER = re.compile(r"\s*---[ \t]*\n(.*?)^---[ \t]*(?:\n(.*))?", re.DOTALL | re.MULTILINE)
 
 
 class OlmOcrAnswer(BaseModel):
-    """The JSON answer of olmOCR-7B-0225.
+    """The answer of olmOCR: the JSON of olmOCR-7B-0225, or the front matter of olmOCR-2 and the text that follows it.
 
     Attributes:
         natural_text: the page in Markdown; null if there is nothing to read.
@@ -64,6 +66,20 @@ def olmocr_answer(text: str) -> tuple[OlmOcrAnswer, str | None]:
     return OlmOcrAnswer(
         natural_text=natural
     ), "The model's JSON is malformed or truncated; the text that it contains was used."
+
+
+def front_matter_answer(text: str) -> tuple[OlmOcrAnswer, str | None]:
+    """The same of olmOCR-2, whose answer is Markdown behind a front matter in YAML."""
+    import yaml  # only where such an answer is read
+
+    said = "The model's answer has no front matter that can be read; all of it was taken as the text."
+    if (match := _FRONT_MATTER.fullmatch(text)) is None:
+        return OlmOcrAnswer(natural_text=text), said
+    try:
+        about = {**yaml.safe_load(match[1]), "primary_language": None}  # which is not used, and "no" is false in YAML
+        return OlmOcrAnswer(**{**about, "natural_text": (match[2] or "").strip() or None}), None
+    except (yaml.YAMLError, TypeError, ValidationError):
+        return OlmOcrAnswer(natural_text=text), said
 
 
 def markdown_blocks(text: str, box: Box, **about: Any) -> tuple[Block, ...]:

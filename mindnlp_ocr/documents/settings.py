@@ -10,8 +10,8 @@ from mindnlp_ocr.errors import SetupError
 
 FILE = "document_config.json"
 LayoutChoice = Literal["auto", "lines", "page", "model"]
-PresetName = Literal["mineru", "olmocr", "plain"]  # presets that the package contains
-PageAnswer = Literal["text", "markdown", "olmocr"]
+PresetName = Literal["mineru", "nanonets", "olmocr", "olmocr2", "plain", "rolmocr"]  # presets that the package contains
+PageAnswer = Literal["text", "markdown", "olmocr", "front_matter"]
 Settings = TypeVar("Settings", bound="DocumentSettings")
 
 
@@ -105,8 +105,8 @@ class DocumentSettings(BaseModel):
         page_max_pixels: with layout "lines" or "model", images up to this number of pixels are read as whole pages; 0: none.
         page_longest_side: maximum side in pixels of whole pages; larger pages are shrunk.
         page_max_new_tokens: maximum number of new tokens for a whole page; null: the model's limit.
-        page_answer: format of the answer for a whole page: "text", "markdown", or "olmocr" (JSON with the text in Markdown
-            and the rotation that the page needs).
+        page_answer: format of the answer for a whole page: "text", "markdown", "olmocr" (JSON with the text in Markdown
+            and the rotation that the page needs), or "front_matter" (the same in YAML before the Markdown).
         lines: settings for reading line crops; null if the checkpoint does not read them.
         model_layout: settings for detecting blocks; null if the checkpoint does not detect them.
         confidence: parameters of the confidence; null if no confidence is estimated.

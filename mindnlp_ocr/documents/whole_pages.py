@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from mindnlp_ocr.documents.answers import markdown_blocks, marked_cut, olmocr_answer
+from mindnlp_ocr.documents.answers import front_matter_answer, markdown_blocks, marked_cut, olmocr_answer
 from mindnlp_ocr.documents.placing import placed_back
 from mindnlp_ocr.documents.readings import Readings, messages
 from mindnlp_ocr.documents.result import Block, Box, Rotation
@@ -74,15 +74,16 @@ class WholePages:
         text, cut = self._readings.text(reading)
         timings, warnings = dict(reading.timings_ms), list[str]()
         rotation: Rotation = 0
-        if answer == "olmocr":
-            found, warning = olmocr_answer(text)
+        if answer in ("olmocr", "front_matter"):
+            parse = olmocr_answer if answer == "olmocr" else front_matter_answer
+            found, warning = parse(text)
             if found.turn:
                 rotation = found.turn
                 try:
                     request = self.request(image.rotate(-rotation, expand=True))
                     reading = self._model.generate(request.messages, request.max_new_tokens)
                     text, cut = self._readings.text(reading)
-                    found, warning = olmocr_answer(text)
+                    found, warning = parse(text)
                     timings = {name: value + timings.get(name, 0) for name, value in reading.timings_ms.items()}
                 except PageError as error:
                     rotation, warning = (

@@ -13,15 +13,17 @@ from mindnlp_ocr.modeling.vision import VisionTower
 
 
 class Vision(nn.Cell):
-    """The vision tower for packed images."""
+    """The vision tower for packed images; it takes ``cu_windows`` if blocks have windows."""
 
     def __init__(self, tower: VisionTower, backend: Backend) -> None:
         super().__init__(auto_prefix=False)
         self.tower = tower
         self.backend = backend
 
-    def construct(self, patches: Tensor, cos: Tensor, sin: Tensor, cu_seqlens: Tensor) -> Tensor:
-        return self.tower(patches, cos, sin, cu_seqlens, self.backend)[-1]
+    def construct(
+        self, patches: Tensor, cos: Tensor, sin: Tensor, cu_seqlens: Tensor, cu_windows: Tensor | None = None
+    ) -> Tensor:
+        return self.tower(patches, cos, sin, cu_seqlens, cu_windows, self.backend)[-1]
 
 
 class Prefill(nn.Cell):

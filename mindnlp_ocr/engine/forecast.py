@@ -6,10 +6,11 @@ import psutil
 
 from mindnlp_ocr.backends.select import Backends
 from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.engine.buckets import bucket_for
 from mindnlp_ocr.engine.generate import Generation
 from mindnlp_ocr.engine.graphs import MAX_PATCHES, MIN_PATCHES, MIN_TOKENS
+from mindnlp_ocr.weights.names import VISION_MLP
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Forecast:
 
 def forecast(generation: Generation, backends: Backends, item_bytes: int) -> Forecast:
     """Estimate the resources of a request that has not started; ``item_bytes`` is the size of an element of its slot."""
-    config: Qwen2VLConfig = generation.config
+    config: ModelConfig = generation.config
     merge = config.vision.spatial_merge_size**2
     patches = max((image.tokens * merge for image in generation.key.images), default=0)
     tokens = len(generation.key)
@@ -54,7 +55,7 @@ def forecast(generation: Generation, backends: Backends, item_bytes: int) -> For
     )
 
 
-def activation_bytes(config: Qwen2VLConfig, patches: int, tokens: int, max_length: int, backends: Backends) -> int:
+def activation_bytes(config: ModelConfig, patches: int, tokens: int, max_length: int, backends: Backends) -> int:
     """Estimate the memory that the larger of the vision and the prefill graph allocates besides the weights.
 
     Args:
@@ -66,15 +67,15 @@ def activation_bytes(config: Qwen2VLConfig, patches: int, tokens: int, max_lengt
     return max(vision, _prefill_bytes(config, tokens, max_length, backends))
 
 
-def _vision_bytes(config: Qwen2VLConfig, patches: int, backends: Backends) -> int:
+def _vision_bytes(config: ModelConfig, patches: int, backends: Backends) -> int:
     """Bytes of patches on host and device, and of a block: x, its norm, q/k/v three times (sliced, rotated), tables, MLP."""
     vision = config.vision
     bucket = bucket_for(patches, MIN_PATCHES, MAX_PATCHES)
-    widths = 2 * vision.patch_dim + 14 * vision.embed_dim + vision.mlp_dim
+    widths = 2 * vision.patch_dim + 14 * vision.embed_dim + len(VISION_MLP[vision.mlp][0]) * vision.mlp_dim
     return 4 * bucket * widths + backends.vision.score_bytes(bucket)
 
 
-def _prefill_bytes(config: Qwen2VLConfig, tokens: int, max_length: int, backends: Backends) -> int:
+def _prefill_bytes(config: ModelConfig, tokens: int, max_length: int, backends: Backends) -> int:
     """Bytes of image rows on host and device, and of a layer: x, its norm, q/k/v, the attention output and the MLP."""
     bucket = bucket_for(tokens, MIN_TOKENS, max_length)
     qkv = (2 * config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim

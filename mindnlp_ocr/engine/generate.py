@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mindnlp_ocr.cache.keys import ImageSpan, PrefixKey
 from mindnlp_ocr.cache.lease import Lease
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.engine.graphs import NewToken, Step
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.modeling.rope import mrope_positions
@@ -70,7 +70,7 @@ class Generation:
             supports.
     """
 
-    config: Qwen2VLConfig
+    config: ModelConfig
     prompt: Prompt
     max_new_tokens: int
     max_length: int

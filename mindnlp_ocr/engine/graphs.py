@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 
 from mindnlp_ocr.backends.select import Backends
 from mindnlp_ocr.cache.slots import CLEAR, CopySlot, KVSlots
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.engine.buckets import bucket_for, bucket_sizes, until
 from mindnlp_ocr.engine.cells import Decode, DecodeSteps, Prefill, Vision
 from mindnlp_ocr.engine.compiled import forget, phases
 from mindnlp_ocr.engine.overflow import OverflowedError, PrefillProbe, VisionProbe, first_overflow, overflowed
+from mindnlp_ocr.engine.packing import PackedImages
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.modeling.language import LanguageModel
 from mindnlp_ocr.modeling.layers import Loader, Weights
-from mindnlp_ocr.modeling.rope import vision_table
 from mindnlp_ocr.modeling.vision import VisionTower
 from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.device import JitLevel
@@ -81,7 +81,7 @@ class Graphs:
 
     def __init__(
         self,
-        config: Qwen2VLConfig,
+        config: ModelConfig,
         weights: Weights,
         max_length: int,
         operators: Operators,
@@ -100,7 +100,7 @@ class Graphs:
         self._vision = self._jit(self.cells(kv)["vision"])
         self.attach(backends, kv)
 
-    def _start(self, config: Qwen2VLConfig, max_length: int, backends: Backends, ranks: Ranks | None = None) -> None:
+    def _start(self, config: ModelConfig, max_length: int, backends: Backends, ranks: Ranks | None = None) -> None:
         self._config, self._ranks = config, ranks or Ranks()
         self._max_length = max_length
         self.backends = backends
@@ -195,10 +195,8 @@ class Graphs:
         Raises:
             PageError: attention over this number of patches needs more than the free memory.
         """
-        ends = np.cumsum([0, *(len(image.pixels) for image in images)])
-        patches = int(ends[-1])
+        patches = sum(len(image.pixels) for image in images)
         bucket = self._bucket("vision", patches)
-        vision = self._config.vision
         needed = self.backends.vision.score_bytes(bucket)
         if needed and needed > (free := self._ranks.least(psutil.virtual_memory().available)):
             raise PageError(
@@ -206,15 +204,13 @@ class Graphs:
                 f"{free / 2**30:.1f} GiB are free: lower --max-pixels, or use --attn flash"
             )
         parts = 1 if len(images) == 1 else self.images_at_once  # a single image, or padded with empty ones
-        cu_seqlens = np.append(ends, np.full(parts - len(images), patches)).astype(np.int32)
-        tables = [vision_table(image.grid_thw, vision.head_dim, vision.spatial_merge_size) for image in images]
-        rows = ([image.pixels for image in images], [cos for cos, _ in tables], [sin for _, sin in tables])
+        packed = PackedImages(images, self._config.vision, bucket, parts, self.backends.vision.most_windows)
         with self._running("vision", bucket, parts):
-            inputs = [Tensor(_padded(np.concatenate(arrays), bucket)) for arrays in rows] + [Tensor(cu_seqlens)]
-            features = self._vision(*inputs).asnumpy()[: patches // vision.spatial_merge_size**2]
-        if not np.isfinite(features).all():
+            inputs = [Tensor(array) for array in packed.inputs()]
+            features = packed.features(self._vision(*inputs).asnumpy())
+        if not all(np.isfinite(each).all() for each in features):
             raise self._overflowed("vision", inputs, patches)
-        return np.split(features, ends[1:-1] // vision.spatial_merge_size**2)
+        return features
 
     @property
     def prompts_at_once(self) -> int:

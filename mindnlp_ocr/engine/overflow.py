@@ -42,8 +42,10 @@ class VisionProbe(nn.Cell):
         self.tower, self.backend = tower, backend
         self.names = tower.part_names()
 
-    def construct(self, patches: Tensor, cos: Tensor, sin: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, ...]:
-        parts = self.tower(patches, cos, sin, cu_seqlens, self.backend)
+    def construct(
+        self, patches: Tensor, cos: Tensor, sin: Tensor, cu_seqlens: Tensor, cu_windows: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        parts = self.tower(patches, cos, sin, cu_seqlens, cu_windows, self.backend)
         return tuple([all_finite(x) for x in parts])
 
 

@@ -8,7 +8,7 @@ from mindspore import Parameter, Tensor, nn
 
 from mindnlp_ocr.backends.select import Backends
 from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.engine.graphs import Graphs
 from mindnlp_ocr.engine.overflow import OverflowedError, overflowed
 from mindnlp_ocr.errors import PageError, SetupError
@@ -30,7 +30,7 @@ class ExportedGraphs(Graphs):
         SetupError: the folder is damaged, or its files are inconsistent.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, config: Qwen2VLConfig, backends: Backends, kv: KVSlots) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, config: ModelConfig, backends: Backends, kv: KVSlots) -> None:
         self._folder, self._manifest = folder, manifest
         for entry in manifest.graphs:
             path = folder / entry.file

@@ -12,8 +12,9 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.engine.graphs import Graphs
+from mindnlp_ocr.engine.packing import windows_in
 from mindnlp_ocr.export import mindir
 from mindnlp_ocr.export.manifest import Array, ExportedGraph, Graph
 from mindnlp_ocr.sampling.sampler import BANS, HISTORY
@@ -30,12 +31,12 @@ class Shape(NamedTuple):
 
 
 def write_graphs(
-    folder: Path, graphs: Graphs, kv: KVSlots, config: Qwen2VLConfig, shapes: Sequence[Shape]
+    folder: Path, graphs: Graphs, kv: KVSlots, config: ModelConfig, shapes: Sequence[Shape]
 ) -> list[ExportedGraph]:
     """Write each graph as GRAPH-BUCKET.mindir."""
     written = []
     for graph, bucket in tqdm(shapes, unit="graph", desc="exporting", disable=None):
-        inputs = example_inputs(graph, bucket, config)
+        inputs = example_inputs(graph, bucket, config, graphs.backends.vision.most_windows)
         path = folder / f"{graph}-{bucket}.mindir"
         mindir.write(graphs.cells(kv)[graph], list(inputs.values()), path)
         arrays = tuple(
@@ -67,13 +68,15 @@ def write_parameters(folder: Path, parameters: Sequence[Parameter]) -> tuple[lis
     return arrays, files
 
 
-def example_inputs(graph: Graph, bucket: int, config: Qwen2VLConfig) -> dict[str, Tensor]:
-    """Return inputs with the shapes and dtypes of a graph, by name."""
+def example_inputs(graph: Graph, bucket: int, config: ModelConfig, most_windows: int) -> dict[str, Tensor]:
+    """Return inputs with the shapes and dtypes of a graph, by name; ``most_windows`` is the limit of the backend."""
     vision = config.vision
     if graph == "vision":
         table = _zeros(bucket, vision.head_dim // 2)
-        ends = Tensor(np.array([0, bucket], np.int32))
-        return {"patches": _zeros(bucket, vision.patch_dim), "cos": table, "sin": table, "cu_seqlens": ends}
+        ends = {"cu_seqlens": Tensor(np.array([0, bucket], np.int32))}
+        if vision.window:
+            ends["cu_windows"] = _integers(windows_in(vision, bucket, 1, most_windows) + 1)
+        return {"patches": _zeros(bucket, vision.patch_dim), "cos": table, "sin": table, **ends}
     if graph == "prefill":
         names, one = ("slots", "cached", "count"), _integers(1)
         rows, is_image = _zeros(bucket, config.hidden_size), _zeros(bucket, 1)

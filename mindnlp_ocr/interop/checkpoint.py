@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.weights.check import Stored, check
 from mindnlp_ocr.weights.checkpoint import Checkpoint, StoredWeights
@@ -70,7 +70,7 @@ class MindNLPCheckpoint(Checkpoint):
             yield folder
 
     @contextmanager
-    def weights(self, config: Qwen2VLConfig) -> Iterator["MindNLPWeights"]:
+    def weights(self, config: ModelConfig) -> Iterator["MindNLPWeights"]:
         """Provide the weights. For errors, see :class:`MindNLPWeights`."""
         yield MindNLPWeights(self._model, config)
 
@@ -81,7 +81,7 @@ class MindNLPCheckpoint(Checkpoint):
             for path in sorted(folder.iterdir()):
                 content = path.read_bytes()
                 digest.update(f"{path.name} {len(content)} ".encode() + content)
-            config = Qwen2VLConfig.from_folder(folder)
+            config = ModelConfig.from_folder(folder)
         weights = MindNLPWeights(self._model, config)
         for name in sorted(expected_shapes(config)):
             array = weights.array(name)
@@ -97,7 +97,7 @@ class MindNLPWeights(StoredWeights):
         SetupError: see :func:`check`.
     """
 
-    def __init__(self, model: Any, config: Qwen2VLConfig) -> None:
+    def __init__(self, model: Any, config: ModelConfig) -> None:
         self.names = self._tensors = {published(name): tensor for name, tensor in model.named_parameters()}
         arrays = {name: self.array(name) for name in self._tensors}
         found = {name: Stored(array.shape, _DTYPES.get(array.dtype, str(array.dtype))) for name, array in arrays.items()}

@@ -11,8 +11,8 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindnlp_ocr.backends.base import Backend, StepContext, StepInputs
 from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.config import Qwen2VLConfig
-from mindnlp_ocr.modeling.layers import Linear, Loader
+from mindnlp_ocr.config import ModelConfig
+from mindnlp_ocr.modeling.layers import Gate, Linear, Loader, RMSNorm
 from mindnlp_ocr.modeling.rope import rotary_table
 from mindnlp_ocr.ops.layout import take_heads
 from mindnlp_ocr.ops.operators import Operators
@@ -25,7 +25,7 @@ class LanguageModel(nn.Cell):
     ``backend`` is what runs it, ``kv`` the slots.
     """
 
-    def __init__(self, config: Qwen2VLConfig, weights: Loader, max_length: int, operators: Operators) -> None:
+    def __init__(self, config: ModelConfig, weights: Loader, max_length: int, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
         table = "model.embed_tokens.weight"
         self.embed_tokens = weights.parameter(table, [table], lambda weights: operators.pack_table(weights[table]))
@@ -33,7 +33,7 @@ class LanguageModel(nn.Cell):
         self.layers = nn.CellList(
             [DecoderLayer(config, weights, i, operators) for i in range(config.num_hidden_layers)], auto_prefix=False
         )
-        self.norm = RMSNorm(config, weights, "model.norm", operators)
+        self.norm = RMSNorm(weights, "model.norm", operators, config.rms_norm_eps)
         self.operators = operators
         self.one_row = Tensor([1], ms.int32)
         self.tied = config.tie_word_embeddings
@@ -132,13 +132,14 @@ class LanguageModel(nn.Cell):
 class DecoderLayer(nn.Cell):
     """Attention and a gated MLP, each behind an RMSNorm and around a residual."""
 
-    def __init__(self, config: Qwen2VLConfig, weights: Loader, index: int, operators: Operators) -> None:
+    def __init__(self, config: ModelConfig, weights: Loader, index: int, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
         name = f"model.layers.{index}"
         self.index = index
-        self.input_layernorm = RMSNorm(config, weights, f"{name}.input_layernorm", operators)
+        self.input_layernorm = RMSNorm(weights, f"{name}.input_layernorm", operators, config.rms_norm_eps)
         self.self_attn = Attention(config, weights, f"{name}.self_attn", operators)
-        self.post_attention_layernorm = RMSNorm(config, weights, f"{name}.post_attention_layernorm", operators)
+        after = f"{name}.post_attention_layernorm"
+        self.post_attention_layernorm = RMSNorm(weights, after, operators, config.rms_norm_eps)
         self.mlp = MLP(config, weights, f"{name}.mlp", operators)
         self.eps = self.input_layernorm.eps
 
@@ -162,7 +163,7 @@ class DecoderLayer(nn.Cell):
             self.self_attn.qkv_proj.bias,
             self.self_attn.o_proj.weight,
             self.post_attention_layernorm.weight,
-            self.mlp.gate_up,
+            self.mlp.gate_up.weight,
             self.mlp.down_proj.weight,
         )
 
@@ -170,7 +171,7 @@ class DecoderLayer(nn.Cell):
 class Attention(nn.Cell):
     """Grouped-query attention; one product for q, k and v, one rotation for q and k; around a residual."""
 
-    def __init__(self, config: Qwen2VLConfig, weights: Loader, name: str, operators: Operators) -> None:
+    def __init__(self, config: ModelConfig, weights: Loader, name: str, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
         self.heads = config.num_attention_heads
         self.kv_heads = config.num_key_value_heads
@@ -197,35 +198,19 @@ class Attention(nn.Cell):
 class MLP(nn.Cell):
     """down(silu(gate x) * up x), around a residual."""
 
-    def __init__(self, config: Qwen2VLConfig, weights: Loader, name: str, operators: Operators) -> None:
+    def __init__(self, config: ModelConfig, weights: Loader, name: str, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
-        gate, up = f"{name}.gate_proj.weight", f"{name}.up_proj.weight"
-        self.gate_up = weights.parameter(
-            f"{name}.gate_proj+up_proj.weight", [gate, up], lambda weights: operators.pack_gate(weights[gate], weights[up])
-        )
-        self.no_bias = Tensor(np.zeros(config.intermediate_size, np.float32))
+        self.gate_up = Gate(weights, name, operators, config.intermediate_size)
         self.down_proj = Linear(weights, f"{name}.down_proj", operators, no_bias=config.hidden_size)
-        self.operators = operators
 
     def construct(self, x: Tensor, residual: Tensor, rows: Tensor) -> Tensor:
-        return self.down_proj.add(self.operators.gate(x, self.gate_up, self.no_bias, rows), residual, rows)
-
-
-class RMSNorm(nn.Cell):
-    def __init__(self, config: Qwen2VLConfig, weights: Loader, name: str, operators: Operators) -> None:
-        super().__init__(auto_prefix=False)
-        self.weight = weights.vector(f"{name}.weight")
-        self.eps = Tensor([config.rms_norm_eps], ms.float32)
-        self.operators = operators
-
-    def construct(self, x: Tensor) -> Tensor:
-        return self.operators.rms_norm(x, self.weight, self.eps)
+        return self.down_proj.add(self.gate_up(x, rows), residual, rows)
 
 
 class Rotary(nn.Cell):
     """M-RoPE: each section of the frequencies turns by the time, the height or the width position."""
 
-    def __init__(self, config: Qwen2VLConfig, max_length: int) -> None:
+    def __init__(self, config: ModelConfig, max_length: int) -> None:
         super().__init__(auto_prefix=False)
         cos, sin = rotary_table(np.arange(max_length), config.head_dim, config.rope_theta)
         self.cos = Tensor.from_numpy(cos)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 from numpy.typing import NDArray
@@ -64,6 +65,16 @@ def parameter(name: str, value: NDArray[Any]) -> Parameter:
     return held
 
 
+def bias(weights: Loader, whole: str, names: Sequence[str], no_bias: int) -> Parameter:
+    """The biases of the layers ``names``, one behind the other, float32; ``no_bias`` zeros where they have none."""
+    biases = [f"{name}.bias" for name in names if f"{name}.bias" in weights]
+    if not biases:
+        return parameter(f"{whole}.bias", np.zeros(no_bias, np.float32))
+    return weights.parameter(
+        f"{whole}.bias", biases, lambda weights: np.concatenate([np.asarray(weights[x], np.float32) for x in biases])
+    )
+
+
 class Linear(nn.Cell):
     """x [rows, in] -> [rows, out]. Several published layers of one input (q, k, v) become one product.
 
@@ -78,13 +89,7 @@ class Linear(nn.Cell):
         self.weight = weights.parameter(
             f"{whole}.weight", sources, lambda weights: operators.pack(concatenate([flat(weights[x]) for x in sources]))
         )
-        biases = [f"{name}.bias" for name in names if f"{name}.bias" in weights]
-        if biases:
-            self.bias = weights.parameter(
-                f"{whole}.bias", biases, lambda weights: np.concatenate([np.asarray(weights[x], np.float32) for x in biases])
-            )
-        else:
-            self.bias = parameter(f"{whole}.bias", np.zeros(no_bias, np.float32))
+        self.bias = bias(weights, whole, names, no_bias)
         self.operators = operators
 
     def construct(self, x: Tensor, rows: Tensor) -> Tensor:
@@ -98,3 +103,54 @@ class Linear(nn.Cell):
 
     def gelu(self, x: Tensor, rows: Tensor) -> Tensor:
         return self.operators.linear_gelu(x, self.weight, self.bias, rows)
+
+
+class Gate(nn.Cell):
+    """silu(gate x) * up x, [rows, in] -> [rows, out]: the published layers gate_proj and up_proj of ``name``."""
+
+    def __init__(self, weights: Loader, name: str, operators: Operators, outputs: int) -> None:
+        super().__init__(auto_prefix=False)
+        whole, (gate, up) = f"{name}.gate_proj+up_proj", (f"{name}.gate_proj", f"{name}.up_proj")
+        self.weight = weights.parameter(
+            f"{whole}.weight",
+            [f"{gate}.weight", f"{up}.weight"],
+            lambda weights: operators.pack_gate(weights[f"{gate}.weight"], weights[f"{up}.weight"]),
+        )
+        self.bias = bias(weights, whole, [gate, up], 2 * outputs)
+        self.operators = operators
+
+    def construct(self, x: Tensor, rows: Tensor) -> Tensor:
+        return self.operators.gate(x, self.weight, self.bias, rows)
+
+
+class RMSNorm(nn.Cell):
+    """Over the last axis, float32 (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+
+    def __init__(self, weights: Loader, name: str, operators: Operators, eps: float) -> None:
+        super().__init__(auto_prefix=False)
+        self.weight = weights.vector(f"{name}.weight")
+        self.eps = Tensor([eps], ms.float32)
+        self.operators = operators
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.operators.rms_norm(x, self.weight, self.eps)
+
+    def tensors(self) -> tuple[Parameter, ...]:
+        """In the order in which a fused operator takes them."""
+        return (self.weight,)
+
+
+class LayerNorm(nn.Cell):
+    """Over the last axis, float32 (Ba et al. 2016, arXiv:1607.06450)."""
+
+    def __init__(self, weights: Loader, name: str, operators: Operators) -> None:
+        super().__init__(auto_prefix=False)
+        self.weight, self.bias = weights.vector(f"{name}.weight"), weights.vector(f"{name}.bias")
+        self.operators = operators
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.operators.layer_norm(x, self.weight, self.bias)
+
+    def tensors(self) -> tuple[Parameter, ...]:
+        """In the order in which a fused operator takes them."""
+        return self.weight, self.bias

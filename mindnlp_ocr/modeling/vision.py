@@ -1,16 +1,18 @@
 """The vision tower: patches in, features the text model can read out.
 
-Reference: Qwen2-VL (Wang et al. 2024, arXiv:2409.12191).
+References: Qwen2-VL (Wang et al. 2024, arXiv:2409.12191) and Qwen2.5-VL (Bai et al. 2025, arXiv:2502.13923). Where blocks
+have windows, patches come window by window (windows.py), and so do the features: whoever calls the tower puts them in order
+again.
 """
 
 import mindspore as ms
 from mindspore import Tensor, nn
 
+from mindnlp_ocr.architectures import VisionConfig
 from mindnlp_ocr.backends.base import Backend, VisionContext
-from mindnlp_ocr.config import VisionConfig
-from mindnlp_ocr.modeling.layers import Linear, Loader
+from mindnlp_ocr.modeling.layers import Gate, LayerNorm, Linear, Loader, RMSNorm
 from mindnlp_ocr.ops.layout import take_heads
-from mindnlp_ocr.ops.norm import LAYER_NORM_EPS
+from mindnlp_ocr.ops.norm import NORM_EPS
 from mindnlp_ocr.ops.operators import Operators
 from mindnlp_ocr.ops.rotary import rotate
 
@@ -23,12 +25,12 @@ class VisionTower(nn.Cell):
         # A convolution whose stride is its kernel is a matrix product over flattened patches.
         self.patch_embed = Linear(weights, "visual.patch_embed.proj", operators, no_bias=config.embed_dim)
         self.blocks = nn.CellList(
-            [VisionBlock(config, weights, f"visual.blocks.{i}", operators) for i in range(config.depth)], auto_prefix=False
+            [VisionBlock(config, weights, i, operators) for i in range(config.depth)], auto_prefix=False
         )
         self.merger = PatchMerger(config, weights, "visual.merger", operators)
 
     def construct(
-        self, patches: Tensor, cos: Tensor, sin: Tensor, cu_seqlens: Tensor, backend: Backend
+        self, patches: Tensor, cos: Tensor, sin: Tensor, cu_seqlens: Tensor, cu_windows: Tensor | None, backend: Backend
     ) -> tuple[Tensor, ...]:
         """What came of every part (:meth:`part_names`); the last are the features.
 
@@ -36,12 +38,16 @@ class VisionTower(nn.Cell):
             patches: float32 [n, patch_dim].
             cos, sin: float32 [n, head_dim / 2].
             cu_seqlens: int32 [images + 1], where each image begins, and the end of the last.
+            cu_windows: the same of windows, int32 [windows + 1]; None where no block has windows.
         """
-        context = backend.vision_context(cos, sin, cu_seqlens)
-        rows = context[3]
+        whole = backend.vision_context(cos, sin, cu_seqlens)
+        windows = whole
+        if cu_windows is not None:
+            windows = (whole[0], whole[1], backend.vision_mask(patches.shape[0], cu_windows), whole[3])
+        rows = whole[3]
         parts: tuple[Tensor, ...] = (self.patch_embed(patches, rows),)
         for block in self.blocks:
-            parts = (*parts, block(parts[-1], context, backend))
+            parts = (*parts, block(parts[-1], windows if block.windowed else whole, backend))
         return (*parts, self.merger(parts[-1], rows))
 
     def part_names(self) -> list[str]:
@@ -50,35 +56,32 @@ class VisionTower(nn.Cell):
 
 
 class VisionBlock(nn.Cell):
-    """Attention and MLP, each behind a LayerNorm and around a residual."""
+    """Attention and MLP, each behind a norm and around a residual."""
 
-    def __init__(self, config: VisionConfig, weights: Loader, name: str, operators: Operators) -> None:
+    def __init__(self, config: VisionConfig, weights: Loader, index: int, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
-        self.norm1 = LayerNorm(weights, f"{name}.norm1", operators)
+        name = f"visual.blocks.{index}"
+        self.windowed, self.gated = config.windowed(index), config.mlp == "silu_gate"
+        self.norm1 = norm(config, weights, f"{name}.norm1", operators)
         self.attn = VisionAttention(config, weights, f"{name}.attn", operators)
-        self.norm2 = LayerNorm(weights, f"{name}.norm2", operators)
-        self.fc1 = Linear(weights, f"{name}.mlp.fc1", operators)
-        self.fc2 = Linear(weights, f"{name}.mlp.fc2", operators)
-        self.eps = Tensor([LAYER_NORM_EPS], ms.float32)
+        self.norm2 = norm(config, weights, f"{name}.norm2", operators)
+        self.mlp = mlp(config, weights, f"{name}.mlp", operators)
+        self.eps = Tensor([NORM_EPS], ms.float32)
 
     def construct(self, x: Tensor, context: VisionContext, backend: Backend) -> Tensor:
         if backend.fuses_vision:
             return backend.vision_block(self, x, context)
-        rows = context[3]
         x = self.attn(self.norm1(x), x, context, backend)
-        return self.fc2.add(self.fc1.quick_gelu(self.norm2(x), rows), x, rows)
+        return self.mlp(self.norm2(x), x, context[3])
 
     def tensors(self) -> tuple[Tensor, ...]:
         """In the order in which a fused operator takes them."""
-        return (
-            self.eps, self.norm1.weight, self.norm1.bias, self.attn.qkv.weight, self.attn.qkv.bias, self.attn.proj.weight,
-            self.attn.proj.bias, self.norm2.weight, self.norm2.bias, self.fc1.weight, self.fc1.bias, self.fc2.weight,
-            self.fc2.bias,
-        )  # fmt: skip
+        attention = (self.attn.qkv.weight, self.attn.qkv.bias, self.attn.proj.weight, self.attn.proj.bias)
+        return self.eps, *self.norm1.tensors(), *attention, *self.norm2.tensors(), *self.mlp.tensors()
 
 
 class VisionAttention(nn.Cell):
-    """Full attention among the patches of one image, with 2-D rotary positions; around a residual."""
+    """Full attention among the patches of one image or window, with 2-D rotary positions; around a residual."""
 
     def __init__(self, config: VisionConfig, weights: Loader, name: str, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
@@ -99,6 +102,36 @@ class VisionAttention(nn.Cell):
         return self.proj.add(y, residual, rows)
 
 
+class QuickGeluMLP(nn.Cell):
+    """fc2(quick_gelu(fc1 x)), around a residual."""
+
+    def __init__(self, weights: Loader, name: str, operators: Operators) -> None:
+        super().__init__(auto_prefix=False)
+        self.fc1 = Linear(weights, f"{name}.fc1", operators)
+        self.fc2 = Linear(weights, f"{name}.fc2", operators)
+
+    def construct(self, x: Tensor, residual: Tensor, rows: Tensor) -> Tensor:
+        return self.fc2.add(self.fc1.quick_gelu(x, rows), residual, rows)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias
+
+
+class GatedMLP(nn.Cell):
+    """down(silu(gate x) * up x), with biases; around a residual."""
+
+    def __init__(self, weights: Loader, name: str, operators: Operators, inner: int) -> None:
+        super().__init__(auto_prefix=False)
+        self.gate_up = Gate(weights, name, operators, inner)
+        self.down_proj = Linear(weights, f"{name}.down_proj", operators)
+
+    def construct(self, x: Tensor, residual: Tensor, rows: Tensor) -> Tensor:
+        return self.down_proj.add(self.gate_up(x, rows), residual, rows)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.gate_up.weight, self.gate_up.bias, self.down_proj.weight, self.down_proj.bias
+
+
 class PatchMerger(nn.Cell):
     """Four neighbouring patches (they lie side by side in the input) become one feature of the text's width."""
 
@@ -106,7 +139,7 @@ class PatchMerger(nn.Cell):
         super().__init__(auto_prefix=False)
         self.merged = config.spatial_merge_size**2
         self.merged_dim = config.embed_dim * self.merged
-        self.ln_q = LayerNorm(weights, f"{name}.ln_q", operators)
+        self.ln_q = norm(config, weights, f"{name}.ln_q", operators)
         self.fc1 = Linear(weights, f"{name}.mlp.0", operators)
         self.fc2 = Linear(weights, f"{name}.mlp.2", operators)
 
@@ -115,11 +148,15 @@ class PatchMerger(nn.Cell):
         return self.fc2(self.fc1.gelu(self.ln_q(x).reshape(-1, self.merged_dim), rows), rows)
 
 
-class LayerNorm(nn.Cell):
-    def __init__(self, weights: Loader, name: str, operators: Operators) -> None:
-        super().__init__(auto_prefix=False)
-        self.weight, self.bias = weights.vector(f"{name}.weight"), weights.vector(f"{name}.bias")
-        self.operators = operators
+def norm(config: VisionConfig, weights: Loader, name: str, operators: Operators) -> LayerNorm | RMSNorm:
+    """That of the architecture."""
+    if config.norm == "layer":
+        return LayerNorm(weights, name, operators)
+    return RMSNorm(weights, name, operators, NORM_EPS)
 
-    def construct(self, x: Tensor) -> Tensor:
-        return self.operators.layer_norm(x, self.weight, self.bias)
+
+def mlp(config: VisionConfig, weights: Loader, name: str, operators: Operators) -> QuickGeluMLP | GatedMLP:
+    """That of the architecture."""
+    if config.mlp == "quick_gelu":
+        return QuickGeluMLP(weights, name, operators)
+    return GatedMLP(weights, name, operators, config.mlp_dim)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from mindnlp_ocr.config import Qwen2VLConfig, read_json
+from mindnlp_ocr.config import ModelConfig, read_json
 from mindnlp_ocr.engine.graphs import MIN_TOKENS
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.processing.images import ImageProcessor
@@ -31,7 +31,7 @@ class Settled(NamedTuple):
     images: ImageProcessor
 
 
-def settle(folder: Path, config: Qwen2VLConfig, asked: Limits) -> Settled:
+def settle(folder: Path, config: ModelConfig, asked: Limits) -> Settled:
     """Of a checkpoint whose files lie in a folder.
 
     Raises:
@@ -55,7 +55,7 @@ def longest_answer(folder: Path, asked: int | None) -> int:
 
 
 def slot_length(
-    config: Qwen2VLConfig, images: ImageProcessor, asked: int | None, max_new_tokens: int, max_pixels: int | None
+    config: ModelConfig, images: ImageProcessor, asked: int | None, max_new_tokens: int, max_pixels: int | None
 ) -> int:
     """Tokens of the KV slot: as asked, or the power of two that holds one image, a question and an answer."""
     longest = config.max_position_embeddings

@@ -1,25 +1,51 @@
 """What the settings of the cache come to: the dtype, the number and the size of the KV slots, and who gives them out."""
 
+import math
 from typing import NamedTuple
 
 from mindnlp_ocr.backends import select
-from mindnlp_ocr.backends.select import AttentionChoice, Backends
+from mindnlp_ocr.backends.select import Attention, AttentionChoice, Backends
 from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.cache.manager import CacheManager
 from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
+from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.weights.split import RankConfig
+
+DEFAULT_BATCH_SIZE = 8
 
 
 class Memory(NamedTuple):
     """Of one model, one device and one choice of attention."""
 
-    config: Qwen2VLConfig
+    config: ModelConfig
     device: Device
     max_length: int
     cache: CacheConfig
     attention: AttentionChoice
+
+    @classmethod
+    def planned(
+        cls,
+        config: ModelConfig,
+        rank_config: ModelConfig,
+        device: Device,
+        max_length: int,
+        cache: CacheConfig,
+        asked: Attention,
+    ) -> "Memory":
+        """What the settings come to for a network, of which this process computes ``rank_config``.
+
+        Raises:
+            SetupError: the attention that is asked for cannot be had, or the slots do not fit.
+        """
+        dims = (config.head_dim, config.vision.head_dim)
+        enable, automatic = cache.enable_flash_attention, cache.auto_detect_flash_attention
+        attention = select.choose_attention(device, asked, dims, enable, automatic)
+        plan = cls(rank_config, device, max_length, cache, attention)
+        assert plan.slots > 0  # raises where they do not fit
+        return plan
 
     @property
     def kv_dtype(self) -> str:
@@ -37,6 +63,24 @@ class Memory(NamedTuple):
     def slots(self) -> int:
         """One where nothing is cached. Errors as :meth:`CacheConfig.slots_of`."""
         return self.cache.slots_of(self.slot_bytes, self.max_length) if self.cache.enable_kv_cache else 1
+
+    def batch_size(self, asked: int | None, slots: int) -> int:
+        """Requests at a time, of ``slots``: as asked, or up to 8.
+
+        Raises:
+            SetupError: fewer than one, or more than there are slots.
+        """
+        if asked is None:
+            return min(DEFAULT_BATCH_SIZE, slots)
+        if asked < 1:
+            raise SetupError(f"batch_size is {asked}: give 1 or more")
+        if asked > slots:
+            needed = asked * self.slot_bytes
+            raise SetupError(
+                f"batch_size is {asked}, there are {slots} KV slots: give at most {slots}, or "
+                f"CacheConfig(slots={asked}) and a max_cache_size_mb of at least {math.ceil(needed / 2**20)}"
+            )
+        return asked
 
     @property
     def attention_dtype(self) -> str | None:

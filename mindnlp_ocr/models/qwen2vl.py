@@ -1,6 +1,5 @@
 """Qwen2VLModel: what a user holds."""
 
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -19,11 +18,11 @@ from mindnlp_ocr.engine.generate import Reading
 from mindnlp_ocr.engine.scheduler import Scheduler
 from mindnlp_ocr.errors import BatchError, PageError, SetupError
 from mindnlp_ocr.export.manifest import FILE
+from mindnlp_ocr.models.info import model_info
 from mindnlp_ocr.models.limits import TEXT_TOKENS, Limits, settle
 from mindnlp_ocr.models.memory import Memory
 from mindnlp_ocr.models.network import AskedDtype, open_network
 from mindnlp_ocr.models.requests import Request, RequestHandle, Requests
-from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.parallel.ranks import Ranks
 from mindnlp_ocr.processing.chat import ChatProcessor, Messages
@@ -32,15 +31,14 @@ from mindnlp_ocr.weights.checkpoint import Checkpoint
 from mindnlp_ocr.weights.lora import Adapter
 
 EMBEDDED = Path(__file__).parent.parent / "assets" / "qwen2vl-ocr-tiny"
-DEFAULT_BATCH_SIZE = 8
 
 
 class Qwen2VLModel:
-    """A Qwen2-VL that reads documents on MindSpore. Its methods may be called from several threads.
+    """A Qwen2-VL or Qwen2.5-VL that reads documents on MindSpore. Its methods may be called from several threads.
 
     Args:
-        model_name: a Hugging Face folder of Qwen2-VL, a merged .npz file of one, or an exported folder; by default the small
-            checkpoint that ships with this package.
+        model_name: a Hugging Face folder of a checkpoint, a merged .npz file of one, or an exported folder; by default the
+            small one that ships with this package.
         device: "cpu", "npu:0" (or "Ascend") or "cuda"; or a ``Device``, which says how MindSpore is set up as well.
         lora_weights_path: a LoRA adapter as PEFT saves it, merged into the weights in float32; see :meth:`set_adapter`.
         cache_config: settings of the KV cache and of flash attention.
@@ -237,17 +235,7 @@ class Qwen2VLModel:
         Raises:
             SetupError: the budget holds fewer slots than ``batch_size``.
         """
-        slots = self._engine.kv.shape[0]
-        if batch_size is None:
-            batch_size = min(DEFAULT_BATCH_SIZE, slots)
-        if batch_size < 1:
-            raise SetupError(f"batch_size is {batch_size}: give 1 or more")
-        if batch_size > slots:
-            needed = batch_size * self._memory.slot_bytes
-            raise SetupError(
-                f"batch_size is {batch_size}, there are {slots} KV slots: give at most {slots}, or "
-                f"CacheConfig(slots={batch_size}) and a max_cache_size_mb of at least {math.ceil(needed / 2**20)}"
-            )
+        batch_size = self._memory.batch_size(batch_size, self.slots)
         if self._engine.manager is not None:
             self._engine.manager.configure(workers=batch_size)
         return self._requests.batch(list_of_messages, max_new_tokens, sampling, batch_size)
@@ -382,43 +370,15 @@ class Qwen2VLModel:
 
     def get_model_info(self) -> dict[str, Any]:
         """What runs, where and how; ``compilations`` stays put once the graphs in use are warm."""
-        engine, attention = self._engine, self._memory.attention
-        return {
-            "model_name": self._network.name,
-            "device": str(self._device),
-            "kv_cache_enabled": self._memory.cache.enable_kv_cache,
-            "flash_attention_enabled": attention.implementation == "flash",
-            "flash_attention_support": attention.flash_supported,
-            "flash_attention_reason": attention.reason,
-            "attn_implementation": attention.implementation,
-            "dtype": self._network.dtype,
-            "weights_mb": round(sum(int(weight.nbytes) for weight in engine.graphs.parameters()) / 2**20, 1),
-            "tensor_parallel": self._network.ranks.count,
-            "lora": None if self._network.adapter is None else str(self._network.adapter.folder),
-            "threads": native.threads(),
-            "kv_dtype": self._memory.kv_dtype,
-            "kv_slots": engine.kv.shape[0] if engine.manager is not None else 0,
-            "max_length": self._max_length,
-            "max_pixels": self._processor.images.max_pixels,
-            "compilations": engine.graphs.compilations,
-            "compile_seconds": round(engine.graphs.compile_seconds, 3),
-        }
+        return model_info(self._network, self._memory, self._engine, self._processor.images.max_pixels)
 
     # What the settings come to
 
-    def _plan(self, config: CacheConfig) -> Memory:
-        config = self._network.cache(config)
-        dims = (self.config.head_dim, self.config.vision.head_dim)
-        attention = select.choose_attention(
-            self._device,
-            self._asked_attention,
-            dims,
-            config.enable_flash_attention,
-            config.auto_detect_flash_attention,
+    def _plan(self, cache: CacheConfig) -> Memory:
+        network = self._network
+        return Memory.planned(
+            network.config, network.rank_config, self._device, self._max_length, network.cache(cache), self._asked_attention
         )
-        plan = Memory(self._network.rank_config, self._device, self._max_length, config, attention)
-        assert plan.slots > 0  # raises where they do not fit
-        return plan
 
     @property
     def _base(self) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
 
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.engine.generate import GREEDY, Generation, Reading
 from mindnlp_ocr.engine.scheduler import Handle, QueueFullError, Scheduler
 from mindnlp_ocr.errors import PageError
@@ -113,7 +113,7 @@ class Requests:
 
     def __init__(
         self,
-        config: Qwen2VLConfig,
+        config: ModelConfig,
         processor: ChatProcessor,
         scheduler: Scheduler,
         ranks: Ranks,

@@ -67,5 +67,5 @@ class HalfOperators(Operators):
         return activations.gelu(_bias_add(self.product(x, weight), bias))
 
     def gate(self, x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
-        gate, up = products.halves(self.product(x, weight))
+        gate, up = products.halves(_bias_add(self.product(x, weight), bias))
         return activations.silu_gate(gate, up)

@@ -179,15 +179,16 @@ def flash_decode() -> Any:
     return _custom("FlashDecode", _as_first(_check_decode), in_place=True)
 
 
-def vision_block() -> Any:
-    """One block of the vision tower, over packed images.
+def vision_block(gated: bool = False) -> Any:
+    """One block of the vision tower, over packed images or windows.
 
     Inputs, float32 unless said otherwise: x [patches, width]; cos and sin [patches, head_dim / 2]; cu_seqlens int32
     [images + 1]; eps [1]; LayerNorm weight and bias [width]; packed q/k/v weight and its bias [3 * width]; packed output
-    weight and its bias; LayerNorm weight and bias; two packed weights of the MLP, each with its bias.
+    weight and its bias; LayerNorm weight and bias; two packed weights of the MLP, each with its bias. Where the MLP is
+    ``gated``, norms are RMSNorm and have no bias, and the first weight of the MLP is that of gate and up.
     Output: x after the block, zero for padding.
     """
-    return _custom("VisionBlock", _like_first)
+    return _custom("GatedVisionBlock" if gated else "VisionBlock", _like_first)
 
 
 def decoder_layer() -> Any:
@@ -231,9 +232,11 @@ Product = Literal["Linear", "LinearAdd", "LinearQuickGelu", "LinearGelu", "Linea
 
 def linear(name: Product) -> Any:
     """x [rows, in]; packed weight [panels, in, 32]; bias [out]; for LinearAdd a residual [rows, out]; live int32 [1]
-    -> [rows, out], float32. Rows from ``live`` on are padding: they are not computed, and zero.
+    -> [rows, out], float32. Rows from ``live`` on are padding: they are not computed, and zero. LinearSiluGate takes the
+    biases of gate and up, [2 * out].
     """
-    return _custom(name, lambda x, weight, bias, *_: [x[0], bias[0]])
+    parts = 2 if name == "LinearSiluGate" else 1
+    return _custom(name, lambda x, weight, bias, *_: [x[0], bias[0] // parts])
 
 
 def rms_norm() -> Any:

@@ -2,11 +2,11 @@
 
 from mindspore import Tensor, ops
 
-LAYER_NORM_EPS = 1e-6
+NORM_EPS = 1e-6  # of every norm of a vision tower
 
 _mean = ops.ReduceMean(keep_dims=True)
 _outer = ops.MatMul()
-_layer_norm = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=LAYER_NORM_EPS)
+_layer_norm = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=NORM_EPS)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: Tensor) -> Tensor:

@@ -66,8 +66,8 @@ class Operators(nn.Cell):
         return activations.gelu(products.linear_bias(x, weight, bias))
 
     def gate(self, x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
-        """Return silu(x gate) * (x up); ``bias`` is zero, with one element for each column of the result."""
-        gate, up = products.halves(products.linear(x, weight))
+        """Return silu(x gate) * (x up); ``bias`` contains the biases of gate, followed by those of up."""
+        gate, up = products.halves(products.linear_bias(x, weight, bias))
         return activations.silu_gate(gate, up)
 
     def embed(self, token_ids: Tensor, table: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class CpuOperators(Operators):
         self.gate_op = native.linear("LinearSiluGate")
         self.embed_op, self.rms_norm_op, self.layer_norm_op = native.embed(dtype), native.rms_norm(), native.layer_norm()
         self.choose_op = native.choose()
-        self.layer_norm_eps = Tensor([norms.LAYER_NORM_EPS], ms.float32)
+        self.layer_norm_eps = Tensor([norms.NORM_EPS], ms.float32)
 
     def pack(self, weight: Source) -> Array:
         return packing.pack(weight, self.weight_dtype)

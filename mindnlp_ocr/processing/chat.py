@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from mindnlp_ocr.config import Qwen2VLConfig, read_json
+from mindnlp_ocr.config import ModelConfig, read_json
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.processing.images import ImageProcessor, ImageReader, PromptImage
+from mindnlp_ocr.processing.tokenizer import tokenizer_of
 
 Messages = Sequence[dict[str, Any]]
 
@@ -31,14 +32,8 @@ class ChatProcessor:
     The template is part of the checkpoint and therefore untrusted, so it runs in jinja2's sandbox.
     """
 
-    def __init__(self, folder: Path, config: Qwen2VLConfig, images: ImageProcessor) -> None:
-        path = folder / "tokenizer.json"
-        if not path.exists():
-            raise SetupError(f"{path} is missing: give a complete Qwen2-VL folder")
-        try:
-            self.tokenizer: Tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises no more specific exception
-            raise SetupError(f"{path} cannot be read ({error}): copy it again") from error
+    def __init__(self, folder: Path, config: ModelConfig, images: ImageProcessor) -> None:
+        self.tokenizer: Tokenizer = tokenizer_of(folder)
         self.images = images
         self._reader = ImageReader(images)
         vision = config.vision
@@ -55,7 +50,8 @@ class ChatProcessor:
         self._image_token = self.tokenizer.id_to_token(config.image_token_id)
         if self._image_token is None:
             raise SetupError(
-                f"{path} has no token {config.image_token_id}, the image token in config.json: use files of one checkpoint"
+                f"{folder / 'tokenizer.json'} has no token {config.image_token_id}, the image token in config.json: "
+                "use files of one checkpoint"
             )
         try:
             self._template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(

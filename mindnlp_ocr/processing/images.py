@@ -1,4 +1,4 @@
-"""Opening of images, and the resizing, normalisation and patches of Qwen2-VL.
+"""Opening of images, and the resizing, normalisation and patches of Qwen2-VL and Qwen2.5-VL, which are the same.
 
 The results are bitwise equal to those of the published ``Qwen2VLImageProcessor`` with the same release of Pillow.
 """

@@ -69,8 +69,8 @@ def parser() -> Parser:
     parser.add_argument(
         "--preset",
         metavar="NAME",
-        help="how documents are read: mineru, olmocr, plain, or a YAML file (default: as the checkpoint declares, or by its "
-        "name)",
+        help="how documents are read: mineru, nanonets, olmocr, olmocr2, plain, rolmocr, or a YAML file (default: as the "
+        "checkpoint declares, or by its name)",
     )
     parser.add_argument(
         "--ray",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from mindnlp_ocr.processing.tokenizer import tokenizer_of
 from mindnlp_ocr.server.errors import ApiError
 
 
@@ -20,11 +21,11 @@ class Tokens:
     """The tokenizer of a checkpoint, for what clients read of single tokens.
 
     Args:
-        folder: with ``tokenizer.json``.
+        folder: with the files of the tokenizer.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer: Tokenizer = tokenizer_of(folder)
         self._added = {token_id: token.content for token_id, token in self._tokenizer.get_added_tokens_decoder().items()}
         self._letters = _letters()
         self.bytes_of = lru_cache(maxsize=1 << 16)(self._bytes_of)

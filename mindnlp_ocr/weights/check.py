@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.weights.names import expected_shapes
 from mindnlp_ocr.weights.quantize import GROUP, SCALE, WeightDtype
@@ -20,7 +20,7 @@ class Stored(NamedTuple):
     dtype: str  # name in safetensors
 
 
-def check(where: object, found: Mapping[str, Stored], config: Qwen2VLConfig) -> WeightDtype:
+def check(where: object, found: Mapping[str, Stored], config: ModelConfig) -> WeightDtype:
     """Check the weights, and return the dtype of all matrices, or "fp32" if they have different dtypes.
 
     Weights that the network does not have cause a warning.

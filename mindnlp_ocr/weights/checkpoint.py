@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.weights.quantize import SCALE, Quantized, Source, WeightDtype
 
@@ -64,12 +64,12 @@ class Checkpoint(abc.ABC):
     def files(self) -> AbstractContextManager[Path]:
         """Provide a folder with config.json, tokenizer.json, preprocessor_config.json etc. while the context is open."""
 
-    def config(self, folder: Path) -> Qwen2VLConfig:
+    def config(self, folder: Path) -> ModelConfig:
         """Read the configuration of the network from such a folder."""
-        return Qwen2VLConfig.from_folder(folder)
+        return ModelConfig.from_folder(folder)
 
     @abc.abstractmethod
-    def weights(self, config: Qwen2VLConfig) -> AbstractContextManager[StoredWeights]:
+    def weights(self, config: ModelConfig) -> AbstractContextManager[StoredWeights]:
         """Provide the weights while the context is open.
 
         Raises:

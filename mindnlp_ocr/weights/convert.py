@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from mindnlp_ocr import __version__
-from mindnlp_ocr.config import Qwen2VLConfig, read_json
+from mindnlp_ocr.config import ModelConfig, read_json
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.weights.checkpoint import Checkpoint, StoredWeights
 from mindnlp_ocr.weights.digest import sha256
@@ -111,7 +111,7 @@ class _Stage:
 
 
 def _write_folder(
-    stage: _Stage, weights: StoredWeights, dtype: Target, config: Qwen2VLConfig, texts: dict[str, bytes]
+    stage: _Stage, weights: StoredWeights, dtype: Target, config: ModelConfig, texts: dict[str, bytes]
 ) -> None:
     shapes, shards = expected_shapes(config), _shards(config)
     of = f"of-{len(shards):05}.safetensors"
@@ -139,7 +139,7 @@ def _write_folder(
     stage.become(stage.folder)
 
 
-def _write_npz(stage: _Stage, weights: StoredWeights, dtype: Target, config: Qwen2VLConfig, texts: dict[str, bytes]) -> None:
+def _write_npz(stage: _Stage, weights: StoredWeights, dtype: Target, config: ModelConfig, texts: dict[str, bytes]) -> None:
     shapes = expected_shapes(config)
     pieces: list[Path] = []
     for name in tqdm(shapes, unit="weight", desc=f"writing {stage.target.name}", disable=None):
@@ -166,7 +166,7 @@ def _write_npz(stage: _Stage, weights: StoredWeights, dtype: Target, config: Qwe
     stage.become(whole)
 
 
-def _shards(config: Qwen2VLConfig) -> list[list[str]]:
+def _shards(config: ModelConfig) -> list[list[str]]:
     """Divide the names of weights into files of up to SHARD_BYTES in float32."""
     shards: list[list[str]] = [[]]
     size = 0

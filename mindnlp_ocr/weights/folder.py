@@ -9,7 +9,7 @@ import ml_dtypes
 from numpy.typing import NDArray
 from safetensors._safetensors_rust import SafetensorError, safe_open  # mindnlp replaces safetensors.safe_open
 
-from mindnlp_ocr.config import Qwen2VLConfig, read_json
+from mindnlp_ocr.config import ModelConfig, read_json
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.weights.check import Stored, check
 from mindnlp_ocr.weights.checkpoint import Checkpoint, StoredArrays, StoredWeights
@@ -21,7 +21,7 @@ SINGLE = "model.safetensors"
 
 
 class FolderCheckpoint(Checkpoint):
-    """A Hugging Face folder of Qwen2-VL."""
+    """A Hugging Face folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -36,7 +36,7 @@ class FolderCheckpoint(Checkpoint):
         yield self.folder
 
     @contextmanager
-    def weights(self, config: Qwen2VLConfig) -> Iterator[StoredWeights]:
+    def weights(self, config: ModelConfig) -> Iterator[StoredWeights]:
         yield FolderWeights(self.folder, config)
 
     def fingerprint(self) -> str:
@@ -50,7 +50,7 @@ class FolderWeights(StoredArrays):
         SetupError: a file is missing, truncated or not safetensors, or the weights do not match; see :func:`check`.
     """
 
-    def __init__(self, folder: Path, config: Qwen2VLConfig) -> None:
+    def __init__(self, folder: Path, config: ModelConfig) -> None:
         self._home: dict[str, tuple[Path, str]] = {}
         found: dict[str, Stored] = {}
         for path in shards(folder):

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mindnlp_ocr.config import Qwen2VLConfig, read_json
+from mindnlp_ocr.config import ModelConfig, read_json
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.weights.check import listed
 from mindnlp_ocr.weights.checkpoint import Checkpoint, StoredWeights
@@ -139,7 +139,7 @@ class Adapter:
             shapes = f"lora_A {pair['A'].shape} and lora_B {pair['B'].shape}"
             yield f"{module} has {shapes}, but its rank in {CONFIG} is {self.config.rank(module)}"
 
-    def check(self, config: Qwen2VLConfig) -> None:
+    def check(self, config: ModelConfig) -> None:
         """Check that the adapter matches a checkpoint with this configuration.
 
         Raises:
@@ -162,7 +162,7 @@ class Adapter:
         a, b = _factors(self._low_rank[self._module[name]])
         return b.shape[0], a.shape[1]
 
-    def untied(self, config: Qwen2VLConfig) -> Qwen2VLConfig:
+    def untied(self, config: ModelConfig) -> ModelConfig:
         """Return the configuration of the adapted network, in which a tied head is untied if the adapter changes it."""
         if self.changed.isdisjoint({EMBEDDING, HEAD}):
             return config
@@ -204,13 +204,13 @@ class AdaptedCheckpoint(Checkpoint):
     def files(self) -> AbstractContextManager[Path]:
         return self.base.files()
 
-    def config(self, folder: Path) -> Qwen2VLConfig:
+    def config(self, folder: Path) -> ModelConfig:
         config = self.base.config(folder)
         self.adapter.check(config)
         return self.adapter.untied(config)
 
     @contextmanager
-    def weights(self, config: Qwen2VLConfig) -> Iterator[StoredWeights]:
+    def weights(self, config: ModelConfig) -> Iterator[StoredWeights]:
         with self.base.files() as folder:
             stored = self.base.config(folder)
         with self.base.weights(stored) as weights:

@@ -1,9 +1,17 @@
 """The published names and shapes of all weights of a checkpoint."""
 
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.architectures import Mlp
+from mindnlp_ocr.config import ModelConfig
 
 # transformers >= 4.52 saves the same weights under other prefixes.
 _RENAMED = (("model.language_model.", "model."), ("model.visual.", "visual."))
+
+
+# Of the layers of a vision block's MLP: those that widen, and the one that narrows again.
+VISION_MLP: dict[Mlp, tuple[tuple[str, ...], str]] = {
+    "quick_gelu": (("fc1",), "fc2"),
+    "silu_gate": (("gate_proj", "up_proj"), "down_proj"),
+}
 
 
 def published(name: str) -> str:
@@ -14,7 +22,7 @@ def published(name: str) -> str:
     return name
 
 
-def expected_shapes(config: Qwen2VLConfig) -> dict[str, tuple[int, ...]]:
+def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Return the published names and shapes of all weights of this network."""
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -23,10 +31,13 @@ def expected_shapes(config: Qwen2VLConfig) -> dict[str, tuple[int, ...]]:
         if bias:
             shapes[f"{name}.bias"] = (outputs,)
 
-    def layer_norm(name: str, width: int) -> None:
-        shapes[f"{name}.weight"] = shapes[f"{name}.bias"] = (width,)
-
     vision, width = config.vision, config.vision.embed_dim
+
+    def vision_norm(name: str) -> None:
+        shapes[f"{name}.weight"] = (width,)
+        if vision.norm == "layer":
+            shapes[f"{name}.bias"] = (width,)
+
     merged = width * vision.spatial_merge_size**2
     shapes["visual.patch_embed.proj.weight"] = (
         width,
@@ -37,13 +48,15 @@ def expected_shapes(config: Qwen2VLConfig) -> dict[str, tuple[int, ...]]:
     )
     for i in range(vision.depth):
         block = f"visual.blocks.{i}"
-        layer_norm(f"{block}.norm1", width)
-        layer_norm(f"{block}.norm2", width)
+        vision_norm(f"{block}.norm1")
+        vision_norm(f"{block}.norm2")
         linear(f"{block}.attn.qkv", 3 * width, width, bias=True)
         linear(f"{block}.attn.proj", width, width, bias=True)
-        linear(f"{block}.mlp.fc1", vision.mlp_dim, width, bias=True)
-        linear(f"{block}.mlp.fc2", width, vision.mlp_dim, bias=True)
-    layer_norm("visual.merger.ln_q", width)
+        inputs, output = VISION_MLP[vision.mlp]
+        for name in inputs:
+            linear(f"{block}.mlp.{name}", vision.mlp_dim, width, bias=True)
+        linear(f"{block}.mlp.{output}", width, vision.mlp_dim, bias=True)
+    vision_norm("visual.merger.ln_q")
     linear("visual.merger.mlp.0", merged, merged, bias=True)
     linear("visual.merger.mlp.2", vision.hidden_size, merged, bias=True)
 

@@ -16,7 +16,7 @@ import ml_dtypes
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.weights.check import Stored, check
 from mindnlp_ocr.weights.checkpoint import Checkpoint, StoredArrays, StoredWeights
@@ -69,7 +69,7 @@ class NpzCheckpoint(Checkpoint):
         return [member.filename for member in members]
 
     @contextmanager
-    def weights(self, config: Qwen2VLConfig) -> Iterator[StoredWeights]:
+    def weights(self, config: ModelConfig) -> Iterator[StoredWeights]:
         with _opened(self.path) as archive:
             yield NpzWeights(self.path, archive, config)
 
@@ -85,7 +85,7 @@ class NpzWeights(StoredArrays):
         SetupError: an array is damaged or contains Python objects, or the weights do not match; see :func:`check`.
     """
 
-    def __init__(self, path: Path, archive: zipfile.ZipFile, config: Qwen2VLConfig) -> None:
+    def __init__(self, path: Path, archive: zipfile.ZipFile, config: ModelConfig) -> None:
         self._path, self._archive = path, archive
         self._home: dict[str, str] = {}
         found: dict[str, Stored] = {}

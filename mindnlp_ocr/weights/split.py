@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.weights.quantize import GROUP, Quantized, Source, WeightDtype, dequantize
 
@@ -18,7 +18,7 @@ BY_OUTPUT = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 BY_INPUT = ("o_proj", "down_proj")
 
 
-class RankConfig(Qwen2VLConfig):
+class RankConfig(ModelConfig):
     """The configuration of the part on one rank, which has fewer heads of the same size."""
 
     ranks: int
@@ -35,7 +35,7 @@ class Split:
     rank: int
     ranks: int
 
-    def check(self, config: Qwen2VLConfig) -> None:
+    def check(self, config: ModelConfig) -> None:
         """Check that the network can be divided among the ranks.
 
         Raises:
@@ -51,7 +51,7 @@ class Split:
                     f"tensor_parallel is {self.ranks}: the checkpoint has {size} {what}: give a divisor of this number"
                 )
 
-    def check_dtype(self, config: Qwen2VLConfig, dtype: WeightDtype) -> None:
+    def check_dtype(self, config: ModelConfig, dtype: WeightDtype) -> None:
         """Check that weights of this dtype are rounded in the same way in parts as a whole.
 
         Raises:
@@ -64,14 +64,14 @@ class Split:
                     "divide into whole groups: give dtype bf16, fp16 or fp32"
                 )
 
-    def config(self, config: Qwen2VLConfig) -> Qwen2VLConfig:
+    def config(self, config: ModelConfig) -> ModelConfig:
         """Return the configuration of this rank. For errors, see :meth:`check`."""
         if self.ranks == 1:
             return config
         self.check(config)
         parts = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
         sizes = {name: getattr(config, name) // self.ranks for name in parts}
-        return RankConfig(**{**config.model_dump(), **sizes, "ranks": self.ranks})
+        return RankConfig(**{**dict(config), **sizes, "ranks": self.ranks})  # a dump would lose the type of ``vision``
 
     def weights(self, weights: Mapping[str, Source]) -> Mapping[str, Source]:
         """Return the weights of this rank under their published names."""

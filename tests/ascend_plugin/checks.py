@@ -57,6 +57,8 @@ def run(cell: nn.Cell, *inputs: Any) -> Array:
         (4, 64, [1], 8),
         (2, 128, [5, 1, 9, 30], 48),
         (12, 64, [3, 13], 16),
+        (4, 80, [24, 8, 0, 0, 0], 40),  # windows, of which the last are empty
+        (4, 80, [32, 32, 0], 64),
     ],
 )
 def test_each_patch_sees_its_own_image_alone(heads: int, head_dim: int, images: list[int], patches: int, dtype: Any) -> None:
@@ -239,7 +241,7 @@ def test_what_the_documentation_forbids_is_refused() -> None:
         ("atten_mask shape", cells.Prompt(2, 2), (half, half, half, mask(2048, 2048))),  # MindSpore says so itself
         ("only BNSD with sparse_mode 0", cells.Prompt(2, 2, sparse_mode=3), (half, half, half, mask(6, 6))),
         ("last cumulative length", cells.WithMask(attention), (x, x, x, lengths(4), lengths(7))),
-        ("keys of length 0", cells.WithMask(attention), (x, x, x, lengths(3, 3, 6), lengths(3, 3, 7))),
+        ("keys of length 0", cells.WithMask(attention), (x, x, x, lengths(3, 3, 6), lengths(3, 3, 8))),
         ("sees no key", cells.WithMask(attention, *slots), (one, one, one, everything, Tensor([0] * 6, ms.int32))),
         ("an index outside its tensor", cells.Scatter(slots[0]), (Tensor([[0, 0, 8]], ms.int32), row)),
         ("the KV slots are copied", cells.ReadOnBothSides(slots[0]), (Tensor([[0, 0, 7]], ms.int32), row)),

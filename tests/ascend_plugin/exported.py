@@ -12,7 +12,7 @@ from mindspore import Tensor
 from mindnlp_ocr.backends.select import backends_for
 from mindnlp_ocr.cache.config import CacheConfig
 from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.export.graphs import ExportedGraphs
 from mindnlp_ocr.export.manifest import Manifest
 from mindnlp_ocr.models.export import export_model
@@ -32,12 +32,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def config(folder: Path) -> Qwen2VLConfig:
-    return Qwen2VLConfig.from_folder(folder)
+def config(folder: Path) -> ModelConfig:
+    return ModelConfig.from_folder(folder)
 
 
 @pytest.fixture(scope="module")
-def graphs(folder: Path, config: Qwen2VLConfig) -> ExportedGraphs:
+def graphs(folder: Path, config: ModelConfig) -> ExportedGraphs:
     manifest = Manifest.read(folder)
     backends = backends_for(Device(manifest.device), manifest.attention, config, manifest.kv_dtype)
     kv = KVSlots(config, manifest.slots, manifest.max_length, backends.text, manifest.kv_dtype)
@@ -56,7 +56,7 @@ def test_the_manifest_says_what_the_graphs_are_for(folder: Path) -> None:
     }
 
 
-def test_the_exported_sample_graph_gives_the_tokens_of_the_host(graphs: ExportedGraphs, config: Qwen2VLConfig) -> None:
+def test_the_exported_sample_graph_gives_the_tokens_of_the_host(graphs: ExportedGraphs, config: ModelConfig) -> None:
     params = [
         SamplingParams(temperature=1.3, seed=1, top_p=0.9),
         SamplingParams(repetition_penalty=1.5, frequency_penalty=0.5, no_repeat_ngram_size=2),
@@ -84,13 +84,13 @@ def test_each_graph_loads_with_the_shapes_of_the_manifest_and_holds_the_operator
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_exported_graphs_give_the_references_tokens(graphs: ExportedGraphs, config: Qwen2VLConfig, name: str) -> None:
+def test_exported_graphs_give_the_references_tokens(graphs: ExportedGraphs, config: ModelConfig, name: str) -> None:
     read(graphs, Page(graphs, config, name, 1, []))
 
 
-def test_two_slots_at_once_give_the_references_tokens(graphs: ExportedGraphs, config: Qwen2VLConfig) -> None:
+def test_two_slots_at_once_give_the_references_tokens(graphs: ExportedGraphs, config: ModelConfig) -> None:
     read(graphs, Page(graphs, config, "alpha_308x140", 2, [40]), Page(graphs, config, "line_392x28", 0, [3, 20]))
 
 
-def test_the_exported_copy_graph_moves_a_prefix_and_clears_a_slot(graphs: ExportedGraphs, config: Qwen2VLConfig) -> None:
+def test_the_exported_copy_graph_moves_a_prefix_and_clears_a_slot(graphs: ExportedGraphs, config: ModelConfig) -> None:
     copies_and_clears(graphs)

@@ -12,7 +12,7 @@ import pytest
 import mindnlp_ocr
 from mindnlp_ocr.backends.select import attention_dtype_for, backends_for, operators_for
 from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.engine.graphs import Graphs, NewToken, PromptPart
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.modeling.layers import Weights
@@ -32,7 +32,7 @@ SLOTS, MAX_LENGTH = 4, 256
 class Page:
     """One golden case in a slot: its prompt in pieces, then its tokens one by one."""
 
-    def __init__(self, graphs: Graphs, config: Qwen2VLConfig, name: str, slot: int, splits: list[int]) -> None:
+    def __init__(self, graphs: Graphs, config: ModelConfig, name: str, slot: int, splits: list[int]) -> None:
         self.golden, self.slot, self.eos = case(name), slot, config.eos_token_ids
         processor = ImageProcessor.from_folder(FOLDER)
         images = [processor.patches(load_image(source)) for source in image_sources(self.golden["messages"])]
@@ -59,22 +59,22 @@ class Page:
 
 
 @pytest.fixture(scope="module")
-def config() -> Qwen2VLConfig:
-    return Qwen2VLConfig.from_folder(FOLDER)
+def config() -> ModelConfig:
+    return ModelConfig.from_folder(FOLDER)
 
 
 @pytest.fixture(scope="module")
-def graphs(config: Qwen2VLConfig) -> Graphs:
+def graphs(config: ModelConfig) -> Graphs:
     return made(config, FolderWeights(FOLDER, config), "fp32", "fp16")
 
 
 @pytest.fixture(scope="module")
-def halves(config: Qwen2VLConfig) -> Graphs:
+def halves(config: ModelConfig) -> Graphs:
     """Over weights, keys and values of 16 bits."""
     return made(config, FolderWeights(FOLDER, config), "fp16", "bf16")
 
 
-def made(config: Qwen2VLConfig, weights: Weights, dtype: WeightDtype, kv_dtype: str) -> Graphs:
+def made(config: ModelConfig, weights: Weights, dtype: WeightDtype, kv_dtype: str) -> Graphs:
     npu = Device("Ascend")
     backends = backends_for(npu, "flash", config, attention_dtype_for(npu, "flash", kv_dtype))
     kv = KVSlots(config, SLOTS, MAX_LENGTH, backends.text, kv_dtype)
@@ -115,22 +115,22 @@ def test_slots_are_copied_and_cleared_on_the_device(graphs: Graphs, halves: Grap
 
 
 @pytest.mark.parametrize("name", PAGES[2:6:3])  # all of them: exported.py
-def test_sixteen_bit_attention_gives_the_references_tokens(graphs: Graphs, config: Qwen2VLConfig, name: str) -> None:
+def test_sixteen_bit_attention_gives_the_references_tokens(graphs: Graphs, config: ModelConfig, name: str) -> None:
     read(graphs, Page(graphs, config, name, 1, []))
 
 
 @pytest.mark.parametrize("name", PAGES[:2])
-def test_sixteen_bit_weights_give_the_references_tokens(halves: Graphs, config: Qwen2VLConfig, name: str) -> None:
+def test_sixteen_bit_weights_give_the_references_tokens(halves: Graphs, config: ModelConfig, name: str) -> None:
     read(halves, Page(halves, config, name, 1, []))
 
 
 def test_a_prompt_in_two_pieces_and_two_slots_at_once_give_the_references_tokens(
-    graphs: Graphs, config: Qwen2VLConfig
+    graphs: Graphs, config: ModelConfig
 ) -> None:
     read(graphs, Page(graphs, config, "alpha_308x140", 2, [40]), Page(graphs, config, "line_392x28", 0, [3, 20]))
 
 
-def test_an_overflow_of_float16_names_its_layer_in_a_prompt_and_while_decoding(config: Qwen2VLConfig) -> None:
+def test_an_overflow_of_float16_names_its_layer_in_a_prompt_and_while_decoding(config: ModelConfig) -> None:
     weights = dict(FolderWeights(FOLDER, config))
     last = f"model.layers.{config.num_hidden_layers - 1}.mlp"  # the emulated operators refuse what is not finite
     scaled = weights[f"{last}.down_proj.weight"]

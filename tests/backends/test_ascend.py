@@ -50,7 +50,7 @@ def emulated_operators(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
-@pytest.mark.parametrize("tests", ["checks.py", "pages.py", "exported.py"])
+@pytest.mark.parametrize("tests", ["checks.py", "pages.py", "exported.py", "windows.py"])
 def test_the_graphs_pass_over_emulated_operators(emulated_operators: Path, tests: str) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "pytest", str(PLUGIN / tests), "-n", "0", "-p", "no:cacheprovider"],
@@ -276,7 +276,13 @@ def test_one_image_a_graph_and_slots_in_order_are_asked_for() -> None:
 
 def test_the_padding_is_an_image_of_its_own_and_never_without_keys() -> None:
     attention = AscendBackend(*ATTENTION)
-    for patches, of_queries, of_keys in ((12, [5, 8, 12], [5, 8, 13]), (8, [5, 8, 8], [5, 8, 9])):
-        queries, keys = attention.vision_mask(patches, Tensor([0, 5, 8], ms.int32))
+    for patches, ends, of_queries, of_keys in (
+        (12, [0, 5, 8], [5, 8, 12], [5, 8, 14]),
+        (8, [0, 5, 8], [5, 8, 8], [5, 8, 10]),
+        (8, [0, 8], [8, 8], [8, 9]),
+        (12, [0, 5, 8, 8, 8], [5, 8, 8, 8, 12], [5, 8, 9, 10, 16]),  # windows, of which two are empty
+        (8, [0, 8, 8, 8], [8, 8, 8, 8], [8, 9, 10, 11]),
+    ):
+        queries, keys = attention.vision_mask(patches, Tensor(ends, ms.int32))
         np.testing.assert_array_equal(queries.asnumpy(), of_queries)
         np.testing.assert_array_equal(keys.asnumpy(), of_keys)

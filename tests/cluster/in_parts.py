@@ -1,6 +1,7 @@
 """Run by msrun, on every worker: one model in two parts. Rank r writes what it saw to FILE.r.
 
-First the command line on the built-in checkpoint, then random weights at the layer shapes of Qwen2-VL-2B.
+First the command line on the built-in checkpoint, then random weights at the layer shapes of Qwen2-VL-2B, and a tiny
+Qwen2.5-VL whose vision tower has windows.
 """
 
 import json
@@ -15,17 +16,20 @@ from mindnlp_ocr.backends.select import backends_for, operators_for
 from mindnlp_ocr.cache.keys import PrefixKey
 from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.cli import main
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.engine.graphs import Graphs, NewToken, PromptPart
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.parallel.launch import Launch
 from mindnlp_ocr.parallel.ranks import Ranks
 from mindnlp_ocr.weights.quantize import WeightDtype
-from tests.modeling.test_published_shapes import MAX_LENGTH, MODELS, inputs_of
+from tests.modeling import test_published_shapes as shapes
+from tests.modeling import test_windows as windows
 from tests.reference import random_weights
 
-RUNS: list[tuple[int, WeightDtype]] = [(0, "fp32"), (0, "int8")]  # numbers in MODELS
+MODELS = [shapes.MODELS[0], windows.STRIP]
+RUNS: list[tuple[int, WeightDtype]] = [(0, "fp32"), (0, "int8"), (1, "fp32")]  # numbers in MODELS
+MAX_LENGTH = shapes.MAX_LENGTH
 
 
 @lru_cache(maxsize=1)
@@ -37,14 +41,14 @@ def drawn(number: int) -> dict[str, Any]:
 def read(number: int, dtype: WeightDtype, ranks: Ranks) -> dict[str, Any]:
     """The tokens and the logits of the prompt, and what a rank holds."""
     spec = MODELS[number]
-    device, whole = Device("CPU"), Qwen2VLConfig.from_dict(spec["config"])
+    device, whole = Device("CPU"), ModelConfig.from_dict(spec["config"])
     config = ranks.split.config(whole)
     ranks.split.check_dtype(whole, dtype)
     backends = backends_for(device, "flash", config, fused=ranks.count == 1)
     kv = KVSlots(config, 1, MAX_LENGTH, backends.text)
     weights = ranks.split.weights(drawn(number))
     graphs = Graphs(config, weights, MAX_LENGTH, operators_for(device, dtype), backends, kv, ranks=ranks)
-    image, ids, positions = inputs_of(spec)
+    image, ids, positions = shapes.inputs_of(spec)
     steps = graphs.prefill(PromptPart(ids, [graphs.vision([image])[0]], positions.ids))
     for new in range(8):
         live = len(ids) + new

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mindnlp_ocr.documents.answers import markdown_blocks, olmocr_answer, plain
+from mindnlp_ocr.documents.answers import front_matter_answer, markdown_blocks, olmocr_answer, plain
 from mindnlp_ocr.documents.reader import DocumentReader
 from mindnlp_ocr.documents.result import Box, Document, Page
 from tests.documents.scripted import Answer, ScriptedModel
@@ -60,10 +60,16 @@ def olmocr(text: str | None, turn: int = 0) -> str:
     )
 
 
-def read(script: Any, folder: Path, image: Image.Image) -> tuple[Page, ScriptedModel]:
-    """A page as olmOCR reads it."""
+def olmocr2(text: str, turn: int = 0) -> str:
+    """An answer of olmOCR-2."""
+    about = f"primary_language: en\nis_rotation_valid: {not turn}\nrotation_correction: {turn}\n"
+    return f"---\n{about}is_table: False\nis_diagram: False\n---\n{text}"
+
+
+def read(script: Any, folder: Path, image: Image.Image, preset: str = "olmocr") -> tuple[Page, ScriptedModel]:
+    """A page as a model of this preset reads it."""
     model: Any = ScriptedModel(script, folder)
-    return DocumentReader(model, preset="olmocr", threads=1).read_image(image), model
+    return DocumentReader(model, preset=preset, threads=1).read_image(image), model
 
 
 def test_markdown_becomes_blocks() -> None:
@@ -107,19 +113,69 @@ def test_a_page_is_shrunk_and_its_size_is_told_before_the_image(tmp_path: Path) 
     assert (page.text, page.layout, page.blocks[0].box) == ("text", "page", (0, 0, 2048, 1000))
 
 
+def test_olmocr_2_gets_the_prompt_before_a_page_of_its_size(tmp_path: Path) -> None:
+    page, model = read(lambda prompt, image: olmocr2("# a\n\nb"), tmp_path, Image.new("RGB", (2048, 1000)), "olmocr2")
+    [(prompt, size)] = model.asked
+    assert size == (1288, 629)
+    assert prompt.startswith("Attached is one page of a document that you must process. Just return")
+    assert prompt.endswith("is_table, and is_diagram parameters.")
+    assert prompt.count("\n") == 2
+    assert [part["type"] for part in model.requests[0].messages[0]["content"]] == ["text", "image"]
+    assert model.requests[0].max_new_tokens == 8000
+    assert [(block.kind, block.text) for block in page.blocks] == [("title", "a"), ("text", "b")]
+    assert page.warnings == ()
+
+
+def test_nanonets_tags_stay_in_the_markdown_and_not_in_the_text(tmp_path: Path) -> None:
+    answer = "<watermark>COPY</watermark>\n\n<table><tr><td>1</td></tr></table>\n\n<page_number>9/22</page_number>"
+    page, model = read(lambda prompt, image: answer, tmp_path, Image.new("RGB", (300, 200)), "nanonets")
+    assert model.asked[0][0].endswith("Prefer using ☐ and ☑ for check boxes.")
+    assert [part["type"] for part in model.requests[0].messages[0]["content"]] == ["image", "text"]
+    assert [(block.kind, block.text) for block in page.blocks] == [("text", "COPY"), ("table", "1"), ("text", "9/22")]
+    assert page.blocks[0].markdown == "<watermark>COPY</watermark>"
+
+
+def test_rolmocr_answers_in_plain_text(tmp_path: Path) -> None:
+    page, model = read(lambda prompt, image: "one\ntwo", tmp_path, Image.new("RGB", (300, 200)), "rolmocr")
+    assert (
+        model.asked[0][0] == "Return the plain text representation of this document as if you were reading it naturally.\n"
+    )
+    assert (page.text, model.requests[0].max_new_tokens) == ("one\ntwo", 4096)
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "turn", "warned"),
+    [
+        (olmocr2("a\n---\nb", 90), "a\n---\nb", 90, False),
+        (olmocr2(""), None, 0, False),
+        ("---\nprimary_language: no\n---", None, 0, False),  # Norwegian
+        ("Just text.", "Just text.", 0, True),
+        ("---\nprimary_language: en\n", "---\nprimary_language: en\n", 0, True),
+        ("---\nrotation_correction: 45\n---\na", "---\nrotation_correction: 45\n---\na", 0, True),
+        ("---\na: [\n---\nb", "---\na: [\n---\nb", 0, True),
+        ("---\na rule\n---\nb", "---\na rule\n---\nb", 0, True),
+    ],
+)
+def test_a_front_matter_is_read_or_taken_as_text(answer: str, text: str | None, turn: int, warned: bool) -> None:
+    found, warning = front_matter_answer(answer)
+    assert (found.natural_text, found.turn, warning is not None) == (text, turn, warned)
+
+
+@pytest.mark.parametrize("preset", ["olmocr", "olmocr2"])
 @pytest.mark.parametrize("turn", [90, 180, 270])
-def test_a_page_that_has_to_be_turned_is_asked_for_again(tmp_path: Path, turn: int) -> None:
+def test_a_page_that_has_to_be_turned_is_asked_for_again(tmp_path: Path, turn: int, preset: str) -> None:
+    answer = olmocr if preset == "olmocr" else olmocr2
     image = Image.new("RGB", (100, 200), "white")
     image.putpixel((0, 0), (255, 0, 0))
     corner = {90: (199, 0), 180: (99, 199), 270: (0, 99)}[turn]
 
     def script(prompt: str, given: Image.Image) -> Answer:
         if given.getpixel((0, 0)) == (255, 0, 0):
-            return olmocr("sdrawkcab", turn)
+            return answer("sdrawkcab", turn)
         assert given.getpixel(corner) == (255, 0, 0)
-        return olmocr("upright")
+        return answer("upright")
 
-    page, _ = read(script, tmp_path, image)
+    page, _ = read(script, tmp_path, image, preset)
     assert (page.text, page.rotation, page.lines[0].angle % 360) == ("upright", turn, -turn % 360)
 
 

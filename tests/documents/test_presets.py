@@ -15,7 +15,7 @@ from tests.documents.scripted import ScriptedModel, by_prompt
 
 
 def test_presets_lie_in_configs_and_in_the_package() -> None:
-    assert presets.names() == ("mineru", "olmocr", "plain")
+    assert presets.names() == ("mineru", "nanonets", "olmocr", "olmocr2", "plain", "rolmocr")
     assert {path.name for path in (ROOT / "configs" / "presets").iterdir()} == {f"{name}.yaml" for name in presets.names()}
     assert (ROOT / "configs" / "presets").resolve() == presets.FOLDER
     assert presets.FOLDER.is_relative_to(Path(presets.__file__).parents[1])
@@ -28,7 +28,12 @@ def test_presets_lie_in_configs_and_in_the_package() -> None:
         ("/models/MinerU2.5-2509-1.2B", "mineru"),
         ("/cache/models--opendatalab--MinerU2.5-Pro-2605/snapshots/0a1b", "mineru"),
         ("olmOCR-7B-0225-preview", "olmocr"),
-        ("/models/olmOCR-7B-0725", "plain"),  # a Qwen2.5-VL with another prompt
+        ("/models/olmOCR-7B-0725", "plain"),  # whose prompt is another
+        ("/models/olmOCR-2-7B-1025", "olmocr2"),
+        ("/cache/models--nanonets--Nanonets-OCR-s/snapshots/0a1b", "nanonets"),
+        ("/models/Nanonets-OCR2-3B", "nanonets"),
+        ("/cache/models--reducto--RolmOCR/snapshots/0a1b", "rolmocr"),
+        ("/models/Qwen2.5-VL-3B-Instruct", "plain"),
         ("/models/Qwen2-VL-2B-Instruct", "plain"),
     ],
 )
@@ -82,7 +87,9 @@ def test_what_is_wrong_with_a_preset_is_said(text: str, message: str, tmp_path: 
 
 
 def test_a_preset_that_is_not_there_is_named_with_those_that_are() -> None:
-    with pytest.raises(SetupError, match="--preset plane is unknown: give mineru, olmocr, plain, or a YAML file"):
+    with pytest.raises(
+        SetupError, match="--preset plane is unknown: give mineru, nanonets, olmocr, olmocr2, plain, rolmocr, or a YAML"
+    ):
         presets.load("plane")
     with pytest.raises(SetupError, match=r"--preset none.yaml cannot be read \(.*No such file"):
         presets.load("none.yaml")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mindnlp_ocr.backends import select
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.errors import PageError
 from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
 from mindnlp_ocr.ops import native
@@ -42,7 +42,7 @@ class ScaledCheckpoint(FolderCheckpoint):
         self.scales = {name.replace("__", "."): scale for name, scale in scales.items()}
 
     @contextmanager
-    def weights(self, config: Qwen2VLConfig) -> Iterator[Scaled]:  # type: ignore[override]
+    def weights(self, config: ModelConfig) -> Iterator[Scaled]:  # type: ignore[override]
         with super().weights(config) as weights:
             yield Scaled(weights, self.scales)
 

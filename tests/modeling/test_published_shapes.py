@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mindnlp_ocr.backends.select import Implementation, backends_for, operators_for
 from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.engine.graphs import Graphs, NewToken, PromptPart, Step
 from mindnlp_ocr.modeling.rope import MRopePositions, mrope_positions
 from mindnlp_ocr.ops import native
@@ -27,7 +27,7 @@ with_library = pytest.mark.skipif(not native.available()[0], reason=native.avail
 
 
 def graphs_of(spec: dict[str, Any], implementation: Implementation, operators: Operators, slots: int = 1) -> Graphs:
-    config = Qwen2VLConfig.from_dict(spec["config"])
+    config = ModelConfig.from_dict(spec["config"])
     weights = dict(random_weights.state_dict(spec["config"], spec["seed"]))
     assert {name: array.shape for name, array in weights.items()} == expected_shapes(config)
     backends = backends_for(Device("CPU"), implementation, config)
@@ -37,7 +37,7 @@ def graphs_of(spec: dict[str, Any], implementation: Implementation, operators: O
 
 def inputs_of(spec: dict[str, Any]) -> tuple[Patches, NDArray[np.int32], MRopePositions]:
     """The image, the prompt and its positions."""
-    config, grid = Qwen2VLConfig.from_dict(spec["config"]), tuple(spec["image_grid_thw"][0])
+    config, grid = ModelConfig.from_dict(spec["config"]), tuple(spec["image_grid_thw"][0])
     pixels = random_weights.tensor("pixel_values", (int(np.prod(grid)), config.vision.patch_dim), spec["seed"])
     ids = np.asarray(spec["input_ids"], np.int32)
     return Patches(pixels, grid), ids, mrope_positions(ids, [grid], config.image_token_id, config.vision.spatial_merge_size)

@@ -23,7 +23,7 @@ class EveryOperator(nn.Cell):
             parameter("g", 4, 64, 32),
             parameter("t", 2, 8, 32),
         )
-        self.bias, self.scale = parameter("b", 40), parameter("s", 40)
+        self.bias, self.scale, self.biases = parameter("b", 40), parameter("s", 40), parameter("bb", 80)
         self.eps = Tensor(np.array([1e-6], np.float32))
 
     def construct(
@@ -33,5 +33,5 @@ class EveryOperator(nn.Cell):
         attended = self.extend(q[None], k[None], v[None], self.keys, self.values, slots, live, count)
         x = self.linear(q.reshape(q.shape[0], 64), self.weight, self.bias, count)
         norms = self.rms_norm(x, self.scale, self.eps), self.layer_norm(x, self.scale, self.bias, self.eps)
-        gated = self.gate(q.reshape(q.shape[0], 64), self.gate_up, self.bias, count)
+        gated = self.gate(q.reshape(q.shape[0], 64), self.gate_up, self.biases, count)
         return self.vision(q, q, q, cu_seqlens), attended, x, gated, *norms, self.embed(ids, self.table)

@@ -70,7 +70,7 @@ class Calls:
                 self.run(name, x, weight, bias, live, y)
             self.run("LinearAdd", x, weight, bias, self.normal(rows, VOCAB), live, y)
             gate = pack_gate(self.normal(VOCAB, HIDDEN), self.normal(VOCAB, HIDDEN), dtype)
-            self.run("LinearSiluGate", x, gate, bias, live, y)
+            self.run("LinearSiluGate", x, gate, self.normal(2 * VOCAB), live, y)
             self.run("Choose", y, np.empty(rows, np.int32), np.empty(rows, np.float32), outputs=2)
             self.run("Embed", integers(*range(rows)), weight, np.empty((rows, HIDDEN), np.float32))
             self.run("RmsNorm", x, self.normal(HIDDEN), EPS, np.empty_like(x))
@@ -103,6 +103,14 @@ class Calls:
             self.normal(width), self.normal(width), pack(self.normal(3 * width, width), dtype), self.normal(3 * width),
             pack(self.normal(width, width), dtype), self.normal(width), self.normal(width), self.normal(width),
             pack(self.normal(INNER, width), dtype), self.normal(INNER),
+            pack(self.normal(width, INNER), dtype), self.normal(width), np.empty_like(x),
+        )  # fmt: skip
+        self.run(
+            "GatedVisionBlock",
+            x, self.normal(rows, half), self.normal(rows, half), integers(0, 64, 80, 128, 128), EPS,
+            self.normal(width), pack(self.normal(3 * width, width), dtype), self.normal(3 * width),
+            pack(self.normal(width, width), dtype), self.normal(width), self.normal(width),
+            pack_gate(self.normal(INNER, width), self.normal(INNER, width), dtype), self.normal(2 * INNER),
             pack(self.normal(width, INNER), dtype), self.normal(width), np.empty_like(x),
         )  # fmt: skip
 

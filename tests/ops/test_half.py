@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mindnlp_ocr.backends import select
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.models.qwen2vl import EMBEDDED
 from mindnlp_ocr.ops.device import Device
@@ -47,7 +47,7 @@ def test_a_weight_beyond_float16_is_refused_when_it_is_packed() -> None:
 
 
 def test_ascends_flash_operators_take_the_dtype_of_the_slots() -> None:
-    config = Qwen2VLConfig.from_folder(EMBEDDED)
+    config = ModelConfig.from_folder(EMBEDDED)
     for kv_dtype, dtype in (("fp32", ms.float16), ("fp16", ms.float16), ("bf16", ms.bfloat16)):
         held = select.kv_dtype_for(NPU, "flash", kv_dtype)
         backends = select.backends_for(NPU, "flash", config, select.attention_dtype_for(NPU, "flash", held))

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.models.qwen2vl import EMBEDDED
 from mindnlp_ocr.processing.chat import ChatProcessor, image_sources
 from mindnlp_ocr.processing.images import ImageProcessor
 
-CONFIG = Qwen2VLConfig.from_folder(EMBEDDED)
+CONFIG = ModelConfig.from_folder(EMBEDDED)
 IMAGES = ImageProcessor.from_folder(EMBEDDED)
 PROCESSOR = ChatProcessor(EMBEDDED, CONFIG, IMAGES)
 SHAPE = 'give [{"role": "user", "content": [{"type": "image", "image": ...}, {"type": "text", "text": ...}]}]'

@@ -1,4 +1,4 @@
-"""Weights for a Qwen2-VL of any shape, from names and a seed: NumPy only, so that both frameworks draw the same."""
+"""Weights for a Qwen2-VL or Qwen2.5-VL of any shape, from names and a seed: NumPy only, so that all draw the same."""
 
 import math
 import zlib
@@ -24,28 +24,33 @@ def tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 
 def shapes(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes as the published Qwen2-VL checkpoints have them; `config` is their flat config.json."""
+    """Names and shapes as the published checkpoints have them; `config` is their flat config.json."""
     vision = config["vision_config"]
-    width, patch = vision["embed_dim"], vision["patch_size"]
+    newer, patch = config["model_type"] == "qwen2_5_vl", vision["patch_size"]
+    names = ("hidden_size", "out_hidden_size") if newer else ("embed_dim", "hidden_size")
+    width, feature = (vision[name] for name in names)
     yield "visual.patch_embed.proj.weight", (width, vision["in_chans"], vision["temporal_patch_size"], patch, patch)
     for layer in range(vision["depth"]):
         block = f"visual.blocks.{layer}."
         for norm in ("norm1", "norm2"):
             yield f"{block}{norm}.weight", (width,)
-            yield f"{block}{norm}.bias", (width,)
-        inner = int(width * vision["mlp_ratio"])
+            if not newer:
+                yield f"{block}{norm}.bias", (width,)
+        inner = vision["intermediate_size"] if newer else int(width * vision["mlp_ratio"])
+        mlp = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj") if newer else ("mlp.fc1", "mlp.fc2")
         for part, rows, columns in (
             ("attn.qkv", 3 * width, width),
             ("attn.proj", width, width),
-            ("mlp.fc1", inner, width),
-            ("mlp.fc2", width, inner),
+            *((name, inner, width) for name in mlp[:-1]),
+            (mlp[-1], width, inner),
         ):
             yield f"{block}{part}.weight", (rows, columns)
             yield f"{block}{part}.bias", (rows,)
     merged = width * vision["spatial_merge_size"] ** 2
     yield "visual.merger.ln_q.weight", (width,)
-    yield "visual.merger.ln_q.bias", (width,)
-    for part, rows in (("mlp.0", merged), ("mlp.2", vision["hidden_size"])):
+    if not newer:
+        yield "visual.merger.ln_q.bias", (width,)
+    for part, rows in (("mlp.0", merged), ("mlp.2", feature)):
         yield f"visual.merger.{part}.weight", (rows, merged)
         yield f"visual.merger.{part}.bias", (rows,)
 

@@ -65,6 +65,7 @@ def test_attention_beside_eager(tool: Tool, tmp_path: Path) -> None:
         ("benchmark_requests", ["lines", "prompts", "--lines", 3, "--runs", 1], {"lines": 4, "prompts": 2}),
         ("benchmark_requests", ["arrivals", "--runs", 1, "--rate", 50, "--requests", 2], {"arrivals": 1}),
         ("benchmark_shapes", ["--layers", 1, "--side", 4, "--tokens", 2, "--runs", 1], {"speed": 3, "memory": 1}),
+        ("benchmark_vision", ["--blocks", 1, "--sides", "4,6", "--runs", 1], {"vision": 2}),
     ],
 )
 def test_the_others_write_their_figures(

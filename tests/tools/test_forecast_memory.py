@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mindnlp_ocr.bench import published
 from mindnlp_ocr.cache.slots import KVSlots
 from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
 from tests.tools.conftest import Tool
@@ -32,7 +33,7 @@ def test_every_published_shape_and_dtype_has_a_row_but_int8_on_an_npu(tool: Tool
         output = tmp_path / f"{device[:3]}.json"
         assert tool("forecast_memory", "--device", device, "--output", output) == 0
         rows[device] = json.loads(output.read_text(encoding="utf-8"))["sections"]["forecast"]["rows"]
-    assert (len(rows["cpu"]), len(rows["npu:0"])) == (12, 9)
-    assert {row["model"] for row in rows["cpu"]} == {"MinerU2.5-2509-1.2B", "Qwen2-VL-2B", "Qwen2-VL-7B"}
+    assert (len(rows["cpu"]), len(rows["npu:0"])) == (20, 15)
+    assert {row["model"] for row in rows["cpu"]} == set(published.NAMES.values())
     bf16 = {row["model"]: row["weights_gb"] for row in rows["cpu"] if row["dtype"] == "bf16"}
-    assert bf16["MinerU2.5-2509-1.2B"] == 2.15
+    assert (bf16["MinerU2.5-2509-1.2B"], bf16["Qwen2.5-VL-3B"], bf16["Qwen2.5-VL-7B"]) == (2.15, 6.99, 15.45)

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from mindnlp_ocr.config import Qwen2VLConfig
+from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.models.qwen2vl import EMBEDDED
 from mindnlp_ocr.weights.folder import INDEX, SINGLE, FolderWeights
@@ -25,7 +25,7 @@ Weights = dict[str, NDArray[Any]]
 
 RAW: dict[str, Any] = json.loads((EMBEDDED / "config.json").read_text(encoding="utf-8"))
 # The embedded checkpoint cut to one layer and one vision block.
-CONFIG = Qwen2VLConfig.from_dict({**RAW, "num_hidden_layers": 1, "vision_config": {**RAW["vision_config"], "depth": 1}})
+CONFIG = ModelConfig.from_dict({**RAW, "num_hidden_layers": 1, "vision_config": {**RAW["vision_config"], "depth": 1}})
 NORM = "model.norm.weight"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 

@@ -1,0 +1,60 @@
+"""A checkpoint's tokenizer: as tokenizer.json has it, or built of vocab.json and merges.txt where only those are published.
+
+The built one is that of Qwen2: a byte-level BPE over NFC text, split as published (Qwen2's tokenizer.json; transformers
+4.57.6, ``Qwen2Tokenizer``).
+"""
+
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from mindnlp_ocr.config import read_json
+from mindnlp_ocr.errors import SetupError
+
+SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def tokenizer_of(folder: Path) -> Tokenizer:
+    """That of a Hugging Face folder.
+
+    Raises:
+        SetupError: there is none, or its files are damaged or do not fit one another.
+    """
+    whole, vocabulary, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
+    if whole.exists():
+        try:
+            return Tokenizer.from_file(str(whole))
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise SetupError(f"{whole} cannot be read ({error}): copy it again") from error
+    if not (vocabulary.exists() and merges.exists()):
+        raise SetupError(f"{whole} is missing: give a complete Qwen2-VL folder")
+    try:
+        tokenizer = Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
+    except Exception as error:  # as above
+        raise SetupError(f"{vocabulary} cannot be read ({error}): copy it again, with merges.txt") from error
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    _add(tokenizer, folder)
+    return tokenizer
+
+
+def _add(tokenizer: Tokenizer, folder: Path) -> None:
+    """The tokens beside the vocabulary, which tokenizer_config.json lists by their ids."""
+    path = folder / "tokenizer_config.json"
+    listed: dict[str, dict[str, Any]] = read_json(path).get("added_tokens_decoder") or {}
+    for number, about in sorted(listed.items(), key=lambda entry: int(entry[0])):
+        flags = {name: bool(about.get(name)) for name in ("single_word", "lstrip", "rstrip", "normalized", "special")}
+        content = str(about.get("content"))
+        tokenizer.add_tokens([AddedToken(content, **flags)])
+        if (found := tokenizer.token_to_id(content)) != int(number):
+            raise SetupError(
+                f"{path}: {content} is token {number}, vocab.json makes it {found}: take both from one checkpoint"
+            )
