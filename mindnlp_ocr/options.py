@@ -112,8 +112,8 @@ def add_document_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset",
         metavar="NAME",
-        help="settings for reading pages: mineru, nanonets, olmocr, olmocr2, plain, rolmocr, or a YAML file (default: what the checkpoint declares, or "
-        "the preset that matches its name)",
+        help="settings for reading pages: mineru, nanonets, olmocr, olmocr2, plain, rolmocr, or a YAML file (default: what "
+        "the checkpoint declares, or the preset that matches its name)",
     )
     parser.add_argument(
         "--skip-furniture",
@@ -145,7 +145,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="PATH",
-        help="folder of a Qwen2-VL or Qwen2.5-VL checkpoint, merged .npz file, or exported folder (default: the small built-in model)",
+        help="folder of a Qwen2-VL or Qwen2.5-VL checkpoint, merged .npz file, or exported folder (default: the small "
+        "built-in model)",
     )
     parser.add_argument("--lora", metavar="DIR", help="folder of a LoRA adapter in PEFT's format")
     parser.add_argument("--device", default="cpu", help="device: cpu, npu:0 or Ascend (default: cpu)")
