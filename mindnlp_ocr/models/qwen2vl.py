@@ -45,8 +45,9 @@ class Qwen2VLModel:
         max_length: tokens that one request may take, prompt and answer together: the length of a KV slot. By default
             as many as the largest image and an answer of ``max_new_tokens`` take, at most 4096.
         max_new_tokens: longest answer where a call names none; by default the checkpoint's own, or 1024.
-        min_pixels, max_pixels: limits of an image after resizing; by default the checkpoint's own, the upper one lowered
-            where one image would not leave room in ``max_length``.
+        min_pixels: smallest area of an image after resizing; by default, the checkpoint's own.
+        max_pixels: largest area of an image after resizing; by default, the checkpoint's own, or less if one image would
+            not leave room in ``max_length``.
         attn: "auto" (as ``cache_config`` says), "eager" (MindSpore's own attention) or "flash".
         threads: of a CPU, for the whole process; by default all cores that it may use.
         dtype: what weights are held in, "fp32", "bf16", "fp16" or "int8"; "auto": as the checkpoint stores them. All else is
