@@ -97,7 +97,7 @@ def test_cuda_with_less_free_than_the_model_takes_still_has_a_valid_budget(
 def test_the_second_cuda_device_is_given_its_own_memory_not_the_firsts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The script answers as nvidia-smi does: the device asked for with --id or -i, or all of them, a line each."""
+    """Install a script that answers like nvidia-smi: one line for the device of --id or -i, or for every device."""
     body = 'case "$*" in *id=0*|*"-i 0"*) echo 10000;; *id=1*|*"-i 1"*) echo 20000;; *) echo 10000; echo 20000;; esac'
     _fake_nvidia_smi(tmp_path, monkeypatch, body)
     for index, free in enumerate((10000, 20000)):

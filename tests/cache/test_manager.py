@@ -97,7 +97,7 @@ def test_nothing_is_shared_with_another_base(make: Any) -> None:
 
 
 def test_a_prompt_that_ends_in_an_image_runs_the_whole_image_again(make: Any) -> None:
-    """All but the last token would cut it."""
+    """Reusing all tokens except the last would split the image."""
     manager = make()
     ends_in_image = page(A, [], preamble=70)
     run(manager, ends_in_image)

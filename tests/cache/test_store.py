@@ -23,7 +23,7 @@ FLOAT32, FLOAT16, BFLOAT16 = (np.dtype(dtype) for dtype in (np.float32, np.float
 
 
 def stored(tokens: int = 5, dtype: Any = FLOAT32, first: int = 1, base: str = "base", layers: int = 2) -> StoredPrefix:
-    """Random bits, NaNs among them; the second and third token are an image."""
+    """Create a prefix of random bits, including NaNs; the second and third tokens are an image."""
     rng = np.random.default_rng(tokens)
     images = (ImageSpan(1, 2, bytes(range(32))),) if tokens > 2 else ()
     shape = (layers, 1, tokens, 4)
@@ -32,14 +32,14 @@ def stored(tokens: int = 5, dtype: Any = FLOAT32, first: int = 1, base: str = "b
 
 
 def load(folder: Path, dtype: Any = FLOAT32) -> list[StoredPrefix]:
-    """Without a warning: a test that expects one says so."""
+    """Load prefixes, and fail on any warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return list(load_prefixes(folder, "base", SLOT_SHAPE, dtype))
 
 
 def ignored(path: Path) -> str:
-    """The warning about the only file in its folder."""
+    """Return the warning about the only file in its folder."""
     with pytest.warns(RuntimeWarning) as caught:
         assert list(load_prefixes(path.parent, "base", SLOT_SHAPE, FLOAT32)) == []
     assert len(caught) == 1

@@ -16,7 +16,7 @@ ImageDraw.Draw(PAGE).rectangle((20, 20, 60, 40), fill="black")
 
 
 def pdf(path: Path, pages: int = 1, **options: Any) -> str:
-    """A PDF with a picture a page, at 100 dpi."""
+    """Create a PDF with one image per page, at 100 dpi."""
     PAGE.save(path, "PDF", resolution=100, save_all=True, append_images=[PAGE] * (pages - 1))
     if options:
         with pikepdf.open(path, allow_overwriting_input=True) as file:

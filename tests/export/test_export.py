@@ -27,7 +27,7 @@ LINE = case("line_392x28")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole of the embedded model, exported with defaults and then moved."""
+    """The complete built-in model, exported with the defaults and then moved."""
     made, moved = (tmp_path_factory.mktemp(name) / "exported" for name in ("made", "moved"))
     export_model(EMBEDDED, made)
     made.rename(moved)
@@ -44,7 +44,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(folder: Path) -> Any:
-    """Loaded where the Python network cannot be made."""
+    """Load an exported model while the Python network cannot be created."""
 
     def refused(*_: object, **__: object) -> None:
         raise AssertionError("the Python network is made")

@@ -24,7 +24,7 @@ with_mindnlp = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What tests/interop/beside_mindnlp.py found."""
+    """The results of tests/interop/beside_mindnlp.py."""
     output = tmp_path_factory.mktemp("mindnlp") / "found.json"
     command = [sys.executable, "-m", "tests.interop.beside_mindnlp", str(output)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
