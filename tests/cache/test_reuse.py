@@ -166,7 +166,7 @@ def test_without_lru_what_does_not_fit_is_refused_and_counted() -> None:
 # What is counted
 
 
-def test_statistics_have_the_documents_keys_count_truthfully_and_are_reset(fresh: Qwen2VLModel) -> None:
+def test_statistics_have_the_documented_keys_and_are_counted_and_reset(fresh: Qwen2VLModel) -> None:
     messages = case("word_56x56")["messages"]
     for _ in range(4):
         fresh.infer(messages)

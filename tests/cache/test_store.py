@@ -84,7 +84,7 @@ def test_prefixes_are_read_in_the_order_in_which_they_were_saved(tmp_path: Path)
     assert [int(entry.key.token_ids[0]) for entry in load(tmp_path)] == [5, 9, 1, 7, 3]
 
 
-def test_a_folder_that_does_not_exist_holds_none(tmp_path: Path) -> None:
+def test_a_missing_folder_contains_no_prefixes(tmp_path: Path) -> None:
     assert load(tmp_path / "missing") == []
 
 
@@ -161,7 +161,7 @@ def test_a_file_with_a_true_checksum_over_tensors_that_do_not_belong_together_is
 
 
 @pytest.mark.parametrize("images", ["", "{}x", "[[1, 2]]", "[[4, 9, '']]", '[[1, 2, "zz"]]', '[[4, 9, "00"]]', "[" * 100000])
-def test_images_that_are_none_are_ignored(tmp_path: Path, images: str) -> None:
+def test_a_file_with_invalid_images_is_ignored(tmp_path: Path, images: str) -> None:
     entry = stored()
     tensors = {"token_ids": entry.key.token_ids, "keys": entry.keys, "values": entry.values}
     metadata = {"format": store.FORMAT, "version": store.VERSION, "base": "base", "images": images}
@@ -175,7 +175,7 @@ class _Bomb:
         return (os.abort, ())  # the end of this process, if anything unpickles it
 
 
-def test_what_is_no_safetensors_file_is_ignored_and_never_unpickled(tmp_path: Path) -> None:
+def test_files_other_than_safetensors_are_ignored_and_never_unpickled(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     for write in (
         lambda: path.write_bytes(pickle.dumps(_Bomb())),

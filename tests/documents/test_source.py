@@ -146,7 +146,7 @@ def test_cmyk_and_grey_pages_come_as_rgb(tmp_path: Path) -> None:
         assert min(image.getpixel((150, 100))) > 215  # type: ignore[arg-type]
 
 
-def test_what_is_no_document_is_refused(tmp_path: Path) -> None:
+def test_files_other_than_documents_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no image")
     (tmp_path / "empty.pdf").touch()
     assert "is not an image that Pillow can open" in refused(str(tmp_path / "a.png"))
