@@ -13,16 +13,16 @@ FORMATS = ("text", "markdown", "json", "jsonl", "tsv", "hocr", "alto", "pdf")
 
 EPILOG = """\
 examples:
-  %(prog)s page.png                                   print the text of a page
-  %(prog)s report.pdf --pages 1-3,7 --format markdown   convert some pages of a PDF to Markdown
-  %(prog)s scan.pdf --format pdf --output out.pdf       write a PDF whose text can be searched and copied
-  %(prog)s scans/ 'more/*.jpg' --output pages.txt       read a folder and a pattern into one file
-  %(prog)s scans/ --output-dir texts --resume           write one file for each document; skip finished ones
-  %(prog)s page.png --visualize drawn                   draw the lines found on the page
-  cat scan.pdf | %(prog)s -                             read standard input
-  %(prog)s page.png --format json | jq .results         print lines, boxes, confidence and timings
-  %(prog)s serve                                      serve OpenAI's API, documents and a web page (see serve --help)
-  %(prog)s batch scans/ --output read                 read millions of pages on a Ray cluster (see batch --help)
+  %(prog)s page.png                                         print the text of a page
+  %(prog)s report.pdf --pages 1-3,7 --format markdown       convert some pages of a PDF to Markdown
+  %(prog)s scan.pdf --format pdf --output out.pdf           write a PDF whose text can be searched and copied
+  %(prog)s scans/ 'more/*.jpg' --output pages.txt           read a folder and a pattern into one file
+  %(prog)s scans/ --output-dir texts --resume               write one file for each document; skip finished ones
+  %(prog)s page.png --visualize drawn                       draw the lines found on the page
+  cat scan.pdf | %(prog)s -                                 read standard input
+  %(prog)s page.png --format json | jq .results             print lines, boxes, confidence and timings
+  %(prog)s serve                                            serve OpenAI's API, documents and a web page (see serve --help)
+  %(prog)s batch scans/ --output read                       read millions of pages on a Ray cluster (see batch --help)
   %(prog)s scans/ --output-dir texts --resume --shard 0/4   read the first of four shards
 
 exit status: 0 if every page was read; 1 if some pages could not be read (all others were); 2 if the usage is wrong, or

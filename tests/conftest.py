@@ -27,13 +27,13 @@ CASES: list[dict[str, Any]] = json.loads((GOLDENS / "pages.json").read_text(enco
 
 @pytest.fixture(autouse=True)
 def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Goldens name their images from the root of the project."""
+    """Change to the root of the project, because goldens contain relative paths."""
     monkeypatch.chdir(ROOT)
 
 
 @pytest.fixture(scope="session")
 def model() -> Qwen2VLModel:
-    """The embedded checkpoint. Tests that change its settings make one of their own."""
+    """The built-in model. Tests that change its settings must load another one."""
     os.chdir(ROOT)
     return Qwen2VLModel()
 
@@ -45,12 +45,12 @@ def golden_arrays() -> Any:
 
 
 def case(name: str) -> dict[str, Any]:
-    """The golden case of this name."""
+    """Return the golden case with this name."""
     return next(c for c in CASES if c["name"] == name)
 
 
 def run(model: Qwen2VLModel, messages: Any, max_new_tokens: int | None = None) -> Generation:
-    """What ``generate`` does, with every step and its logits kept."""
+    """Run ``generate``, and keep every step with its logits."""
     generation = model._requests.generation(messages, max_new_tokens)
     generation.steps = []
     assert list(model.scheduler.run(generation)) == generation.token_ids
@@ -58,7 +58,7 @@ def run(model: Qwen2VLModel, messages: Any, max_new_tokens: int | None = None) -
 
 
 def run_together(model: Qwen2VLModel, generations: Sequence[Generation], at_once: int) -> None:
-    """Run requests in their order, so many of them at a time."""
+    """Run requests in order, with ``batch_size`` of them at a time."""
     handles: list[Handle] = []
     for generation in generations:
         model.scheduler.advance(lambda: sum(not handle.done for handle in handles) < at_once)
@@ -68,5 +68,5 @@ def run_together(model: Qwen2VLModel, generations: Sequence[Generation], at_once
 
 
 def logit_bits(generation: Generation) -> list[bytes]:
-    """The logits of every step, as bytes."""
+    """Return the logits of every step as bytes."""
     return [step.numpy().tobytes() for step in generation.steps or []]

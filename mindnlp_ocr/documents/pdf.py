@@ -67,7 +67,9 @@ class Pdf:
         """Return the resolution at which a page is rendered."""
         width, height = self.size(index)
         if width <= 0 or height <= 0:
-            raise PageError(f"page {index + 1} of {self._name} has no area ({width:g} x {height:g} points): leave it out")
+            raise PageError(
+                f"page {index + 1} of {self._name} has no area ({width:g} x {height:g} points): exclude it with --pages"
+            )
         most: float = 72 * (MAX_RENDERED_PIXELS / (width * height)) ** 0.5
         return min(self.wanted_dpi, most)
 

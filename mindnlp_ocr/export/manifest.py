@@ -92,5 +92,5 @@ class Manifest(_Model):
             where = ".".join(str(part) for part in fault["loc"])
             raise SetupError(f"{folder / FILE} cannot be used: {where}: {fault['msg']}: {again}") from error
         if missing := {"vision", "prefill", "decode"} - {entry.graph for entry in manifest.graphs}:
-            raise SetupError(f"{folder / FILE} names no {' and no '.join(sorted(missing))} graph: {again}")
+            raise SetupError(f"{folder / FILE} lists no {' and no '.join(sorted(missing))} graph: {again}")
         return manifest

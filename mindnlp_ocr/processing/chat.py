@@ -151,7 +151,7 @@ def _check(messages: Messages) -> None:
         raise PageError(f"messages are {type(messages).__name__} of length {len(messages)}: {shape}")
     for message in messages:
         if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-            raise PageError(f"a message is {message!r:.80}, without role and content: {shape}")
+            raise PageError(f"a message is {message!r:.80}, which has no role and content: {shape}")
         if isinstance(message["content"], str):
             continue
         if not isinstance(message["content"], Sequence):

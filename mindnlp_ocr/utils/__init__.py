@@ -1,1 +1,1 @@
-"""Import paths that the request promises; the code lives elsewhere."""
+"""Documented import paths of code that is defined elsewhere."""

@@ -15,7 +15,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def make(clock: Clock) -> Any:
-    """A manager with a clock that stands still; room for ``features`` bytes beside the slots."""
+    """Create a manager with a manual clock and room for ``features`` bytes in addition to the slots."""
 
     def make(slots: int = 3, features: int = 100, **settings: Any) -> CacheManager:
         return CacheManager(slots, SLOT, slots * SLOT + features, clock=clock, **settings)

@@ -25,13 +25,13 @@ def text(*runs: Iterable[int], base: str = "base") -> PrefixKey:
 
 
 def page(digest: bytes, question: Iterable[int], preamble: int = 3, tokens: int = 5) -> PrefixKey:
-    """A preamble, an image and a question, as the chat template makes them."""
+    """Create a prompt of a preamble, an image and a question, in the form of the chat template."""
     ids = [*range(preamble), *[7] * tokens, *question]
     return PrefixKey("base", np.array(ids), (ImageSpan(preamble, tokens, digest),))
 
 
 def run(manager: CacheManager, prompt: PrefixKey, answer: Iterable[int] = (90, 91)) -> Lease:
-    """A whole request; the lease as it was given, with the source that it had."""
+    """Run a complete request, and return its original lease."""
     lease = manager.acquire(prompt)
     assert lease is not None
     given = Lease(lease.slot, lease.reused, lease.source, prompt, lease.valid)
@@ -43,7 +43,7 @@ def run(manager: CacheManager, prompt: PrefixKey, answer: Iterable[int] = (90, 9
 
 
 def live(manager: CacheManager, prompt: PrefixKey, valid: int | None = None) -> Lease:
-    """A request that goes on, whose first tokens are in its slot."""
+    """Start a request whose first tokens are in its slot."""
     lease = manager.acquire(prompt)
     assert lease is not None
     manager.copied(lease)

@@ -24,7 +24,7 @@ def test_any_positive_number_is_a_budget(value: float) -> None:
 
 
 @pytest.mark.parametrize("value", [0, -1, True, 2.0, "8"])
-def test_a_number_of_slots_that_is_none_is_refused_with_its_value(value: Any) -> None:
+def test_an_invalid_number_of_slots_is_rejected_with_its_value(value: Any) -> None:
     with pytest.raises(SetupError, match=f"slots is {value!r}: give 1 or more, or None"):
         CacheConfig(slots=value)
 
@@ -50,7 +50,6 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "cache_ttl_seconds": 300.0,
         "enable_flash_attention": False,
         "auto_detect_flash_attention": True,
-        # Beyond the request's own:
         "kv_dtype": "fp32",
         "slots": None,
         "most_slots": 8,
@@ -69,7 +68,7 @@ def test_an_unknown_device_has_no_recommendation() -> None:
         get_optimal_cache_config("tpu")
 
 
-def test_cuda_without_nvidia_smi_is_given_what_a_cpu_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_without_nvidia_smi_gets_the_budget_of_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert get_optimal_cache_config("cuda").max_cache_size_mb == 512
 
@@ -97,7 +96,7 @@ def test_cuda_with_less_free_than_the_model_takes_still_has_a_valid_budget(
 def test_the_second_cuda_device_is_given_its_own_memory_not_the_firsts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The script answers as nvidia-smi does: the device asked for with --id or -i, or all of them, a line each."""
+    """Install a script that answers like nvidia-smi: one line for the device of --id or -i, or for every device."""
     body = 'case "$*" in *id=0*|*"-i 0"*) echo 10000;; *id=1*|*"-i 1"*) echo 20000;; *) echo 10000; echo 20000;; esac'
     _fake_nvidia_smi(tmp_path, monkeypatch, body)
     for index, free in enumerate((10000, 20000)):
@@ -107,8 +106,6 @@ def test_the_second_cuda_device_is_given_its_own_memory_not_the_firsts(
 @pytest.mark.parametrize(
     "body", ["exit 9", "echo 'No devices were found'", "echo '[N/A]'", "true", "echo 12000; exit 1", "echo 12 >&2"]
 )
-def test_an_nvidia_smi_that_gives_no_number_counts_as_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str
-) -> None:
+def test_an_nvidia_smi_without_numbers_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
     _fake_nvidia_smi(tmp_path, monkeypatch, body)
     assert get_optimal_cache_config("cuda").max_cache_size_mb == 512

@@ -95,7 +95,7 @@ TEXT = [1, 2, 7, 7, 7, 3, 4]  # an image of three tokens from 2
         (key([1, 2, 7, 7, 7, 3, 4, 7, 7, 7], span(2, 3), span(7, 3, B)), 7),
     ],
 )
-def test_an_image_is_shared_whole_or_not_at_all(other: PrefixKey, common: int) -> None:
+def test_an_image_is_never_shared_in_part(other: PrefixKey, common: int) -> None:
     mine = key(TEXT, span(2, 3))
     assert mine.common(other) == other.common(mine) == common
 
@@ -169,7 +169,7 @@ def test_a_prefix_keeps_the_images_that_fit(length: int, images: int) -> None:
         (-1, "a prefix of -1 tokens was requested: give 0 to 7"),
     ],
 )
-def test_a_prefix_that_is_none_is_refused(length: int, message: str) -> None:
+def test_an_invalid_prefix_length_is_rejected(length: int, message: str) -> None:
     with pytest.raises(ValueError) as error:
         key(TEXT, span(2, 3)).prefix(length)
     assert str(error.value) == message

@@ -97,7 +97,7 @@ def test_nothing_is_shared_with_another_base(make: Any) -> None:
 
 
 def test_a_prompt_that_ends_in_an_image_runs_the_whole_image_again(make: Any) -> None:
-    """All but the last token would cut it."""
+    """Reusing all tokens except the last would split the image."""
     manager = make()
     ends_in_image = page(A, [], preamble=70)
     run(manager, ends_in_image)
@@ -238,7 +238,7 @@ def test_an_entry_with_another_image_is_not_superseded(make: Any) -> None:
 # Statistics
 
 
-def test_statistics_begin_with_the_promised_keys_and_count_every_request(make: Any) -> None:
+def test_statistics_begin_with_the_documented_keys_and_count_every_request(make: Any) -> None:
     manager = make(slots=3, features=100)
     run(manager, page(A, [10, 11]))
     run(manager, page(A, [10, 11]))
@@ -290,7 +290,7 @@ def test_statistics_begin_with_the_promised_keys_and_count_every_request(make: A
         (lambda m: m._stats.evictions_by_cause.update(lru=-1), "a counter is below 0"),
     ],
 )
-def test_a_cache_that_contradicts_itself_is_found_out(make: Any, damage: Any, words: str) -> None:
+def test_inconsistent_state_is_detected(make: Any, damage: Any, words: str) -> None:
     manager = make(slots=3, features=100)
     pinned_entry(manager)
     manager.check_integrity()

@@ -26,7 +26,7 @@ ANSWERS = st.lists(st.sampled_from([4, 5, 6]), max_size=3)
 
 @st.composite
 def prompts(draw: st.DrawFn) -> PrefixKey:
-    """A preamble, images and text out of so little that prompts often begin alike."""
+    """Prompts of a preamble, images and text from so few values that prompts often share a prefix."""
     ids = list(PREAMBLE) + draw(st.sampled_from([[], [], LONG[:60], LONG[:61]]))
     images = []
     for digest in draw(st.sampled_from([b"", b"a", b"b", b"ab"])):
@@ -58,7 +58,7 @@ def worth(key: PrefixKey, tokens: int) -> bool:
 
 @dataclass
 class Request:
-    """A lease in the hands of the modelled caller."""
+    """A lease that the modelled caller holds."""
 
     lease: Lease
     adopted: bool = False
@@ -104,7 +104,7 @@ class Caller(RuleBasedStateMachine):
         return {request.lease.slot: request for request in self.requests}
 
     def expire(self) -> None:
-        """What the manager does first in every call."""
+        """Model the expiry of entries, which the manager does first in every call."""
         old = [slot for slot, (_, used) in self.kept.items() if self.now - used >= self.ttl and slot not in self.pinned()]
         for slot in old:
             del self.kept[slot]
@@ -129,12 +129,12 @@ class Caller(RuleBasedStateMachine):
     @precondition(lambda self: self.seen)
     @rule(data=st.data(), question=st.lists(st.sampled_from([4, 5]), max_size=3))
     def go_on(self, data: st.DataObject, question: list[int]) -> None:
-        """A conversation that continues, or the same page again."""
+        """Continue a conversation, or read the same page again."""
         self.acquire(data.draw(st.sampled_from(self.seen)).extended(question))
 
     @rule(prompt=prompts(), answer=ANSWERS)
     def serve(self, prompt: PrefixKey, answer: list[int]) -> None:
-        """A whole request while the others wait."""
+        """Run a complete request while the others wait."""
         self.finish(self.acquire(prompt), answer)
 
     @precondition(lambda self: self.seen)
@@ -218,7 +218,7 @@ class Caller(RuleBasedStateMachine):
     @precondition(lambda self: any(r.lease.source is None for r in self.requests))
     @rule(data=st.data(), answer=ANSWERS, cut_off=st.sampled_from([False, False, True]))
     def end(self, data: st.DataObject, answer: list[int], cut_off: bool) -> None:
-        """The rest of a request; or it breaks off, and what there is till now is kept."""
+        """Run the rest of a request, or interrupt it and keep its current tokens."""
         request = self.one_of(data, [r for r in self.requests if r.lease.source is None])
         if cut_off:
             self.release(request, request.key.prefix(request.key.uncut(request.written)))

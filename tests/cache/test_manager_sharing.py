@@ -144,7 +144,7 @@ def test_a_live_source_that_ends_is_cached_and_pinned(make: Any) -> None:
 
 @pytest.fixture
 def _restless_threads() -> Iterator[None]:
-    """Python changes threads so often that a method without its lock is caught in the middle."""
+    """Switch threads so often that a method without a lock would be interrupted."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -153,7 +153,7 @@ def _restless_threads() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_restless_threads")
 def test_threads_that_share_few_slots_never_find_rows_that_are_not_theirs() -> None:
-    """Each thread does what a model does, on lists; a slot that had two owners would hold a mixture."""
+    """Every thread acts like a model, on lists; a slot with two owners would contain a mixture."""
     manager = CacheManager(3, SLOT, 3 * SLOT + 64, ttl_seconds=0.02)
     rows: list[list[int]] = [[], [], []]
     faults: list[BaseException] = []

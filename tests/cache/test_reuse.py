@@ -27,7 +27,7 @@ class Clock:
 
 @pytest.fixture
 def fresh(model: Qwen2VLModel) -> Iterator[Qwen2VLModel]:
-    """The shared model with nothing cached or counted."""
+    """The shared model with an empty cache and reset statistics."""
     model.clear_cache()
     model.reset_cache_stats()
     yield model
@@ -36,7 +36,7 @@ def fresh(model: Qwen2VLModel) -> Iterator[Qwen2VLModel]:
 
 
 def ask(image: Any, *texts: str) -> list[dict[str, Any]]:
-    """One image and a question, then answers and questions in turn."""
+    """Create a chat of an image and a question, followed by alternating answers and questions."""
     messages: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "image", "image": image}]}]
     messages[0]["content"].append({"type": "text", "text": texts[0]})
     for answer, question in zip(texts[1::2], texts[2::2], strict=True):
@@ -166,7 +166,7 @@ def test_without_lru_what_does_not_fit_is_refused_and_counted() -> None:
 # What is counted
 
 
-def test_statistics_have_the_documents_keys_count_truthfully_and_are_reset(fresh: Qwen2VLModel) -> None:
+def test_statistics_have_the_documented_keys_and_are_counted_and_reset(fresh: Qwen2VLModel) -> None:
     messages = case("word_56x56")["messages"]
     for _ in range(4):
         fresh.infer(messages)

@@ -23,7 +23,7 @@ FLOAT32, FLOAT16, BFLOAT16 = (np.dtype(dtype) for dtype in (np.float32, np.float
 
 
 def stored(tokens: int = 5, dtype: Any = FLOAT32, first: int = 1, base: str = "base", layers: int = 2) -> StoredPrefix:
-    """Random bits, NaNs among them; the second and third token are an image."""
+    """Create a prefix of random bits, including NaNs; the second and third tokens are an image."""
     rng = np.random.default_rng(tokens)
     images = (ImageSpan(1, 2, bytes(range(32))),) if tokens > 2 else ()
     shape = (layers, 1, tokens, 4)
@@ -32,14 +32,14 @@ def stored(tokens: int = 5, dtype: Any = FLOAT32, first: int = 1, base: str = "b
 
 
 def load(folder: Path, dtype: Any = FLOAT32) -> list[StoredPrefix]:
-    """Without a warning: a test that expects one says so."""
+    """Load prefixes, and fail on any warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return list(load_prefixes(folder, "base", SLOT_SHAPE, dtype))
 
 
 def ignored(path: Path) -> str:
-    """The warning about the only file in its folder."""
+    """Return the warning about the only file in its folder."""
     with pytest.warns(RuntimeWarning) as caught:
         assert list(load_prefixes(path.parent, "base", SLOT_SHAPE, FLOAT32)) == []
     assert len(caught) == 1
@@ -84,7 +84,7 @@ def test_prefixes_are_read_in_the_order_in_which_they_were_saved(tmp_path: Path)
     assert [int(entry.key.token_ids[0]) for entry in load(tmp_path)] == [5, 9, 1, 7, 3]
 
 
-def test_a_folder_that_does_not_exist_holds_none(tmp_path: Path) -> None:
+def test_a_missing_folder_contains_no_prefixes(tmp_path: Path) -> None:
     assert load(tmp_path / "missing") == []
 
 
@@ -161,7 +161,7 @@ def test_a_file_with_a_true_checksum_over_tensors_that_do_not_belong_together_is
 
 
 @pytest.mark.parametrize("images", ["", "{}x", "[[1, 2]]", "[[4, 9, '']]", '[[1, 2, "zz"]]', '[[4, 9, "00"]]', "[" * 100000])
-def test_images_that_are_none_are_ignored(tmp_path: Path, images: str) -> None:
+def test_a_file_with_invalid_images_is_ignored(tmp_path: Path, images: str) -> None:
     entry = stored()
     tensors = {"token_ids": entry.key.token_ids, "keys": entry.keys, "values": entry.values}
     metadata = {"format": store.FORMAT, "version": store.VERSION, "base": "base", "images": images}
@@ -175,7 +175,7 @@ class _Bomb:
         return (os.abort, ())  # the end of this process, if anything unpickles it
 
 
-def test_what_is_no_safetensors_file_is_ignored_and_never_unpickled(tmp_path: Path) -> None:
+def test_files_other_than_safetensors_are_ignored_and_never_unpickled(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     for write in (
         lambda: path.write_bytes(pickle.dumps(_Bomb())),

@@ -62,7 +62,7 @@ def read(number: int, dtype: WeightDtype, ranks: Ranks) -> dict[str, Any]:
 
 
 def agreements(ranks: Ranks) -> list[str]:
-    """What becomes of prompts that both have alike, that rank 1 cannot read, and that differ."""
+    """Return the outcomes of prompts that are equal, that rank 1 cannot read, and that differ."""
     outcomes = []
     for case in ("alike", "unread", "different"):
         try:

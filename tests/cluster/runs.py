@@ -19,13 +19,13 @@ def free_port() -> int:
 
 
 def clean_environment() -> dict[str, str]:
-    """As before `import mindspore`, which makes our operators slow in the processes that it starts."""
+    """Return the environment as before `import mindspore`, which would slow down our operators in child processes."""
     environment = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
     return environment | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
 
 
 def start(script: str, *arguments: str, logs: Path, workers: int = 2) -> subprocess.Popen[str]:
-    """msrun, which waits for its workers; their logs and the scheduler's go to a folder."""
+    """Start msrun, which waits for its workers. The logs of workers and scheduler are written to a folder."""
     command = [str(BIN / "msrun"), f"--worker_num={workers}", f"--local_worker_num={workers}", "--join=True"]
     command += [f"--master_port={free_port()}", f"--log_dir={logs}", script, *arguments]
     return subprocess.Popen(
@@ -34,12 +34,12 @@ def start(script: str, *arguments: str, logs: Path, workers: int = 2) -> subproc
 
 
 def run(script: str, *arguments: str, logs: Path, workers: int = 2) -> int:
-    """Its exit status."""
+    """Return the exit status of msrun."""
     process = start(script, *arguments, logs=logs, workers=workers)
     process.communicate(timeout=SECONDS)
     return process.returncode
 
 
 def log(logs: Path, name: str) -> str:
-    """What one process of a run printed."""
+    """Return the output of one process of a run."""
     return (logs / f"{name}.log").read_text(encoding="utf-8")

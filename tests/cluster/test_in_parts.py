@@ -25,7 +25,7 @@ with_library = pytest.mark.skipif(not native.available()[0], reason=native.avail
 
 @pytest.fixture(scope="module")
 def in_parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any], Path]:
-    """What two workers read: pages, and prompts of random weights; and their logs."""
+    """The results of two workers for pages and for prompts with random weights, and their logs."""
     folder = tmp_path_factory.mktemp("parts")
     assert run("tests/cluster/in_parts.py", str(folder / "runs"), *PAGES, logs=folder) == 0, log(folder, "worker_0")
     pages, runs = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("runs.json", "runs.0"))

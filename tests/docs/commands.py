@@ -30,7 +30,7 @@ Command = tuple[str, ...]
 
 
 class Outcome(NamedTuple):
-    """What a command came to."""
+    """The result of a command."""
 
     status: int
     out: str
@@ -38,30 +38,30 @@ class Outcome(NamedTuple):
 
 
 class ParsedError(BaseException):
-    """The options of a tool were good; no Exception, so that no tool takes it for a fault of its own."""
+    """Raised when a tool has parsed its options. It is no Exception, so that tools do not catch it."""
 
 
 def blocks(path: Path, language: str) -> list[str]:
-    """The code blocks of a document."""
+    """Return the code blocks of a document."""
     text = path.read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def commands(path: Path) -> list[Command]:
-    """Of its sh blocks, without comments, those of one line one after another."""
+    """Return the commands of the sh blocks of a document, one by one, without comments."""
     lines = [line for block in blocks(path, "sh") for line in block.replace("\\\n", " ").splitlines()]
     return [command for line in lines for command in _parts(shlex.split(line, comments=True))]
 
 
 def inline(path: Path) -> list[Command]:
-    """Tools that are named with options within a sentence; those with something left out, as [OPTION] or ..., are not."""
+    """Return the complete commands within sentences; commands with placeholders such as [OPTION] or ... are omitted."""
     text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     found = [shlex.split(code) for code in re.findall(r"`((?:uv run )?(?:tools/\w+\.py|mindnlp-ocr)(?: [^`]*)?)`", text)]
     return [tuple(words) for words in found if not re.search(r"\.\.\.|\[", " ".join(words))]
 
 
 def of_head(path: Path) -> list[Command]:
-    """What the head of a tool says to run, which --help shows; two blanks part a command from what is said of it."""
+    """Return the commands in the docstring of a tool, which --help shows; two spaces separate a command from its comment."""
     lines = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").splitlines()
     found = [re.split(r"\s{2,}", line.strip())[0] for line in lines if line.strip().startswith("uv run tools/")]
     return [command for line in found if "[" not in line for command in _parts(shlex.split(line, comments=True))]
@@ -75,7 +75,7 @@ def _parts(words: list[str]) -> Iterator[Command]:
 
 
 def tool(command: Command) -> tuple[str, list[str]]:
-    """The tool of ours that a command starts, and its arguments; "" where it is none."""
+    """Return the tool of this project that a command runs, and its arguments; "" for other programs."""
     for number, word in enumerate(command):
         if re.fullmatch(r"tools/\w+\.py", word):
             return word, list(command[number + 1 :])
@@ -83,12 +83,12 @@ def tool(command: Command) -> tuple[str, list[str]]:
 
 
 def in_place(words: list[str], folder: Path) -> list[str]:
-    """With the places of the sandbox, which is the current folder and HOME."""
+    """Replace paths by those of the sandbox, which is the current folder and HOME."""
     return [re.sub("^~(?=/)", str(folder), re.sub("^/path/to/", "path/to/", word)) for word in words]
 
 
 def call(name: str, arguments: list[str], folder: Path) -> Outcome:
-    """Run a tool in this process, in a folder that is HOME as well."""
+    """Run a tool in this process, with a folder as current folder and HOME."""
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2))
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.chdir(folder)
@@ -109,7 +109,7 @@ def _written(file: io.TextIOWrapper) -> str:
 
 
 def call_cold(arguments: list[str], folder: Path) -> Outcome:
-    """Run the command line in a process of its own: what it sets holds for a whole process."""
+    """Run the command line in a separate process, because its settings apply to a whole process."""
     environment = clean_environment() | {"HOME": str(folder)}
     command = [sys.executable, "-m", "mindnlp_ocr.cli", *in_place(arguments, folder)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
@@ -117,7 +117,7 @@ def call_cold(arguments: list[str], folder: Path) -> Outcome:
 
 
 def parse(command: Command, folder: Path) -> str:
-    """Why a tool of ours does not take the options of a command; "" where it does."""
+    """Return the error of a tool for the options of a command, or "" if it accepts them."""
     name, arguments = tool(command)
     real = argparse.ArgumentParser.parse_args
 
@@ -135,12 +135,12 @@ def parse(command: Command, folder: Path) -> str:
 
 
 def links(path: Path) -> list[str]:
-    """What a document links to and shows, outside of its code."""
+    """Return the targets of links and images in a document, outside code."""
     text = re.sub(r"^```.*?^```|`[^`\n]*`", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     return [link or image for link, image in re.findall(r"\]\(([^()\s]+)\)|src=\"([^\"]+)\"", text)]
 
 
 def anchors(path: Path) -> set[str]:
-    """The headings of a document, as links name them."""
+    """Return the anchors of the headings of a document."""
     headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}

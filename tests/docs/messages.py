@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 from tests.conftest import ROOT
 
-# What holds a message, beside the classes of errors: of a file of the cache, and of a device that fails in a graph.
+# Other names that are called with messages: for files of the cache, and for failures of a device in a graph.
 ALSO = ("_UnfitError", "failure")
 SETUP = ROOT / "setup.py"
 
 
 def messages() -> dict[str, str]:
-    """Every message that is raised, warned of, printed as an error, or given as a reason why something is not supported;
-    and where it stands."""
+    """Return all messages of exceptions, warnings and printed errors, and all reasons for missing support, with their
+    locations."""
     sources = [*sorted((ROOT / "mindnlp_ocr").rglob("*.py")), SETUP]
     trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sources}
     names = error_classes(trees.values()) | set(ALSO)
@@ -28,7 +28,7 @@ def messages() -> dict[str, str]:
 
 
 def options() -> dict[str, str]:
-    """The same of what the tools themselves print: wrong options, and errors outside of the package."""
+    """Return the messages that the tools themselves print: usage errors, and errors outside the package."""
     found: dict[str, str] = {}
     for path in sorted((ROOT / "tools").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -40,7 +40,7 @@ def options() -> dict[str, str]:
 
 
 def error_classes(trees: "Iterator[ast.Module] | object") -> set[str]:
-    """OCRError and every class of the package that derives from it."""
+    """Return the names of OCRError and of all its subclasses in the package."""
     classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]  # type: ignore[attr-defined]
     names = {"OCRError"}
     while new := {c.name for c in classes if any(getattr(b, "id", "") in names for b in c.bases)} - names:
@@ -57,8 +57,8 @@ def _texts(node: ast.AST, names: set[str]) -> Iterator[ast.expr]:
         isinstance(node, ast.Assign | ast.AnnAssign)
         and ast.unparse(getattr(node, "target", None) or node.targets[0]) == "error"
     ):
-        yield node.value  # a message, before it is handed on
-    elif isinstance(node, ast.ClassDef) and node.name in names:  # a class that makes its message itself
+        yield node.value  # a message that is raised later
+    elif isinstance(node, ast.ClassDef) and node.name in names:  # a class that creates its message itself
         inits = (
             call for call in ast.walk(node) if isinstance(call, ast.Call) and ast.unparse(call.func) == "super().__init__"
         )

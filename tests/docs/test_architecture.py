@@ -12,7 +12,7 @@ AS_A_WHOLE = {"bench", "utils", "assets"}  # said of the folder, not of each mod
 
 
 def tree() -> dict[str, str]:
-    """What the tree says of every folder; "" is the package itself."""
+    """The text of the tree for every folder; "" is the package itself."""
     block = re.findall(
         r"^```\n(mindnlp_ocr/\n.*?)^```", (ROOT / "docs/architecture.md").read_text(encoding="utf-8"), re.M | re.S
     )[0]
@@ -24,7 +24,7 @@ TREE = tree()
 FOLDERS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file() or path.name == "assets")
 
 
-def test_every_folder_of_the_package_is_in_the_tree() -> None:
+def test_the_tree_contains_every_folder_of_the_package() -> None:
     assert set(FOLDERS) < set(TREE)
     top = {"configs", "deploy", "docs", "examples", "kernels", "tools", "tests", "training"}
     assert set(TREE) == {"", *FOLDERS, *top}
@@ -32,13 +32,13 @@ def test_every_folder_of_the_package_is_in_the_tree() -> None:
 
 
 @pytest.mark.parametrize("folder", ["", *(name for name in FOLDERS if name not in AS_A_WHOLE)])
-def test_every_module_of_a_folder_is_named_and_no_other(folder: str) -> None:
+def test_the_tree_lists_exactly_the_modules_of_a_folder(folder: str) -> None:
     named = set(re.findall(r"(?<![\w/])\w+\.py", TREE[folder])) | ({"cli.py"} if not folder else set())
     there = {path.name for path in (PACKAGE / folder).glob("*.py")} - {"__init__.py"}
     assert named - {"infer.py"} == there
 
 
-def test_every_tool_that_is_named_is_there() -> None:
+def test_every_listed_tool_exists() -> None:
     named = set(re.findall(r"\w+\.py", TREE["tools"]))
     assert "infer.py" in named
     assert named <= {path.name for path in Path(ROOT / "tools").glob("*.py")}

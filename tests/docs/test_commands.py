@@ -75,7 +75,7 @@ HEADS = list(dict.fromkeys(command for path in sorted((ROOT / "tools").glob("*.p
 
 
 def kind(command: Command) -> str:
-    """What becomes of a command: run, parsed, "not run", or unknown."""
+    """Classify a command: run, parsed, "not run", or unknown."""
     name, arguments = tool(command)
     if any(" ".join(command).startswith(beginning) for beginning in NOT_RUN):
         return "not run"
@@ -87,7 +87,7 @@ def kind(command: Command) -> str:
 
 
 def _too_large(arguments: list[str]) -> bool:
-    """For an NPU (tests/export exports for one, in half a minute), or of a measurement of 2B, whose models lie in /tmp."""
+    """Whether a command needs an NPU (tests/export covers the export for one) or the 2B models of a measurement in /tmp."""
     for_npu = {"Ascend", "npu:0", "configs/ascend-910b.yaml"} & set(arguments)
     return bool(for_npu) or any(word.startswith("/tmp/") for word in arguments)
 
@@ -98,7 +98,7 @@ def shown(commands: list[Command]) -> Any:
 
 @pytest.fixture(scope="module")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with all that the documents name."""
+    """A folder with all files to which the documentation refers."""
     folder = tmp_path_factory.mktemp("sandbox")
     pages = ROOT / "tests" / "pages"
     for name in ("scans", "more", "examples", "path/to", "tests/pages"):
@@ -133,7 +133,7 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def written(sandbox: Path) -> dict[Command, Outcome]:
-    """What other commands read, made by the commands of the documents: converted and exported models."""
+    """Converted and exported models for other commands, created by the documented commands."""
     outcomes = {}
     for command in COMMANDS:
         name, arguments = tool(command)
@@ -146,7 +146,7 @@ def written(sandbox: Path) -> dict[Command, Outcome]:
 
 
 @shown([command for command in COMMANDS if kind(command) == "run"])
-def test_a_command_does_what_it_says(command: Command, sandbox: Path, written: dict[Command, Outcome]) -> None:
+def test_a_command_gives_its_documented_result(command: Command, sandbox: Path, written: dict[Command, Outcome]) -> None:
     name, arguments = tool(command)
     if command in written:
         outcome = written[command]
@@ -178,12 +178,12 @@ def test_a_tool_that_a_sentence_or_its_own_head_names_takes_these_options(comman
         assert parse(command, sandbox) == ""
 
 
-def test_no_command_is_in_no_class() -> None:
+def test_every_command_has_a_class() -> None:
     assert min(len(COMMANDS), len(HEADS)) > 20  # they are found
     assert [command for command in COMMANDS if kind(command) == "unknown"] == []
 
 
-def test_scripts_that_are_not_run_are_there() -> None:
+def test_scripts_that_are_not_run_exist() -> None:
     words = [
         word for command in COMMANDS for word in command if re.fullmatch(r"(tools|tests|examples)/[\w/]+\.(py|sh)", word)
     ]
@@ -191,12 +191,12 @@ def test_scripts_that_are_not_run_are_there() -> None:
 
 
 @pytest.mark.parametrize("beginning", NOT_RUN)
-def test_nothing_is_left_out_that_no_document_has(beginning: str) -> None:
+def test_every_exception_is_used_by_a_document(beginning: str) -> None:
     assert any(" ".join(command).startswith(beginning) for command in COMMANDS)
 
 
-def test_options_that_a_tool_does_not_have_are_seen(sandbox: Path) -> None:
-    """What the tests of options above rest on."""
+def test_unknown_options_of_a_tool_are_detected(sandbox: Path) -> None:
+    """The tests of options above rely on this."""
     assert "--no-such" in parse(("tools/infer.py", "page.png", "--no-such"), sandbox)
     assert "--no-such" in parse(("uv", "run", "tools/benchmark_peers.py", "--no-such"), sandbox)
     assert kind(("tools/gone.py",)) == "unknown"
@@ -224,7 +224,7 @@ OF_MINDNLP = [path for path in WITH_PYTHON if path.name == "mindnlp.md"]
 
 
 def unique(paths: list[Path]) -> Iterator[Path]:
-    """Those whose code is not that of another but for its comments: a translation."""
+    """The documents without translations, whose code differs from the original only in comments."""
     seen: set[str] = set()
     for path in paths:
         code = ast.dump(ast.parse("".join(blocks(path, "python"))))
@@ -234,7 +234,7 @@ def unique(paths: list[Path]) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("path", [p for p in unique(WITH_PYTHON) if p not in OF_MINDNLP], ids=lambda path: path.name)
-def test_python_runs(
+def test_python_blocks_run(
     path: Path,
     sandbox: Path,
     written: dict[Command, Outcome],
@@ -249,7 +249,7 @@ def test_python_runs(
 
 
 @pytest.mark.parametrize("path", OF_MINDNLP, ids=lambda path: path.name)
-def test_python_that_needs_mindnlp_names_what_there_is(path: Path) -> None:
+def test_python_blocks_for_mindnlp_use_existing_names(path: Path) -> None:
     for node in ast.walk(ast.parse("".join(blocks(path, "python")))):
         if isinstance(node, ast.ImportFrom):
             module = importlib.import_module(str(node.module))
@@ -262,7 +262,7 @@ def test_python_that_needs_mindnlp_names_what_there_is(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_somewhere(path: Path) -> None:
+def test_links_have_a_target(path: Path) -> None:
     for link in links(path):
         if link.startswith(("http://", "https://")):
             continue
@@ -285,7 +285,7 @@ def test_both_readmes_have_the_same_commands_code_sections_and_links() -> None:
 
 
 def test_the_recorded_run_shows_what_the_program_prints() -> None:
-    """CI holds examples/invoice.txt against a real run, tests/engine the other."""
+    """CI compares examples/invoice.txt with a real run; tests/engine checks the other example."""
     shown = html.unescape(re.sub(r"<[^>]+>", "", (ROOT / "docs/figures/run.svg").read_text(encoding="utf-8")))
     lines = [line.replace("\N{NO-BREAK SPACE}", " ").strip() for line in shown.splitlines()]
     for name in ("invoice", "notice_zh"):

@@ -19,7 +19,7 @@ PRINTS = {
 
 
 def printed(name: str, model: Qwen2VLModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """What an example prints, with the shared model in place of one of its own, as new."""
+    """Return the output of an example that uses the shared model with an empty cache."""
     model.clear_cache()
     model.reset_cache_stats()
     monkeypatch.setattr(mindnlp_ocr, "Qwen2VLModel", lambda: model, raising=False)

@@ -15,7 +15,7 @@ SECTIONS = {"Text": "text", "Markdown": "markdown", "JSON": "json", "TSV": "tsv"
 
 
 def hours() -> Page:
-    """The page of the examples."""
+    """The page in the examples."""
     cells = [
         ("Monday", 80, 180, 0, 0.97),
         ("9-21", 300, 360, 0, 0.93),
@@ -43,7 +43,7 @@ def hours() -> Page:
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_an_example_is_what_is_written(section: str) -> None:
+def test_an_example_equals_the_output(section: str) -> None:
     [example] = re.findall(rf"^## {section}\n.*?^```\w+\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
     real = written(SECTIONS[section], Document(source="hours.png", pages=(hours(),))).decode()
     if "\n..." in example or section in ("hOCR", "ALTO", "TSV", "JSON"):  # parts of it, in their order

@@ -8,12 +8,12 @@ from tests.conftest import ROOT
 from tests.docs.messages import messages, options
 
 PAGES = ("docs/troubleshooting.md", "docs/troubleshooting-models.md", "docs/troubleshooting-server.md")
-# What a message is cut off at: before its remedy, its list of reasons, or its brackets.
+# Where an entry may cut off a message: before its remedy, its list of reasons, or its parentheses.
 CUT = re.compile(r"[:;,]| \(")
 
 
 def entries() -> dict[str, str]:
-    """Every `message` that begins a list item, and what is said about it."""
+    """Return every `message` at the beginning of a list item, with its explanation."""
     found: dict[str, str] = {}
     for page in PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
@@ -23,7 +23,8 @@ def entries() -> dict[str, str]:
 
 
 def says(entry: str, message: str) -> bool:
-    """Whether an entry is a message, or its beginning up to where one may be cut off; one without words is the whole."""
+    """Return whether an entry equals a message, or its beginning up to a permitted cut. Entries without words must be
+    equal."""
     words = re.search(r"[A-Za-z]{3}", entry)
     return message == entry or bool(words and message.startswith(entry) and CUT.match(message, len(entry)))
 
@@ -32,7 +33,7 @@ ENTRIES, MESSAGES, OPTIONS = entries(), messages(), options()
 
 
 def test_every_message_of_the_package_is_explained() -> None:
-    assert len(MESSAGES) > 150  # the walk over the source finds them
+    assert len(MESSAGES) > 150  # the search of the source works
     missing = [f"{where}: {message}" for message, where in MESSAGES.items() if not any(says(e, message) for e in ENTRIES)]
     assert not missing, "give each a line in one of " + ", ".join(PAGES)
 
@@ -43,8 +44,8 @@ def test_every_explained_message_is_still_in_the_code(entry: str) -> None:
     assert len(ENTRIES[entry]) > 5
 
 
-def test_an_entry_is_no_part_of_another_message() -> None:
-    """What the comparison rests on: a cut only where a message has one, never within a word or clause."""
+def test_an_entry_does_not_match_a_part_of_another_message() -> None:
+    """Messages are cut off only at permitted places, never within a word or clause."""
     assert says("device ... is unknown", "device ... is unknown: give cpu")
     assert not says("device ...", "device ... is unknown: give cpu")
     assert not says("... is unknown", "device ... is unknown: give cpu")

@@ -21,7 +21,7 @@ LAYOUT, TEXT, TABLE, FORMULA = (
 
 
 def reading(text: str, finish_reason: FinishReason = "stop") -> Reading:
-    """A reading of a text, a token for each of its characters."""
+    """Create a reading of a text with one token for each character."""
     tokens = [ord(character) for character in text] + ([END] if finish_reason == "stop" else [])
     return Reading(text, tokens, [-0.01] * len(tokens), finish_reason, 10, 0, {"prefill": 1.0, "total": 5.0})
 
@@ -79,11 +79,11 @@ class ScriptedModel:
 
 
 def box(left: int, top: int, right: int, bottom: int, kind: str = "text", turn: str = "up", tail: str = "") -> str:
-    """A line of a layout, in thousandths of the page."""
+    """Return a line of a layout answer, with a box in thousandths of the page."""
     place = " ".join(f"{value:03}" for value in (left, top, right, bottom))
     return f"<|box_start|>{place}<|box_end|><|ref_start|>{kind}<|ref_end|><|rotate_{turn}|>{tail}"
 
 
 def by_prompt(answers: Mapping[str, Answer]) -> Callable[[str, Image.Image], Answer]:
-    """The same answer to every question with a prompt."""
+    """Return the same answer to every request with a prompt."""
     return lambda prompt, _: answers[prompt]

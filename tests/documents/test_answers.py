@@ -189,7 +189,7 @@ def test_nothing_to_read_is_an_empty_page(tmp_path: Path) -> None:
     [
         ("Just text.", "Just text.", "The model did not answer in JSON"),
         ('{"is_table": false, "natural_text": "a\\nb \\"c\\" \\u00', 'a\nb "c" ', "malformed or truncated"),
-        ('{"natural_text": "a", "rotation_correction": 45}', "a", "damaged"),
+        ('{"natural_text": "a", "rotation_correction": 45}', "a", "malformed"),
         ("{}", "", None),
     ],
 )

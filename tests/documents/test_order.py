@@ -15,13 +15,13 @@ def line(text: str, left: float, top: float, width: float, height: float = HEIGH
 
 
 def column(name: str, left: float, top: float, count: int, width: float = 400.0) -> list[Line]:
-    """Running text: full lines, and a short last one."""
+    """Create running text: full lines and a short last line."""
     widths = [width] * (count - 1) + [width * 0.4]
     return [line(f"{name}{i}", left, top + i * LEADING, w) for i, w in enumerate(widths)]
 
 
 def texts(lines: list[Line]) -> list[str]:
-    """The order of lines, which must not depend on the order in which they were found."""
+    """Return the order of lines, and check that it does not depend on the order of detection."""
     orders = []
     for seed in range(3):
         shuffled = random.Random(seed).sample(lines, len(lines))

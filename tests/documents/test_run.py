@@ -22,7 +22,7 @@ WORD, LINE = "tests/pages/word_56x56.png", "tests/pages/line_392x28.png"
 
 @pytest.fixture
 def run(model: Qwen2VLModel, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The command line, with the model of the other tests."""
+    """Run the command line with the shared model."""
     monkeypatch.setattr("mindnlp_ocr.opening.load_model", lambda arguments: model)
     return lambda *arguments: main([*map(str, arguments), "--threads", "1"])
 

@@ -16,7 +16,7 @@ ImageDraw.Draw(PAGE).rectangle((20, 20, 60, 40), fill="black")
 
 
 def pdf(path: Path, pages: int = 1, **options: Any) -> str:
-    """A PDF with a picture a page, at 100 dpi."""
+    """Create a PDF with one image per page, at 100 dpi."""
     PAGE.save(path, "PDF", resolution=100, save_all=True, append_images=[PAGE] * (pages - 1))
     if options:
         with pikepdf.open(path, allow_overwriting_input=True) as file:
@@ -146,7 +146,7 @@ def test_cmyk_and_grey_pages_come_as_rgb(tmp_path: Path) -> None:
         assert min(image.getpixel((150, 100))) > 215  # type: ignore[arg-type]
 
 
-def test_what_is_no_document_is_refused(tmp_path: Path) -> None:
+def test_files_other_than_documents_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no image")
     (tmp_path / "empty.pdf").touch()
     assert "is not an image that Pillow can open" in refused(str(tmp_path / "a.png"))

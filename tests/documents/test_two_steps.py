@@ -23,14 +23,14 @@ Read = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def letter() -> Image.Image:
-    """A page with lines that the detector finds."""
+    """Create a page with lines that the detector finds."""
     with Image.open(ROOT / "examples" / "letter.png") as image:
         return image.convert("RGB").resize((image.width * 2, image.height * 2), Image.Resampling.LANCZOS)
 
 
 @pytest.fixture
 def read(tmp_path: Path) -> Read:
-    """Reads a page with a model of these answers."""
+    """Read a page with a model that gives these answers."""
 
     def read(answers: dict[str, Answer] | Any, image: Image.Image = BLANK, lines: Any = LINES, **options: Any) -> Page:
         script = by_prompt({TEXT: "words", "line": "a line", **answers}) if isinstance(answers, dict) else answers

@@ -116,7 +116,7 @@ def test_an_overflow_while_decoding_ends_the_page_and_its_slot_is_not_reused(att
     model._engine.kv.write(generation.lease.slot, keys, values)
     with pytest.raises(PageError) as error:
         list(tokens)
-    remedy = "look whether the checkpoint itself holds such numbers, and copy it again"
+    remedy = "check whether the checkpoint itself contains such values, and copy it again"
     assert str(error.value) == f"{part} produced values that are not finite (weights in fp32): {remedy}"
     compilations = model.get_model_info()["compilations"]
     again = model.generate(golden["messages"])

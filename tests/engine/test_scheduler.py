@@ -20,7 +20,7 @@ class FakeImage(NamedTuple):
 
 
 class FakeGeneration:
-    """A prompt of so many tokens whose text is ``number``, ``number`` + 1, ..."""
+    """Create a prompt with this number of tokens, whose text is ``number``, ``number`` + 1, ..."""
 
     def __init__(self, number: int, prompt: int = 10, text: int = 3, patches: int = 0, shares: int | None = None) -> None:
         self.number, self.prompt_tokens, self.expected = number, prompt, [number + i for i in range(text)]
@@ -47,7 +47,7 @@ class FakeGeneration:
 
 
 class FakeEngine:
-    """Slots and counters. It asserts what an engine relies on."""
+    """A stub engine of slots and counters, which asserts the scheduler's guarantees."""
 
     def __init__(self, slots: int, budget: int = 16) -> None:
         self.lock = threading.RLock()
@@ -123,7 +123,7 @@ def scheduler_of(slots: int, clock: Callable[[], float] | None = None, **config:
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """Requests come, are cancelled, fail and are late in any order; in the end everyone has ended as it should."""
+    """Requests are submitted, cancelled, fail and miss deadlines in random order, and all end correctly."""
 
     handles = Bundle("handles")
 

@@ -27,7 +27,7 @@ LINE = case("line_392x28")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole of the embedded model, exported with defaults and then moved."""
+    """The complete built-in model, exported with the defaults and then moved."""
     made, moved = (tmp_path_factory.mktemp(name) / "exported" for name in ("made", "moved"))
     export_model(EMBEDDED, made)
     made.rename(moved)
@@ -44,7 +44,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(folder: Path) -> Any:
-    """Loaded where the Python network cannot be made."""
+    """Load an exported model while the Python network cannot be created."""
 
     def refused(*_: object, **__: object) -> None:
         raise AssertionError("the Python network is made")
@@ -246,14 +246,14 @@ def test_a_folder_that_is_damaged_says_where(
     ("change", "words"),
     [
         (lambda m: changed(m, format="mindnlp_ocr.export 2"), "has format 'mindnlp_ocr.export 2', but this release reads"),
-        (lambda m: changed(m, mindnlp_ocr="0.0.1"), "was exported by mindnlp_ocr 0.0.1, this is "),
+        (lambda m: changed(m, mindnlp_ocr="0.0.1"), "was exported by mindnlp_ocr 0.0.1, but this is "),
         (lambda m: changed(m, device="Ascend"), "device is CPU, damaged was exported for Ascend"),
         (lambda m: changed(m, more=1), "export.json cannot be used: more: Extra inputs are not permitted"),
         (lambda m: m.pop("slots"), "export.json cannot be used: slots: Field required"),
         (lambda m: changed(m, slots=-1), "export.json cannot be used: slots: "),
         (lambda m: m["graphs"][0].update(file="../decode-1.mindir"), "export.json cannot be used: graphs.0.file: "),
         (lambda m: changed(m, parameter_files=["/etc/passwd"]), "export.json cannot be used: parameter_files.0: "),
-        (lambda m: changed(m, graphs=m["graphs"][:1]), "export.json names no decode and no prefill graph"),
+        (lambda m: changed(m, graphs=m["graphs"][:1]), "export.json lists no decode and no prefill graph"),
     ],
 )
 def test_an_export_of_another_version_or_with_other_facts_is_refused(

@@ -90,7 +90,7 @@ def attention_errors(name: str) -> dict[str, float]:
 
 
 def refusals(name: str, model: Any) -> dict[str, str]:
-    """What is refused, in words."""
+    """Return the messages of rejected calls."""
     import mindtorch
     from transformers.masking_utils import AttentionMaskInterface
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS

@@ -24,7 +24,7 @@ with_mindnlp = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What tests/interop/beside_mindnlp.py found."""
+    """The results of tests/interop/beside_mindnlp.py."""
     output = tmp_path_factory.mktemp("mindnlp") / "found.json"
     command = [sys.executable, "-m", "tests.interop.beside_mindnlp", str(output)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
@@ -76,8 +76,8 @@ def test_what_cannot_be_done_beside_mindnlp_is_refused_in_words(found: dict[str,
     own = "attention 'mindnlp_ocr_flash'"
     processor = "no/such/folder contains no tokenizer.json and no preprocessor_config.json: give processor=FOLDER"
     told = found["refused"]
-    assert told["dropout"] == f"{own} takes no dropout=0.1: use attn_implementation='eager'"
-    assert told["window"] == f"{own} takes no sliding_window=2: use attn_implementation='eager'"
+    assert told["dropout"] == f"{own} does not support dropout=0.1: use attn_implementation='eager'"
+    assert told["window"] == f"{own} does not support sliding_window=2: use attn_implementation='eager'"
     assert told["mask"] == f"{own} makes its own mask: give the model one of [batch, keys]"
     assert told["keys"] == f"{own}: only causal attention supports padding, or more keys than tokens"
     assert told["packed"].startswith(

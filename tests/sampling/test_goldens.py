@@ -24,7 +24,7 @@ def arrays() -> dict[str, NDArray[np.float32]]:
 
 
 def processed(logits: Logits, history: list[int], settings: dict[str, Any]) -> Logits:
-    """What the rules and filters of these settings leave, the rest at minus infinity."""
+    """Return the logits after the rules and filters of these settings; removed tokens are at minus infinity."""
     params = SamplingParams(**{name: value for name, value in settings.items() if name != "bad_words_ids"})
     rules = _rules(params, ABOUT["eos_token_ids"], None)
     if words := settings.get("bad_words_ids"):  # given as tokens, in front of the minimum as in ``_rules``

@@ -52,7 +52,7 @@ def made(compiler: GrammarCompiler, params: SamplingParams) -> Grammar:
 
 
 def written(compiler: GrammarCompiler, params: SamplingParams, seed: int) -> list[int]:
-    """Tokens up to the end of the text, which the logits say nothing about."""
+    """Generate tokens up to the end of the text with logits that do not prefer any token."""
     chooser = Sampler(params, VOCAB, EOS, grammar=made(compiler, params))
     ids = list[int]()
     for step in range(2000):

@@ -20,7 +20,7 @@ def sampler(vocab: int = VOCAB, **settings: Any) -> Sampler:
 
 
 def network(token_ids: Sequence[int], vocab: int = 400) -> Logits:
-    """Logits that follow from the tokens before, as a network's do."""
+    """Return logits that depend on the preceding tokens, as those of a network do."""
     return random_logits(hash(tuple(token_ids[-3:])) % 2**32, vocab)
 
 
@@ -149,7 +149,7 @@ def test_tokens_may_be_taken_back() -> None:
 
 
 def test_a_long_history_counts_every_token() -> None:
-    """More different tokens than a history has room for at first, told one by one and at once."""
+    """A history grows beyond its initial capacity, with tokens added one by one and all at once."""
     ids = np.random.default_rng(2).integers(0, 3000, 2500).tolist()
     told, grown = History(), History()
     told.follow(ids)

@@ -300,7 +300,7 @@ def test_a_shard_that_the_index_forgot_leaves_its_weights_missing(copy: Path) ->
 
 
 def eight_bit(weights: Weights) -> Weights:
-    """As tools/convert.py stores them."""
+    """Store weights in the format of tools/convert.py."""
     converted: Weights = {}
     for name, array in weights.items():
         if array.ndim == 1:

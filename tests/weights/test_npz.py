@@ -109,7 +109,7 @@ def test_a_pickle_by_the_name_of_npz_is_no_archive(tmp_path: Path, monkeypatch: 
 
 
 def rewritten(path: Path, target: Path, change: Callable[[str, bytes], bytes]) -> Path:
-    """The same archive with other members; the sums are right."""
+    """Replace members of the archive, with valid checksums."""
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(target, "w") as new:
         for name in old.namelist():
             new.writestr(name, change(name, old.read(name)))
