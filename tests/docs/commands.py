@@ -17,16 +17,18 @@ from typing import Any, NamedTuple
 import pytest
 
 from mindnlp_ocr import cli
+from mindnlp_ocr.commands import COMMANDS
 from tests.cluster.runs import clean_environment
 from tests.conftest import ROOT
 
 WITH_COMMANDS = [ROOT / "README.md", ROOT / "README.zh.md", ROOT / "CONTRIBUTING.md"]
 WITH_COMMANDS += [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
-WITH_COMMANDS += sorted((ROOT / "kernels").rglob("*.md"))
+WITH_COMMANDS += [*sorted((ROOT / "kernels").rglob("*.md")), *sorted((ROOT / "contrib").rglob("*.md"))]
 DOCUMENTS = [*WITH_COMMANDS, ROOT / "CHANGELOG.md"]
 DOCUMENTS += [*sorted(ROOT.glob("THIRD*.md")), *sorted((ROOT / "mindnlp_ocr" / "assets").rglob("*.md"))]
 
 Command = tuple[str, ...]
+DOORS = {"server.command": "serve", "farm.command": "batch", "commands.benchmark_report": "report"}
 
 
 class Outcome(NamedTuple):
@@ -61,9 +63,11 @@ def inline(path: Path) -> list[Command]:
 
 
 def of_head(path: Path) -> list[Command]:
-    """Return the commands in the docstring of a tool, which --help shows; two spaces separate a command from its comment."""
+    """Return the commands in the docstring of a tool or command, which --help shows; two spaces separate them from comments."""
     lines = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").splitlines()
-    found = [re.split(r"\s{2,}", line.strip())[0] for line in lines if line.strip().startswith("uv run tools/")]
+    found = [
+        re.split(r"\s{2,}", line.strip())[0] for line in lines if line.strip().startswith(("uv run tools/", "mindnlp-ocr "))
+    ]
     return [command for line in found if "[" not in line for command in _parts(shlex.split(line, comments=True))]
 
 
@@ -79,7 +83,13 @@ def tool(command: Command) -> tuple[str, list[str]]:
     for number, word in enumerate(command):
         if re.fullmatch(r"tools/\w+\.py", word):
             return word, list(command[number + 1 :])
-    return ("mindnlp-ocr", list(command[1:])) if command[0] == "mindnlp-ocr" else ("", [])
+    if command[0] != "mindnlp-ocr":
+        return "", []
+    for words, (module, _) in COMMANDS.items():  # each of them has a tool that calls it
+        if " ".join(command[1:]).startswith(words):
+            name = DOORS.get(module, module.split(".")[-1])
+            return f"tools/{name}.py", list(command[1 + len(words.split()) :])
+    return "mindnlp-ocr", list(command[1:])
 
 
 def in_place(words: list[str], folder: Path) -> list[str]:

@@ -30,7 +30,7 @@ def messages() -> dict[str, str]:
 def options() -> dict[str, str]:
     """Return the messages that the tools themselves print: usage errors, and errors outside the package."""
     found: dict[str, str] = {}
-    for path in sorted((ROOT / "tools").glob("*.py")):
+    for path in [*sorted((ROOT / "tools").glob("*.py")), *sorted((ROOT / "mindnlp_ocr" / "commands").glob("*.py"))]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and node.args and (_name(node) == "error" or _to_stderr(node)):
                 message = _normal(node.args[0]).removeprefix("error: ")

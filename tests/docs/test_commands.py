@@ -71,7 +71,13 @@ SMALL = {"max_length": 2048, "max_new_tokens": 16, "max_pixels": 64 * 196}
 
 COMMANDS = list(dict.fromkeys(command for path in WITH_COMMANDS for command in commands(path)))
 INLINE = list(dict.fromkeys(command for path in DOCUMENTS for command in inline(path)))
-HEADS = list(dict.fromkeys(command for path in sorted((ROOT / "tools").glob("*.py")) for command in of_head(path)))
+HEADS = list(
+    dict.fromkeys(
+        command
+        for path in [*sorted((ROOT / "tools").glob("*.py")), *sorted((ROOT / "mindnlp_ocr" / "commands").glob("*.py"))]
+        for command in of_head(path)
+    )
+)
 
 
 def kind(command: Command) -> str:
