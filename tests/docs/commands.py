@@ -63,7 +63,7 @@ def inline(path: Path) -> list[Command]:
 
 
 def of_head(path: Path) -> list[Command]:
-    """Return the commands in the docstring of a tool or command, which --help shows; two spaces separate them from comments."""
+    """Return the commands in the docstring of a tool, which --help shows; two spaces separate a command from its comment."""
     lines = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").splitlines()
     found = [
         re.split(r"\s{2,}", line.strip())[0] for line in lines if line.strip().startswith(("uv run tools/", "mindnlp-ocr "))

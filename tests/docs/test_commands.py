@@ -180,7 +180,7 @@ def test_the_options_of_a_command_that_is_not_run_are_those_of_the_tool(command:
 @shown(list(dict.fromkeys([*INLINE, *HEADS])))
 def test_a_tool_that_a_sentence_or_its_own_head_names_takes_these_options(command: Command, sandbox: Path) -> None:
     assert (ROOT / tool(command)[0]).is_file() or tool(command)[0] == "mindnlp-ocr"
-    if tool(command)[1]:
+    if tool(command)[1] not in ([], ["--help"]):
         assert parse(command, sandbox) == ""
 
 

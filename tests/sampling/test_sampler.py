@@ -192,7 +192,7 @@ def test_bad_words_are_not_written(tokenizer: Tokenizer) -> None:
         assert chooser.choose(logits, ids[:-1]).token_id != ids[-1]  # the first word of a text
         if len(ids) > 1:
             assert chooser.choose(logits, [5, 6]).token_id == ids[-1]
-    with pytest.raises(ValueError, match="need the tokenizer"):
+    with pytest.raises(ValueError, match="need a tokenizer"):
         Sampler(SamplingParams(bad_words=word), VOCAB, EOS)
 
 
