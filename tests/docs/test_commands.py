@@ -52,6 +52,7 @@ NOT_RUN = {
     ".venv-reference/bin/": "needs that environment",
     "python3.11 -m venv .venv-ascend": "an environment of its own, with Ascend's compiler",
     ".venv-ascend/bin/": "needs that environment",
+    "uv run --isolated --only-group docs": "it serves the documentation until it is stopped",
     "apt-get install": "it needs a network and changes the machine",
 }
 # Tools whose options alone are parsed here, and why.
