@@ -24,6 +24,35 @@ ROOT = Path(__file__).parent.parent
 GOLDENS = ROOT / "tests" / "goldens"
 CASES: list[dict[str, Any]] = json.loads((GOLDENS / "pages.json").read_text(encoding="utf-8"))["cases"]
 
+# Files whose tests all belong to the slow tier: they start Ray, msrun or servers, use other compilers, export graphs, or run
+# benchmarks. Single slow tests elsewhere have the marker themselves.
+SLOW = (
+    "cluster/test_in_parts.py",
+    "export/test_export.py",
+    "farm/test_batch.py",
+    "farm/test_examples.py",
+    "farm/test_in_parts.py",
+    "farm/test_object_store.py",
+    "interop/test_mindnlp.py",
+    "ops/test_builds.py",
+    "server/test_fuzz.py",
+    "server/test_on_ray.py",
+    "server/test_small.py",
+    "server/test_web.py",
+    "tools/test_benchmark_peers.py",
+    "tools/test_benchmarks.py",
+    "tools/test_dev_pages.py",
+    "tools/test_evaluate.py",
+    "tools/test_evaluate_layout.py",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(ROOT / "tests") and str(item.path.relative_to(ROOT / "tests")) in SLOW:
+            item.add_marker("slow")
+
 
 @pytest.fixture(autouse=True)
 def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:

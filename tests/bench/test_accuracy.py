@@ -18,7 +18,6 @@ from mindnlp_ocr.bench.accuracy import (
     word_score,
 )
 from mindnlp_ocr.errors import SetupError
-from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -200,7 +199,7 @@ def test_what_has_no_page_with_a_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_projects_own_pages_are_28() -> None:
-    pages, without = datasets(own_datasets(ROOT))
+    pages, without = datasets(own_datasets())
     assert (len(pages), without) == (28, [])
     assert pages[0].image == "tests/pages/alpha_308x140.png"
     assert {page.language for page in pages} == {"zh", "en", "blank"}

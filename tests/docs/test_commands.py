@@ -152,6 +152,7 @@ def written(sandbox: Path) -> dict[Command, Outcome]:
     return outcomes
 
 
+@pytest.mark.slow
 @shown([command for command in COMMANDS if kind(command) == "run"])
 def test_a_command_gives_its_documented_result(command: Command, sandbox: Path, written: dict[Command, Outcome]) -> None:
     name, arguments = tool(command)
@@ -240,6 +241,7 @@ def unique(paths: list[Path]) -> Iterator[Path]:
             yield path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [p for p in unique(WITH_PYTHON) if p not in OF_MINDNLP], ids=lambda path: path.name)
 def test_python_blocks_run(
     path: Path,

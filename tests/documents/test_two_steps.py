@@ -262,5 +262,5 @@ def test_without_the_extra_or_the_settings_one_clear_error(tmp_path: Path, monke
         DocumentReader(model, layout="model")
     monkeypatch.setitem(__import__("sys").modules, "mindnlp_ocr.documents.mineru", None)
     monkeypatch.delattr("mindnlp_ocr.documents.mineru", raising=False)
-    with pytest.raises(SetupError, match=r"needs mineru-vl-utils, .* pip install 'mindnlp-ocr\[mineru\]'"):
+    with pytest.raises(SetupError, match=r"needs mineru-vl-utils, .*pip install 'mindnlp-ocr\[mineru\]'"):
         DocumentReader(model, layout="model", preset="mineru")

@@ -112,7 +112,6 @@ class Kills:
         return parts, self._log.read_text(encoding="utf-8").count("\n") if self._log.exists() else 0
 
 
-@pytest.mark.slow
 def test_twenty_kills_change_no_byte_and_nothing_that_was_kept_is_read_again(cluster: str, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for number in range(12):

@@ -27,7 +27,6 @@ def ranks(driver: psutil.Process) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.slow
 def test_a_model_in_parts_writes_what_a_whole_one_does_though_a_rank_is_killed(tmp_path: Path) -> None:
     assert main([*PAGES, "--output-dir", str(tmp_path / "one"), "--format", "text"]) == 0
     command = [sys.executable, "-m", "mindnlp_ocr.cli", "batch", *PAGES, "--output", str(tmp_path / "farm")]
