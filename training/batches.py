@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from training.fonts import Mask, Store
-from training.layouts import draw_layout
+from training.layouts import draw_layout, places_of
 from training.lines import draw_line
 from training.pages import Columns, draw_page
 from training.real import Page, RealPages, blocks, crops, resized, rows_of, window
@@ -50,12 +50,12 @@ LARGE_SHARE = 0.75  # of the layouts: the larger square
 READ_HEIGHT = 40  # the reader scales a crop to this height, and the image processor rounds it down to 28
 STRETCHED = 0.86  # the share of lines that are read so
 SHARES = {
-    "drawn_lines": 0.43,
-    "pdf_lines": 0.12,
-    "scan_lines": 0.06,
-    "drawn_pages": 0.09,
-    "windows": 0.06,
-    "layouts": 0.24,
+    "drawn_lines": 0.19,
+    "pdf_lines": 0.07,
+    "scan_lines": 0.03,
+    "drawn_pages": 0.1,
+    "windows": 0.11,
+    "layouts": 0.5,
 }
 RESAMPLING = (
     Image.Resampling.BILINEAR,
@@ -82,6 +82,7 @@ class Row(NamedTuple):
     picture: Mask
     prompt: list[int]
     answer: list[int]
+    regions: tuple[tuple[int, ...], ...] = ()  # of a layout: kind, left, top, right, bottom
 
 
 @dataclass
@@ -93,19 +94,25 @@ class Batch:
         pictures: uint8 [batch, height, width].
         after: token ids after the picture [batch, tokens].
         learnt: where the next token counts [batch, tokens].
+        regions: of layouts, kind and edges (left, top, right, bottom; 0 to 999) of each region [batch, regions, 5]; the kind of
+            a row without a region is -1. Empty for the others.
     """
 
     drawn: bool
     pictures: Tensor
     after: Tensor
     learnt: Tensor
+    regions: Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        moved = (t.to(device, non_blocking=True) for t in (self.pictures, self.after, self.learnt))
-        return Batch(self.drawn, *moved)
+        return Batch(self.drawn, *(tensor.to(device, non_blocking=True) for tensor in self._tensors))
 
     def pin_memory(self) -> "Batch":
-        return Batch(self.drawn, self.pictures.pin_memory(), self.after.pin_memory(), self.learnt.pin_memory())
+        return Batch(self.drawn, *(tensor.pin_memory() for tensor in self._tensors))
+
+    @property
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return self.pictures, self.after, self.learnt, self.regions
 
     @property
     def kind(self) -> str:
@@ -171,7 +178,12 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
             learnt[i, start - 1 : stop - 1] = True
         used = min(room, (int(learnt.any(0).nonzero()[0].max()) + 2 + 7) // 8 * 8)
         pictures = torch.from_numpy(np.stack([row.picture for row in rows]))
-        return Batch(drawn, pictures, torch.from_numpy(after[:, :used]), torch.from_numpy(learnt[:, :used]))
+        regions = np.full((len(rows), max(len(row.regions) for row in rows), 5), -1, np.int64)
+        for i, row in enumerate(rows):
+            if row.regions:
+                regions[i, : len(row.regions)] = row.regions
+        tensors = (torch.from_numpy(array) for array in (after[:, :used], learnt[:, :used], regions))
+        return Batch(drawn, pictures, *tensors)
 
     # Lines
 
@@ -293,7 +305,8 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
             except (ValueError, IndexError, ZeroDivisionError):  # one page in ten thousand must not end a long run
                 log.exception("a page could not be drawn")
                 return None
-            return self._row(picture, self._layout_tail, text, LAYOUT_ROOM[side]) if text else None
+            row = self._row(picture, self._layout_tail, text, LAYOUT_ROOM[side]) if text else None
+            return row._replace(regions=places_of(text)) if row else None
 
         return self._fill(True, (side, side), make)
 

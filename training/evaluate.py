@@ -27,7 +27,7 @@ from training.check_sources import line_hash, pages_of
 from training.checkpoint import load
 from training.decode import Reader, Reading, as_read
 from training.fonts import Font, Store, load_face
-from training.layouts import Region, draw_layout
+from training.layouts import REGION, Region, draw_layout
 from training.lines import draw_empty
 from training.pages import Columns, draw_page
 from training.texts import is_chinese
@@ -35,7 +35,6 @@ from training.texts import is_chinese
 log = logging.getLogger("training")
 MARGIN = 0.11  # of a true box's height, on every side
 LAYOUT_EDGE = 1036
-REGION = re.compile(r"<\|box_start\|>(\d+) (\d+) (\d+) (\d+)<\|box_end\|><\|ref_start\|>(\w+)<\|ref_end\|>")
 Figures = dict[str, float]
 
 

@@ -231,7 +231,7 @@ class Learner:
         after, learnt = after.to(self.device), learnt.to(self.device)
         pictures = self._pictures([picture for picture, _ in members])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            hidden = self.model(pictures, self._before, after[:, :-1])
+            hidden = self.model(pictures, self._before, after[:, :-1]).hidden
             loss = F.cross_entropy(self.model.logits(hidden[learnt[:, :-1]]).float(), after[:, 1:][learnt[:, :-1]])
         loss.backward()  # type: ignore[no-untyped-call]
         for group in self._optimizer.param_groups:

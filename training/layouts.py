@@ -5,6 +5,7 @@ equations, listings and footnotes. A region's box is that of its ink. The names 
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from random import Random
@@ -17,6 +18,22 @@ from training.figures import number, titled
 from training.fonts import Face, Font, Mask, Store, load_face
 
 RATIOS = (0.707, 0.707, 0.707, 0.707, 0.773, 0.773, 0.65, 0.85, 1.0, 1.333, 1.414, 1.778)  # width by height
+REGION = re.compile(r"<\|box_start\|>(\d+) (\d+) (\d+) (\d+)<\|box_end\|><\|ref_start\|>(\w+)<\|ref_end\|>")
+KINDS = (
+    "text",
+    "title",
+    "list",
+    "table",
+    "table_caption",
+    "image",
+    "image_caption",
+    "equation",
+    "code",
+    "header",
+    "footer",
+    "page_number",
+    "page_footnote",
+)
 INK = 60  # from which a pixel counts as ink of a box
 LETTERS, SIGNS = "xyzabcnkmijfgpqRSTEF", "==+-<>/*"  # of equations
 RESAMPLING = (
@@ -50,6 +67,11 @@ def region_line(region: Region, width: float, height: float) -> str:
 
 def layout_text(regions: Iterable[Region], width: float, height: float) -> str:
     return "\n".join(line for region in regions if (line := region_line(region, width, height)))
+
+
+def places_of(text: str) -> tuple[tuple[int, ...], ...]:
+    """The regions of an answer as numbers: the index of the kind in `KINDS`, left, top, right, bottom."""
+    return tuple((KINDS.index(kind), *map(int, edges)) for *edges, kind in REGION.findall(text))
 
 
 def draw_layout(store: Store, r: Random, edge: int, cut: Callable[[], Mask | None] | None = None) -> tuple[Mask, str]:
@@ -147,7 +169,7 @@ class Designer:
         r = self.r
         face = self._face(self.font, self.size * r.uniform(0.72, 1.0))
         height = face.height
-        at = r.randint(max(1, y // 4), max(2, y - height)) if above else 0
+        at = r.randint(max(1, min(y // 4, y - height)), max(2, y - height)) if above else 0
         if not above:
             low, high = y, max(y + 1, self.height - height - 2)
             at = r.randint(low, max(low, min(high, low + (self.height - y) * 2 // 3)))

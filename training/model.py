@@ -6,11 +6,14 @@ transformers to 2e-6 in float32.
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+PLACED = 4  # decoder layers before the states in which `training.places` looks for absolute coordinates
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,20 @@ class Block(nn.Module):
         return x + self.mlp["down_proj"](F.silu(self.mlp["gate_proj"](y)) * self.mlp["up_proj"](y))  # type: ignore[no-any-return]
 
 
+class States(NamedTuple):
+    """What the model computes for a batch.
+
+    Attributes:
+        hidden: the last hidden states of the ids after the picture [batch, ids, hidden].
+        seen: the image tokens that the vision tower produces [batch, tokens, hidden].
+        placed: the hidden states of the image tokens after `PLACED` decoder layers [batch, tokens, hidden].
+    """
+
+    hidden: Tensor
+    seen: Tensor
+    placed: Tensor
+
+
 class Qwen2VL(nn.Module):
     def __init__(self, config: Config | None = None) -> None:
         super().__init__()
@@ -207,17 +224,19 @@ class Qwen2VL(nn.Module):
     def embed(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         return self.model.embed_tokens(ids).to(dtype)  # type: ignore[no-any-return]
 
-    def forward(self, pictures: Tensor, before: Tensor, after: Tensor) -> Tensor:
-        """Pictures [batch, 3, height, width], ids before [n] and after them [batch, m] -> hidden states of the latter."""
+    def forward(self, pictures: Tensor, before: Tensor, after: Tensor) -> States:
+        """Run pictures [batch, 3, height, width] with ids before [n] and after them [batch, m]."""
         batch, count = after.shape
         seen = self.encode(pictures)
         x = torch.cat((self.embed(before, seen.dtype).expand(batch, -1, -1), seen, self.embed(after, seen.dtype)), 1)
         rows, columns = pictures.shape[2] // self.config.token, pictures.shape[3] // self.config.token
         positions = self.positions(len(before), rows, columns, count, pictures.device)
         cos, sin = (t.to(seen.dtype) for t in self.rope(positions))
-        for block in self.model.layers:
+        placed = x
+        for number, block in enumerate(self.model.layers):
+            placed = x if number == PLACED else placed
             x = block(x, cos, sin)
-        return self.model.norm(x[:, -count:])  # type: ignore[no-any-return]
+        return States(self.model.norm(x[:, -count:]), seen, placed[:, len(before) : -count])
 
     def logits(self, hidden: Tensor) -> Tensor:
         return hidden @ self.model.embed_tokens.weight.t().to(hidden.dtype)  # type: ignore[no-any-return]

@@ -30,6 +30,7 @@ from training.checkpoint import export, load
 from training.degrade import Degrader, generator
 from training.fonts import Store
 from training.model import Qwen2VL
+from training.places import Places
 from training.real import RealPages
 
 log = logging.getLogger("training")
@@ -93,8 +94,10 @@ class Trainer:
         self.device = before.device
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         self.state = State()
-        matrices = [p for p in model.parameters() if p.ndim > 1]
-        vectors = [p for p in model.parameters() if p.ndim <= 1]
+        self.places = Places(model.config).to(self.device)
+        self._parameters = [*model.parameters(), *self.places.parameters()]
+        matrices = [p for p in self._parameters if p.ndim > 1]
+        vectors = [p for p in self._parameters if p.ndim <= 1]
         groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), fused=self.device.type == "cuda")
         self.mean = {name: p.detach().clone() for name, p in model.state_dict().items()}  # what is exported
@@ -102,11 +105,13 @@ class Trainer:
         if self._state_file.exists():
             stored = torch.load(self._state_file, map_location=self.device)
             model.load_state_dict(stored["model"])
+            self.places.load_state_dict(stored["places"])
             self.optimizer.load_state_dict(stored["optimizer"])
             self.mean, self.state = stored["mean"], State(**stored["state"])
         self._degrade = Degrader(generator(self.device, 1 + self.state.step + options.rank))
-        self._parameters = list(model.parameters())
+        self._learnt = [p for _, p in model.named_parameters()]
         self._means = [self.mean[name] for name, _ in model.named_parameters()]
+        self.parts = dict[str, float]()  # the losses of the last layout
 
     def learning_rate(self, done: float) -> float:
         """A short rise, then a cosine over the whole time; done runs from 0 to 1."""
@@ -118,10 +123,16 @@ class Trainer:
         with torch.no_grad():
             pictures = self._degrade(batch.pictures, batch.drawn)
         with torch.autocast(self.device.type, torch.bfloat16):
-            hidden = self.model(pictures, self.before, batch.after[:, :-1])
+            states = self.model(pictures, self.before, batch.after[:, :-1])
             learnt = batch.learnt[:, :-1]
-            loss = F.cross_entropy(self.model.logits(hidden[learnt]).float(), batch.after[:, 1:][learnt])
-        loss.backward()  # type: ignore[no-untyped-call]
+            loss = F.cross_entropy(self.model.logits(states.hidden[learnt]).float(), batch.after[:, 1:][learnt])
+            whole = loss
+            if batch.regions.shape[1]:
+                rows, columns = (edge // self.model.config.token for edge in batch.pictures.shape[1:])
+                kind, distance, digit = self.places(states, batch.regions, rows, columns)
+                whole = loss + 0.5 * kind + distance + 0.5 * digit
+                self.parts = {"kind": kind.item(), "distance": distance.item(), "digit": digit.item()}
+        whole.backward()  # type: ignore[no-untyped-call]
         if self.world > 1:
             self._average_gradients()
         for group in self.optimizer.param_groups:
@@ -131,7 +142,7 @@ class Trainer:
             self.optimizer.step()
             decay = min(0.999, (1 + self.state.step) / (10 + self.state.step))
             with torch.no_grad():
-                torch._foreach_lerp_(self._means, [p.data for p in self._parameters], 1 - decay)
+                torch._foreach_lerp_(self._means, [p.data for p in self._learnt], 1 - decay)
             self.state.pictures += len(batch.pictures) * self.world
         else:
             self.state.left_out += 1
@@ -140,16 +151,18 @@ class Trainer:
         return loss.item(), taken
 
     def _average_gradients(self) -> None:
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
         flat = torch._utils._flatten_dense_tensors(gradients)  # type: ignore[no-untyped-call]
         dist.all_reduce(flat, op=dist.ReduceOp.AVG)
         parts = torch._utils._unflatten_dense_tensors(flat, gradients)  # type: ignore[no-untyped-call]
-        torch._foreach_copy_(gradients, list(parts))
+        for parameter, part in zip(self._parameters, parts, strict=True):
+            parameter.grad = part
 
     def save(self) -> None:
         """Store the state and export the mean weights; each takes the place of the last as a whole."""
         stored = {
             "model": self.model.state_dict(),
+            "places": self.places.state_dict(),
             "mean": self.mean,
             "optimizer": self.optimizer.state_dict(),
             "state": asdict(self.state),
@@ -188,7 +201,8 @@ def run(trainer: Trainer, feed: Feed) -> None:
         if options.rank == 0 and time.time() - told > options.tell:
             told = time.time()
             rounded = {kind: round(value, 3) for kind, value in sorted(losses.items())}
-            log.info("%s %.0f %% %s", asdict(state), 100 * done, rounded)
+            parts = {name: round(value, 3) for name, value in trainer.parts.items()}
+            log.info("%s %.0f %% %s %s", asdict(state), 100 * done, rounded, parts)
         if options.rank == 0 and time.time() - saved > options.save:
             saved = time.time()
             trainer.save()

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer  # noqa: E402
 
 from mindnlp_ocr.weights.checkpoint import open_checkpoint  # noqa: E402
 from training import evaluate, finetune  # noqa: E402
-from training.batches import LAYOUT_EDGES, SHARES, Batch, Batches, text_room  # noqa: E402
+from training.batches import LAYOUT_EDGES, SHARES, SYSTEM, Batch, Batches, text_room  # noqa: E402
 from training.checkpoint import average, export, load  # noqa: E402
 from training.decode import Reader, as_read  # noqa: E402
 from training.degrade import Degrader, generator, normalise  # noqa: E402
@@ -24,6 +24,7 @@ from training.evaluate import calibration_error, character_error, distance, matc
 from training.fonts import Store  # noqa: E402
 from training.layouts import Region, draw_layout, layout_text  # noqa: E402
 from training.lines import draw_empty, draw_line  # noqa: E402
+from training.places import owners  # noqa: E402
 from training.real import RealPages, blocks  # noqa: E402
 from training.train import Trainer, parse  # noqa: E402
 
@@ -256,3 +257,32 @@ def test_pages_are_sized_as_the_image_processor_does() -> None:
     assert finetune.page_size(280, 415, 401408) == (280, 420)
     wide, high = finetune.page_size(2000, 1000, 401408)
     assert wide % 28 == high % 28 == 0 and wide * high <= 401408 and abs(wide / high - 2) < 0.1
+
+
+def test_every_image_token_is_told_the_region_that_it_shares_most_with() -> None:
+    regions = torch.tensor([[[0, 100, 200, 300, 400], [1, 100, 420, 300, 428], [-1, -1, -1, -1, -1]]])
+    owner = owners(regions, 37, 37)[0].view(37, 37)
+    assert owner[11, 7] == 0 and owner[0, 0] == -1
+    assert set(owner[15, 4:11].tolist()) == {1}  # a region that is thinner than a token
+    assert set(owner.unique().tolist()) == {-1, 0, 1}
+
+
+def test_a_layout_teaches_the_heads_and_the_model_and_other_batches_the_model_alone(
+    store: Store, real: Path, tmp_path: Path
+) -> None:
+    options = parse(["--data", "-", "--resume", str(CHECKPOINT), "--work", str(tmp_path), "--device", "cpu"])
+    before = torch.tensor(Tokenizer.from_file(str(TOKENIZER)).encode(SYSTEM).ids)
+    trainer = Trainer(options, load(CHECKPOINT), before)
+    weights = [p.detach().clone() for p in trainer.places.parameters()]
+
+    def unchanged() -> bool:
+        return all(torch.equal(a, b) for a, b in zip(weights, trainer.places.parameters(), strict=True))
+
+    line = batch_of("drawn_lines", store, real)
+    assert line.regions.shape[1] == 0
+    trainer.step(Batch(line.drawn, *(t[:2] for t in (line.pictures, line.after, line.learnt, line.regions))), 0.5)
+    assert unchanged() and not trainer.parts
+    layout = batch_of("layouts", store, real)
+    assert layout.regions.shape[1] > 0
+    trainer.step(Batch(layout.drawn, *(t[:1] for t in (layout.pictures, layout.after, layout.learnt, layout.regions))), 0.5)
+    assert not unchanged() and set(trainer.parts) == {"kind", "distance", "digit"}
