@@ -94,8 +94,8 @@ class Batch:
         pictures: uint8 [batch, height, width].
         after: token ids after the picture [batch, tokens].
         learnt: where the next token counts [batch, tokens].
-        regions: of layouts, kind and edges (left, top, right, bottom; 0 to 999) of each region [batch, regions, 5]; the kind of
-            a row without a region is -1. Empty for the others.
+        regions: for layouts, the kind and the edges (left, top, right, bottom; 0 to 999) of each region [batch, regions, 5];
+            rows without a region have the kind -1. Other batches have no rows.
     """
 
     drawn: bool

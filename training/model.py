@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 PLACED = 4  # decoder layers before the states in which `training.places` looks for absolute coordinates
 
 
