@@ -1,9 +1,10 @@
 """A second task for layouts, in training only: each image token predicts the region in which it lies.
 
 The answer for a page contains some 25 boxes, digit by digit, which teaches positions slowly. This task also asks each of the
-1,369 image tokens. From the output of the vision tower, which knows no absolute positions, a linear head predicts the kind of
-the token's region and the distances to its edges, as in FCOS (Tian et al. 2019, arXiv:1904.01355). From the states of the same
-tokens in the decoder, where positions are known, another head predicts the digits of the edges. The heads are not exported.
+1,369 image tokens. From the output of the vision tower, which knows no absolute positions, a linear head predicts the kind
+of a token's region and the distances to its edges, as in FCOS (Tian et al. 2019, arXiv:1904.01355). From the decoder's
+states of the same tokens, where positions are known, another head predicts the digits of the edges. The heads are not
+exported.
 """
 
 import torch

@@ -1,7 +1,11 @@
 """Tests that the scripts in examples/ print their documented output. They share one model to save compilation."""
 
+import contextlib
+import io
+import json
 import re
 import runpy
+from typing import Any
 
 import pytest
 
@@ -47,3 +51,20 @@ def test_an_example_prints_the_text_of_its_pages(
         first, second = re.findall(r"^question \d: (\d+) of", out, re.MULTILINE)
         assert int(second) > int(first) == 0
         assert "cache_hits: 1\ncache_misses: 1\nhit_rate: 50.00%\n" in out
+
+
+def test_the_notebook_prints_its_stored_outputs(model: Qwen2VLModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    model.clear_cache()
+    monkeypatch.setattr(mindnlp_ocr, "Qwen2VLModel", lambda: model, raising=False)
+    notebook = json.loads((ROOT / "examples" / "read_documents.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    names: dict[str, Any] = {}
+    compared = 0
+    for cell in cells:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec("".join(cell["source"]), names)
+        stored = "".join(line for output in cell["outputs"] if output["output_type"] == "stream" for line in output["text"])
+        assert printed.getvalue() == stored
+        compared += bool(stored)
+    assert compared >= 4
