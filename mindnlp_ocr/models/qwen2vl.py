@@ -115,7 +115,7 @@ class Qwen2VLModel:
             SetupError: the folder is no export, damaged, or from another version.
         """
         if not (Path(folder) / FILE).exists():
-            raise SetupError(f"{folder} holds no {FILE}: give a folder that `mindnlp-ocr export` wrote")
+            raise SetupError(f"{folder} contains no {FILE}: give a folder written by mindnlp-ocr export")
         return cls(folder, **options)
 
     @classmethod

@@ -28,9 +28,9 @@ def messages() -> dict[str, str]:
 
 
 def options() -> dict[str, str]:
-    """The same of what the tools themselves print: wrong options, and errors outside of the package."""
+    """Every message that the tools and commands print themselves: wrong options, and errors outside of the package."""
     found: dict[str, str] = {}
-    for path in sorted((ROOT / "tools").glob("*.py")):
+    for path in sorted([*(ROOT / "tools").glob("*.py"), *(ROOT / "mindnlp_ocr/commands").glob("*.py")]):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and node.args and (_name(node) == "error" or _to_stderr(node)):
                 message = _normal(node.args[0]).removeprefix("error: ")

@@ -278,7 +278,7 @@ def test_graphs_for_other_shapes_than_the_manifest_says_are_refused(small: Path,
 
 
 def test_a_checkpoint_is_no_export() -> None:
-    with pytest.raises(SetupError, match=r"holds no export\.json: give a folder that `mindnlp-ocr export` wrote"):
+    with pytest.raises(SetupError, match=r"contains no export\.json: give a folder written by mindnlp-ocr export"):
         Qwen2VLModel.from_exported(EMBEDDED)
 
 
