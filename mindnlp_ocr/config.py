@@ -75,7 +75,7 @@ class ModelConfig(BaseModel):
         architecture = ARCHITECTURES.get(str(raw.get("model_type")))
         if architecture is None:
             known = " and ".join(repr(name) for name in ARCHITECTURES)
-            raise SetupError(f"{source}: model_type is {raw.get('model_type')!r}, this engine reads {known}")
+            raise SetupError(f"{source}: model_type is {raw.get('model_type')!r}, but this engine supports {known}")
         nested = _object(raw, "text_config", source)
         text = {**raw, **{name: value for name, value in nested.items() if value is not None}}
         rope = _object(text, "rope_scaling", source) or _object(text, "rope_parameters", source)

@@ -113,7 +113,9 @@ def test_the_embedded_checkpoint_ends_at_either_of_its_two_tokens() -> None:
 @pytest.mark.parametrize("kind", ["qwen3_vl", "llama", None, 5, "absent"])
 def test_another_architecture_is_named(kind: Any) -> None:
     found = None if kind == "absent" else kind
-    assert refusal(model_type=kind) == f"model: model_type is {found!r}, this engine reads 'qwen2_vl' and 'qwen2_5_vl'"
+    assert (
+        refusal(model_type=kind) == f"model: model_type is {found!r}, but this engine supports 'qwen2_vl' and 'qwen2_5_vl'"
+    )
 
 
 SIZES = [

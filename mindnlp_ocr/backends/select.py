@@ -59,7 +59,7 @@ def choose_attention(
             reason = f"Not supported (head_dim {odd[0]} of the checkpoint is no multiple of {taken.step} up to {taken[-1]})"
     forced = asked == "flash" or (asked == "auto" and enable and not automatic)
     if forced and not supported:
-        raise SetupError(f"flash attention is demanded: {reason}: use --attn auto or eager")
+        raise SetupError(f"flash attention is required: {reason}: use --attn auto or eager")
     wanted = forced or (asked == "auto" and automatic and (enable or device.kind != "Ascend"))
     if wanted and not supported:
         warnings.warn(f"attention runs eager: {reason}", RuntimeWarning, stacklevel=2)

@@ -68,7 +68,7 @@ def mrope_positions(
         start += max(frames, rows, columns)
         index += ahead + size
     if is_image[index:].any():
-        raise PageError(f"the prompt has {int(is_image[index:].sum())} image tokens more than its images fill")
+        raise PageError(f"the prompt has {int(is_image[index:].sum())} more image tokens than its images need")
     parts.append(_text(start, len(token_ids) - index))
     start += len(token_ids) - index
     return MRopePositions(np.concatenate(parts, 1).astype(np.int32), start - len(token_ids))

@@ -59,7 +59,7 @@ def export_model(
     config = network.config
     patch, merged = config.vision.patch_size**2, config.vision.spatial_merge_size**2
     if odd := [size for size in vision_patches if size < merged or size % merged]:
-        raise SetupError(f"vision_patches holds {odd[0]}: give multiples of {merged}")
+        raise SetupError(f"vision_patches contains {odd[0]}: give multiples of {merged}")
     limits = limits or Limits()
     if vision_patches:
         largest = max(vision_patches) * patch
@@ -109,7 +109,7 @@ def export_model(
 def _implementation(device: Device, asked: Attention) -> Implementation:
     """As asked: whether the device has the operators shows where the graphs are run."""
     if asked == "flash" and device.kind == "CPU" and not native.available()[0]:
-        raise SetupError(f"flash attention is demanded: {native.available()[1]}: use --attn eager")
+        raise SetupError(f"flash attention is required: {native.available()[1]}: use --attn eager")
     if asked == "auto":
         return "flash" if device.kind == "CPU" and native.available()[0] else "eager"
     return asked

@@ -77,7 +77,7 @@ class Memory(NamedTuple):
         if asked > slots:
             needed = asked * self.slot_bytes
             raise SetupError(
-                f"batch_size is {asked}, there are {slots} KV slots: give at most {slots}, or "
+                f"batch_size is {asked}, but there are only {slots} KV slots: give at most {slots}, or "
                 f"CacheConfig(slots={asked}) and a max_cache_size_mb of at least {math.ceil(needed / 2**20)}"
             )
         return asked

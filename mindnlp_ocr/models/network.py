@@ -112,8 +112,8 @@ class CheckpointNetwork(Network):
         with self.files() as folder:
             if checkpoint.config(folder) != self.config:
                 raise SetupError(
-                    "the embedding and the head are tied under one of the adapters and not under the other: "
-                    "load a model of its own, with lora_weights_path"
+                    "the embedding and the head are tied with one of the adapters, but not with the other: "
+                    "load a second model with lora_weights_path"
                 )
         changed = {name for each in (self.adapter, adapter) if each is not None for name in each.changed}
         with checkpoint.weights(self.config) as weights:
@@ -140,7 +140,8 @@ class ExportedNetwork(Network):
         largest = self.manifest.max_pixels
         if asked.max_pixels is not None and asked.max_pixels > largest:
             raise SetupError(
-                f"max_pixels is {asked.max_pixels}, {self.name} takes up to {largest}: give less, or export anew"
+                f"max_pixels is {asked.max_pixels}, but {self.name} supports up to {largest}: give less, or export the "
+                "model again"
             )
         return Limits(
             max_length=self.manifest.max_length,
@@ -167,11 +168,15 @@ class ExportedNetwork(Network):
         return ExportedGraphs(self.folder, self.manifest, self.config, backends, kv)
 
     def switch(self, graphs: Graphs, adapter: Adapter | None) -> Collection[str]:
-        raise SetupError(f"{self.name} is exported, and cannot change its adapter: export a model with the other one")
+        raise SetupError(
+            f"{self.name} is an exported model, so its adapter cannot be changed: export the model with the other adapter"
+        )
 
     def _agree(self, what: str, asked: object, anything: object, settled: object) -> None:
         if asked not in (anything, settled):
-            raise SetupError(f"{what} is {asked}, {self.name} was exported for {settled}: leave it out, or export anew")
+            raise SetupError(
+                f"{what} is {asked}, but {self.name} was exported for {settled}: leave it out, or export the model again"
+            )
 
 
 def open_network(
@@ -181,8 +186,13 @@ def open_network(
     stored = open_checkpoint(model_name)
     if not isinstance(model_name, Checkpoint) and (Path(model_name) / FILE).exists():
         if lora_weights_path is not None:
-            raise SetupError(f"{stored.name} is exported, and takes no adapter: export the model with it (--lora)")
+            raise SetupError(
+                f"{stored.name} is an exported model and accepts no adapter: export the model with the adapter (--lora)"
+            )
         if tensor_parallel != 1:
-            raise SetupError(f"{stored.name} is exported whole, tensor_parallel is {tensor_parallel}: give its checkpoint")
+            raise SetupError(
+                f"{stored.name} is an exported model, which cannot be split, but tensor_parallel is {tensor_parallel}: give "
+                "its checkpoint"
+            )
         return ExportedNetwork(stored, Path(model_name))
     return CheckpointNetwork(stored, None if lora_weights_path is None else Adapter(lora_weights_path), tensor_parallel)

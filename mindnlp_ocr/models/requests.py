@@ -146,7 +146,7 @@ class Requests:
                 raise PageError(f"max_new_tokens is {max_new_tokens}: give 1 or more")
             sampling = replace(sampling, max_new_tokens=max_new_tokens)
         if self._ranks.count > 1 and not sampling.greedy and sampling.seed is None:
-            raise PageError("sampling over several ranks needs a seed, or each draws another token: give seed")
+            raise PageError("sampling over several ranks needs a seed, so that all ranks draw the same tokens: give seed")
         start = time.perf_counter()
         with self._ranks.agreement() as agreed:
             prompt = self._processor.prompt(messages)
@@ -189,7 +189,7 @@ class Requests:
     ) -> RequestHandle:
         """See :meth:`Qwen2VLModel.submit`."""
         if deadline_seconds is not None and self._ranks.count > 1:
-            raise PageError("a deadline over several ranks passes on each at another step: leave deadline_seconds out")
+            raise PageError("deadlines are not supported with tensor_parallel: leave deadline_seconds out")
         self._scheduler.check_room()
         request = RequestHandle(self, self.generation(messages, None, sampling, grows=True))
         request._handle = self._scheduler.submit(

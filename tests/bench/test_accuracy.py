@@ -18,7 +18,6 @@ from mindnlp_ocr.bench.accuracy import (
     word_score,
 )
 from mindnlp_ocr.errors import SetupError
-from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -178,7 +177,7 @@ def test_a_bad_line_of_a_jsonl_is_named_by_file_and_number(tmp_path: Path, line:
     path.write_bytes(b'{"image": "a.png", "text": ""}\n\n' + line)
     with pytest.raises(SetupError) as raised:
         dataset(str(path))
-    assert str(raised.value).startswith(f"{path}:3 is no page ({reason}")
+    assert str(raised.value).startswith(f"{path}:3 is not a page ({reason}")
     assert str(raised.value).endswith('): give {"image": PATH, "text": TRUTH}')
 
 
@@ -192,7 +191,7 @@ def test_what_has_no_page_with_a_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.txt").write_bytes(b"\xff")
     for name, message in (
         ("none", "does not exist"),
-        ("bad.txt", "is no data set"),
+        ("bad.txt", "is not a data set"),
         ("bad.png", "give the text of bad.png"),
     ):
         with pytest.raises(SetupError, match=message):
@@ -200,7 +199,7 @@ def test_what_has_no_page_with_a_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_projects_own_pages_are_28() -> None:
-    pages, without = datasets(own_datasets(ROOT))
+    pages, without = datasets(own_datasets())
     assert (len(pages), without) == (28, [])
     assert pages[0].image == "tests/pages/alpha_308x140.png"
     assert {page.language for page in pages} == {"zh", "en", "blank"}
