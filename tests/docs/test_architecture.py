@@ -26,7 +26,7 @@ FOLDERS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py
 
 def test_every_folder_of_the_package_is_in_the_tree() -> None:
     assert set(FOLDERS) < set(TREE)
-    top = {"configs", "deploy", "docs", "examples", "kernels", "tools", "tests", "training"}
+    top = {"configs", "contrib", "deploy", "docs", "examples", "kernels", "tools", "tests", "training"}
     assert set(TREE) == {"", *FOLDERS, *top}
     assert all((ROOT / name).is_dir() for name in top)
 
