@@ -1,9 +1,9 @@
-"""The architectures whose checkpoints are read, by the model_type of config.json.
+"""The supported architectures, by the model_type of config.json.
 
-They differ in the vision tower alone: its sizes, its norms, its MLP, and which patches see one another in which block. The
-names of the weights follow from that (weights/names.py), and so does what the tower is built of (modeling/vision.py). The
-language model, the positions of tokens (M-RoPE), the patches and the chat template are the same: Qwen2.5-VL counts time
-otherwise for videos only, which are not read.
+They differ only in the vision tower: its sizes, norms and MLP, and the attention windows of its blocks. The names of the
+weights (weights/names.py) and the modules of the tower (modeling/vision.py) depend on this. The language model, the
+positions of tokens (M-RoPE), the patches and the chat template are the same: Qwen2.5-VL changes time positions only for
+videos, which are not supported.
 
 Sources: Qwen2-VL (Wang et al. 2024, arXiv:2409.12191); Qwen2.5-VL (Bai et al. 2025, arXiv:2502.13923); the names in
 config.json and the order of the patches: transformers 4.57.6, models/qwen2_5_vl.
@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-# Bounds far above any checkpoint: a config that lies is refused before lists and arrays are made of it.
+# Limits far above any checkpoint: invalid configurations are rejected before lists and arrays of these sizes are created.
 Size = Annotated[int, Field(gt=0, le=2**24)]
 Layers = Annotated[int, Field(gt=0, le=1024)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -28,9 +28,9 @@ class VisionConfig(BaseModel):
 
     Attributes:
         embed_dim: width of the blocks.
-        hidden_size: width after the merger: the text model's.
-        norm: of every block and of the merger.
-        mlp: of every block.
+        hidden_size: width after the merger, equal to that of the language model.
+        norm: normalization of the blocks and the merger.
+        mlp: kind of MLP in the blocks.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -53,32 +53,34 @@ class VisionConfig(BaseModel):
 
     @property
     def mlp_dim(self) -> int:
-        """Inner values of the MLP."""
+        """Width of the MLP's hidden layer."""
         raise NotImplementedError
 
     @property
     def patch_dim(self) -> int:
-        """Values in one flattened patch: channels x time x height x width."""
+        """Number of values of a flattened patch: channels x time x height x width."""
         return self.in_channels * self.temporal_patch_size * self.patch_size**2
 
     @property
     def window(self) -> int:
-        """Merged patches along each side of a window; 0: no block has windows."""
+        """Side length of a window in merged patches; 0 if no block has windows."""
         return 0
 
     def windowed(self, block: int) -> bool:
-        """Whether the patches of a block see those of their window alone, in place of those of their image."""
+        """Return whether a block attends within windows instead of whole images."""
         return False
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> "VisionConfig":
         if self.embed_dim % self.num_heads or self.head_dim % 4:
-            raise ValueError(f"embed_dim {self.embed_dim} over {self.num_heads} heads is not a multiple of 4 a head")
+            raise ValueError(
+                f"embed_dim {self.embed_dim} over {self.num_heads} heads does not give a head size that is a multiple of 4"
+            )
         return self
 
 
 class Qwen2Vision(VisionConfig):
-    """Qwen2-VL's: every patch sees all patches of its image."""
+    """The vision tower of Qwen2-VL: every patch attends to all patches of its image."""
 
     norm: ClassVar[Norm] = "layer"
     mlp: ClassVar[Mlp] = "quick_gelu"
@@ -92,7 +94,7 @@ class Qwen2Vision(VisionConfig):
 
 
 class Qwen25Vision(VisionConfig):
-    """Qwen2.5-VL's: in most blocks a patch sees those of its window alone. Sizes have other names in config.json."""
+    """The vision tower of Qwen2.5-VL: most blocks attend within windows. Sizes have other names in config.json."""
 
     norm: ClassVar[Norm] = "rms"
     mlp: ClassVar[Mlp] = "silu_gate"
@@ -100,8 +102,8 @@ class Qwen25Vision(VisionConfig):
     embed_dim: Size = Field(alias="hidden_size")
     hidden_size: Size = Field(alias="out_hidden_size")
     intermediate_size: Size
-    window_size: Size = 112  # pixels along each side
-    fullatt_block_indexes: tuple[int, ...] = (7, 15, 23, 31)  # of the blocks without windows
+    window_size: Size = 112  # side length in pixels
+    fullatt_block_indexes: tuple[int, ...] = (7, 15, 23, 31)  # indices of the blocks without windows
     hidden_act: Literal["silu"] = "silu"
 
     @property
@@ -128,9 +130,9 @@ class Architecture:
     """A family of checkpoints.
 
     Attributes:
-        name: as its authors call it.
-        model_type: as config.json calls it.
-        vision: what its config.json says of the vision tower, typed and checked.
+        name: name of the architecture.
+        model_type: its name in config.json.
+        vision: class for its vision_config.
     """
 
     name: str

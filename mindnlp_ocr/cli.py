@@ -1,4 +1,4 @@
-"""``mindnlp-ocr``: it reads pages (``mindnlp-ocr page.png``, ``tools/infer.py page.png``) or runs another command."""
+"""The command line ``mindnlp-ocr``: it reads pages (``mindnlp-ocr page.png``) or runs another command."""
 
 import argparse
 import json
@@ -26,7 +26,7 @@ DEFAULT_PROMPT = "Extract all text from this image."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the pages that ``argv`` names, or run the command that it begins with; returns the exit status."""
+    """Read the pages named by ``argv``, or run the command with which it begins. Returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         if (status := run_command(argv)) is not None:
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+    except BrokenPipeError:  # the reader of the output has exited, for example `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def reading() -> Parser:
-    """The options of reading pages, with the other commands in the help text."""
+    """Return the parser for reading pages, with a list of the other commands in its help text."""
     options = parser()
     first = "commands (see `mindnlp-ocr COMMAND --help`):\n  infer                 read pages, as without a command"
     options.epilog = f"{first}\n{listed()}\n\n{options.epilog}"
@@ -74,15 +74,15 @@ def _run(arguments: argparse.Namespace) -> int:
     shard = Shard.choose(arguments.shard, launch, arguments.output_dir)
     if launch is None:
         return read_documents(arguments, paths, shard)
-    if launch.scheduler:  # nobody asks anything of it
+    if launch.scheduler:  # not needed by independent workers
         return 0
     status = read_documents(arguments, paths, shard)
     note_failures(status, arguments.output_dir, shard)
-    return 0  # whatever could not be read: msrun kills all workers when one fails
+    return 0  # even if pages failed, because msrun kills all workers when one fails
 
 
 def read_documents(arguments: argparse.Namespace, names: Sequence[str], shard: Shard = ALL) -> int:
-    """Read documents, or a part of them, in this process."""
+    """Read documents, or a shard of them, in this process. Returns the exit status."""
     from mindnlp_ocr.documents.files import OutputFolder
     from mindnlp_ocr.documents.run import FolderTarget, OneTarget, Target, run
     from mindnlp_ocr.documents.selection import PageSelection
@@ -101,7 +101,9 @@ def read_documents(arguments: argparse.Namespace, names: Sequence[str], shard: S
         target: Target = FolderTarget(arguments.format, folder)
     else:
         if several and WRITERS[arguments.format].one_document:
-            raise SetupError(f"a {arguments.format} file holds one document, {len(names)} are named: give --output-dir DIR")
+            raise SetupError(
+                f"a {arguments.format} file contains one document, but {len(names)} are named: give --output-dir DIR"
+            )
         if arguments.format == "pdf" and arguments.output is None and sys.stdout.isatty():
             raise SetupError("a PDF would be written to the terminal: give --output FILE")
         target = OneTarget(arguments.format, arguments.output, several)
@@ -136,14 +138,14 @@ def read_documents(arguments: argparse.Namespace, names: Sequence[str], shard: S
 
 
 def read(arguments: argparse.Namespace, paths: Sequence[str]) -> int:
-    """Read image files as whole pages in this process, as workers of one model do."""
+    """Read image files as whole pages in this process, which may be a worker of a split model. Returns the exit status."""
     with Output(arguments.output) as output:
         model = opening.load_model(arguments)
         if arguments.cache_dir:
             model.load_cache(arguments.cache_dir)
         as_json = arguments.format == "json"
         results = []
-        # A bar on the terminal only where no text streams to it.
+        # No progress bar while text is streamed to the terminal.
         quiet = len(paths) == 1 or not sys.stderr.isatty() or (sys.stdout.isatty() and output is sys.stdout and not as_json)
         printer = None if as_json else Printer(output, heads=len(paths) > 1)
         try:
@@ -163,7 +165,7 @@ def read(arguments: argparse.Namespace, paths: Sequence[str]) -> int:
 def read_pages(
     model: Any, paths: Sequence[str], arguments: argparse.Namespace, printer: Printer | None
 ) -> Iterator[dict[str, Any]]:
-    """Every page as the JSON report has it, in order; an error that is a page's own is reported, not raised."""
+    """Yield the entry of every page in the JSON report, in order. A PageError becomes part of the entry."""
 
     def messages(path: str) -> list[dict[str, Any]]:
         content = [{"type": "image", "image": path}, {"type": "text", "text": arguments.prompt or DEFAULT_PROMPT}]

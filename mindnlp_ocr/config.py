@@ -1,4 +1,4 @@
-"""A checkpoint's ``config.json`` as typed, checked values."""
+"""The validated configuration of a checkpoint (``config.json``)."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class ModelConfig(BaseModel):
-    """The language model and its vision tower, as published."""
+    """The configuration of the language model and its vision tower."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -43,17 +43,19 @@ class ModelConfig(BaseModel):
     @model_validator(mode="after")
     def _sizes_fit(self) -> "ModelConfig":
         if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"hidden_size {self.hidden_size} does not divide over {self.num_attention_heads} heads")
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of {self.num_attention_heads} heads")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
-                f"{self.num_attention_heads} query heads do not share {self.num_key_value_heads} key-value heads evenly"
+                f"{self.num_attention_heads} query heads are not a multiple of {self.num_key_value_heads} key-value heads"
             )
         if 2 * sum(self.mrope_section) != self.head_dim:
             raise ValueError(f"mrope_section {list(self.mrope_section)} does not add up to half of {self.head_dim}")
         if self.vision.hidden_size != self.hidden_size:
-            raise ValueError(f"the vision tower gives {self.vision.hidden_size} values, the text takes {self.hidden_size}")
+            raise ValueError(
+                f"the vision tower outputs {self.vision.hidden_size} values, but hidden_size is {self.hidden_size}"
+            )
         if max(self.image_token_id, self.video_token_id, *self.eos_token_ids) >= self.vocab_size:
-            raise ValueError(f"a special token id lies outside the vocabulary of {self.vocab_size}")
+            raise ValueError(f"a special token id is outside the vocabulary of {self.vocab_size} tokens")
         return self
 
     @classmethod
@@ -61,7 +63,7 @@ class ModelConfig(BaseModel):
         """Read ``config.json`` and ``generation_config.json`` of a Hugging Face folder.
 
         Raises:
-            SetupError: no such file, not JSON, another architecture, or sizes that cannot be.
+            SetupError: the file is missing or not JSON, the architecture is not supported, or sizes are inconsistent.
         """
         raw = read_json(folder / "config.json")
         generation = folder / "generation_config.json"
@@ -71,11 +73,11 @@ class ModelConfig(BaseModel):
     def from_dict(
         cls, raw: dict[str, Any], generation: dict[str, Any] | None = None, source: str = "config"
     ) -> "ModelConfig":
-        """From the published flat layout, or the nested one of transformers >= 4.52 (``text_config``)."""
+        """Parse the published flat layout, or the nested one of transformers >= 4.52 (``text_config``)."""
         architecture = ARCHITECTURES.get(str(raw.get("model_type")))
         if architecture is None:
             known = " and ".join(repr(name) for name in ARCHITECTURES)
-            raise SetupError(f"{source}: model_type is {raw.get('model_type')!r}, this engine reads {known}")
+            raise SetupError(f"{source}: model_type is {raw.get('model_type')!r}, but this engine supports {known}")
         nested = _object(raw, "text_config", source)
         text = {**raw, **{name: value for name, value in nested.items() if value is not None}}
         rope = _object(text, "rope_scaling", source) or _object(text, "rope_parameters", source)
@@ -83,7 +85,9 @@ class ModelConfig(BaseModel):
         if kind not in ("default", "mrope"):
             raise SetupError(f"{source}: config.json cannot be used: rope_scaling is {kind!r}, this engine computes 'mrope'")
         if text.get("use_sliding_window"):
-            raise SetupError(f"{source}: config.json cannot be used: use_sliding_window is true, this engine attends to all")
+            raise SetupError(
+                f"{source}: config.json cannot be used: use_sliding_window is true, which this engine does not support"
+            )
         theta = rope.get("rope_theta", 1e6) if text.get("rope_theta") is None else text["rope_theta"]
         eos = (generation or {}).get("eos_token_id")
         eos = text.get("eos_token_id") if eos is None else eos
@@ -99,7 +103,7 @@ class ModelConfig(BaseModel):
 
 
 def _checked(model: type[Model], given: Any, source: str, *where: str) -> Model:
-    """``given`` as a model, with errors that name the first field that cannot be; ``where`` it lies in config.json."""
+    """Validate a part of config.json, at the path ``where``. The error names the first invalid field."""
     try:
         return model.model_validate(given)
     except ValidationError as error:
@@ -116,13 +120,13 @@ def _object(raw: dict[str, Any], name: str, source: str) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, with errors that name the file."""
+    """Read a JSON object from a file. Errors name the file."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise SetupError(f"{path} is missing: give a Qwen2-VL folder as it was published, complete") from error
+        raise SetupError(f"{path} is missing: give a complete checkpoint folder") from error
     except (OSError, ValueError, RecursionError) as error:
         raise SetupError(f"{path} cannot be read as JSON ({error}): copy it again") from error
     if not isinstance(value, dict):
-        raise SetupError(f"{path} holds {type(value).__name__}, not an object: copy it again")
+        raise SetupError(f"{path} contains {type(value).__name__}, not an object: copy it again")
     return value

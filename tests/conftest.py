@@ -80,7 +80,7 @@ def case(name: str) -> dict[str, Any]:
 
 def run(model: Qwen2VLModel, messages: Any, max_new_tokens: int | None = None) -> Generation:
     """Run ``generate``, and keep every step with its logits."""
-    generation = model._requests.generation(messages, max_new_tokens)
+    generation = model.requests.generation(messages, max_new_tokens)
     generation.steps = []
     assert list(model.scheduler.run(generation)) == generation.token_ids
     return generation

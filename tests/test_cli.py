@@ -174,7 +174,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ([WORD, "--model"], "--model"),
         ([WORD, "--model", "no/such/folder"], "model no/such/folder does not exist (nothing is downloaded)"),
         ([WORD, "--model", WORD], f"model {WORD} is a file: give a Qwen2-VL folder"),
-        ([WORD, "--model", "tests"], "is missing: give a Qwen2-VL folder as it was published, complete"),
+        ([WORD, "--model", "tests"], "is missing: give a complete checkpoint folder"),
         ([WORD, "--output", "no/such/folder/pages.txt"], "--output no/such/folder/pages.txt cannot be written ("),
     ],
 )

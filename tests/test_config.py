@@ -113,7 +113,9 @@ def test_the_embedded_checkpoint_ends_at_either_of_its_two_tokens() -> None:
 @pytest.mark.parametrize("kind", ["qwen3_vl", "llama", None, 5, "absent"])
 def test_another_architecture_is_named(kind: Any) -> None:
     found = None if kind == "absent" else kind
-    assert refusal(model_type=kind) == f"model: model_type is {found!r}, this engine reads 'qwen2_vl' and 'qwen2_5_vl'"
+    assert (
+        refusal(model_type=kind) == f"model: model_type is {found!r}, but this engine supports 'qwen2_vl' and 'qwen2_5_vl'"
+    )
 
 
 SIZES = [
@@ -158,9 +160,9 @@ def test_a_field_that_is_missing_is_named(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "decisive"),
     [
-        ({"hidden_size": 385}, "hidden_size 385 does not divide over 6 heads"),
-        ({"num_key_value_heads": 4}, "6 query heads do not share 4 key-value heads evenly"),
-        ({"num_key_value_heads": 12}, "6 query heads do not share 12 key-value heads evenly"),
+        ({"hidden_size": 385}, "hidden_size 385 is not a multiple of 6 heads"),
+        ({"num_key_value_heads": 4}, "6 query heads are not a multiple of 4 key-value heads"),
+        ({"num_key_value_heads": 12}, "6 query heads are not a multiple of 12 key-value heads"),
         ({"rope_scaling": {"mrope_section": [8, 8, 8]}}, "mrope_section [8, 8, 8] does not add up to half of 64"),
         ({"rope_scaling": {"mrope_section": [16, 24, 24]}}, "mrope_section [16, 24, 24] does not add up to half of 64"),
         ({"rope_scaling": {"mrope_section": [8, 24]}}, "mrope_section"),
@@ -171,9 +173,15 @@ def test_a_field_that_is_missing_is_named(name: str) -> None:
         ({"rope_scaling": [8, 12, 12]}, "rope_scaling"),
         ({"text_config": "x"}, "text_config"),
         ({"text_config": [1]}, "text_config"),
-        ({"vision_config": {**VISION, "hidden_size": 512}}, "the vision tower gives 512 values, the text takes 384"),
-        ({"vision_config": {**VISION, "num_heads": 7}}, "embed_dim 320 over 7 heads is not a multiple of 4 a head"),
-        ({"vision_config": {**VISION, "num_heads": 160}}, "embed_dim 320 over 160 heads is not a multiple of 4 a head"),
+        ({"vision_config": {**VISION, "hidden_size": 512}}, "the vision tower outputs 512 values, but hidden_size is 384"),
+        (
+            {"vision_config": {**VISION, "num_heads": 7}},
+            "embed_dim 320 over 7 heads does not give a head size that is a multiple of 4",
+        ),
+        (
+            {"vision_config": {**VISION, "num_heads": 160}},
+            "embed_dim 320 over 160 heads does not give a head size that is a multiple of 4",
+        ),
         ({"vision_config": {**VISION, "in_channels": 1}}, "vision.in_channels: Input should be 3"),
         ({"vision_config": {**VISION, "hidden_act": "gelu"}}, "vision.hidden_act: Input should be 'quick_gelu'"),
         ({"vision_config": "absent"}, "vision"),
@@ -182,9 +190,9 @@ def test_a_field_that_is_missing_is_named(name: str) -> None:
         ({"vision_config": 5}, "vision"),
         ({"vision_config": {**VISION, "mlp_ratio": float("inf")}}, "vision.mlp_ratio"),
         ({"hidden_act": "gelu"}, "hidden_act: Input should be 'silu'"),
-        ({"vocab_size": 100}, "a special token id lies outside the vocabulary of 100"),
+        ({"vocab_size": 100}, "a special token id is outside the vocabulary of 100 tokens"),
         ({"image_token_id": -1}, "image_token_id: Input should be greater than or equal to 0"),
-        ({"image_token_id": 8192}, "a special token id lies outside the vocabulary of 8192"),
+        ({"image_token_id": 8192}, "a special token id is outside the vocabulary of 8192 tokens"),
         ({"rms_norm_eps": 0}, "rms_norm_eps: Input should be greater than 0"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),
         ({"rms_norm_eps": float("inf")}, "rms_norm_eps"),
@@ -232,13 +240,13 @@ def test_json_that_is_no_object_says_what_it_is(tmp_path: Path, content: str, ki
     path.write_text(content, encoding="utf-8")
     with pytest.raises(SetupError) as error:
         ModelConfig.from_folder(tmp_path)
-    assert str(error.value) == f"{path} holds {kind}, not an object: copy it again"
+    assert str(error.value) == f"{path} contains {kind}, not an object: copy it again"
 
 
 def test_a_missing_config_names_the_file_and_a_missing_generation_config_does_not_matter(tmp_path: Path) -> None:
     with pytest.raises(SetupError) as error:
         ModelConfig.from_folder(tmp_path)
-    missing = f"{tmp_path / 'config.json'} is missing: give a Qwen2-VL folder as it was published, complete"
+    missing = f"{tmp_path / 'config.json'} is missing: give a complete checkpoint folder"
     assert str(error.value) == missing
     shutil.copy(EMBEDDED / "config.json", tmp_path)
     assert ModelConfig.from_folder(tmp_path).eos_token_ids == (8130,)
@@ -301,7 +309,7 @@ def test_qwen2_vl_has_no_windows() -> None:
         ({"hidden_size": 0}, "vision.hidden_size: Input should be greater than 0"),
         ({"intermediate_size": None}, "vision.intermediate_size: Input should be a valid integer"),
         ({"hidden_act": "quick_gelu"}, "vision.hidden_act: Input should be 'silu'"),
-        ({"out_hidden_size": 3584}, "the vision tower gives 3584 values, the text takes 2048"),
+        ({"out_hidden_size": 3584}, "the vision tower outputs 3584 values, but hidden_size is 2048"),
         ({"window_size": 100}, "window_size 100 is not a multiple of 28, the pixels of a merged patch"),
         ({"window_size": 0}, "vision.window_size: Input should be greater than 0"),
         ({"fullatt_block_indexes": "7"}, "vision.fullatt_block_indexes"),

@@ -33,7 +33,7 @@ def model_of(dtype: Any, attention: Any, without: dict[str, Any]) -> Qwen2VLMode
     for backend in model._backends:
         for name, value in without.items():
             setattr(backend, name, value)
-    model._engine.graphs.attach(model._backends, model._engine.kv)
+    model.engine.graphs.attach(model._backends, model.engine.kv)
     return model
 
 

@@ -37,7 +37,7 @@ before = peak_memory_mb()
 start = time.perf_counter()
 model = Qwen2VLModel({path!r}, cache_config=CacheConfig(slots=1), dtype={dtype!r}, max_length=1024)
 seconds = time.perf_counter() - start
-held = sum(int(parameter.nbytes) for parameter in model._engine.graphs.parameters()) / 2**20
+held = sum(int(parameter.nbytes) for parameter in model.engine.graphs.parameters()) / 2**20
 print(json.dumps([seconds, peak_memory_mb() - before, held]))
 """
 

@@ -105,11 +105,11 @@ def lines(arguments: argparse.Namespace) -> Iterator[Row]:
 
 def prompts(arguments: argparse.Namespace) -> Iterator[Row]:
     model = model_of(32, arguments.dtype, 256)
-    engine, rates = model._engine, {"packed": list[float](), "one by one": list[float]()}
+    engine, rates = model.engine, {"packed": list[float](), "one by one": list[float]()}
     for number in range(arguments.runs + 1):
         for way, found in rates.items():
             model.clear_cache()
-            generations = [model._requests.generation(ask(image), 1) for image in varied(LINE, 32)]
+            generations = [model.requests.generation(ask(image), 1) for image in varied(LINE, 32)]
             with engine.lock:
                 for generation in generations:
                     engine.begin(generation)

@@ -1,1 +1,1 @@
-"""What runs the two networks on a device: MindSpore's own operators (the definition), our CPU operators, Ascend's."""
+"""Backends that run the networks on a device: MindSpore's operators (the reference), our CPU operators, Ascend's."""

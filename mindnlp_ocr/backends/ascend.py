@@ -1,9 +1,8 @@
-"""Attention on the operators that Ascend ships, through MindSpore's primitives. Nothing here has run on an NPU.
+"""The backend for Ascend's attention operators, through MindSpore's primitives. It has never run on an NPU.
 
-docs/ascend.md says which operator does what, where its limits are documented, and what was checked without hardware. The
-operators compute in 16 bits: q, k and v are cast on the way in and the answer back to float32. The KV slots are held in
-that same 16-bit dtype (``AscendBackend.dtype``), because an operator that reads them takes no other, and a cast of the
-whole cache for every token would cost more than the attention.
+docs/ascend.md describes the operators, their documented limits, and what was tested without hardware. The operators compute
+in 16 bits: q, k and v are cast to 16 bits, and the result is cast back to float32. The KV slots have the same 16-bit dtype
+(``AscendBackend.dtype``), because casting the whole cache for every token would cost more than the attention.
 """
 
 import math
@@ -29,12 +28,12 @@ _UNBOUNDED = (1 << 31) - 1  # of next_tokens: its default, 0, would hide what a 
 
 
 class AscendBackend(EagerBackend):
-    """As :class:`EagerBackend`, with attention on FlashAttentionScore, PromptFlashAttention and IncreFlashAttention.
+    """The counterpart of :class:`EagerBackend` with FlashAttentionScore, PromptFlashAttention and IncreFlashAttention.
 
-    ``extend`` takes one token in every slot, or one segment of any length.
+    ``extend`` accepts one token for every slot, or one segment of any length.
 
-    Masks are bool, True where a key is hidden. Each comes from its ``*_mask`` method, is made once a graph and handed to
-    every layer. Shapes and dtypes are checked while a graph compiles.
+    Masks are bool, True for hidden keys. They are created by the ``*_mask`` methods once per graph and shared by all layers.
+    Shapes and dtypes are checked while a graph is compiled.
     """
 
     packed_images = 1
@@ -44,10 +43,10 @@ class AscendBackend(EagerBackend):
     samples_in_graph = True
 
     def __init__(self, heads: int, kv_heads: int, head_dim: int, dtype: Any = ms.float16) -> None:
-        """``dtype``: float16 or bfloat16, of the operators and of the KV slots.
+        """``dtype``: dtype of the operators and the KV slots, float16 or bfloat16.
 
         Raises:
-            SetupError: arguments that the operators do not take.
+            SetupError: the operators do not support these arguments.
         """
         check_arguments(heads, kv_heads, head_dim, dtype)
         super().__init__(heads, kv_heads, head_dim)
@@ -70,15 +69,15 @@ class AscendBackend(EagerBackend):
         self.write = ops.ScatterNdUpdate()
 
     def slot_tensor(self, x: Tensor) -> Tensor:
-        """Keys or values [slots, kv_heads, max_length, head_dim] in ``dtype``."""
+        """Convert keys or values [slots, kv_heads, max_length, head_dim] to ``dtype``."""
         return x.astype(self.dtype)
 
     def vision_mask(self, patches: int, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
-        """Where each image or window ends, among the queries and among the keys.
+        """Return the ends of the images or windows among the queries and among the keys.
 
-        The padding is one more sequence. TND takes no sequence without keys, but there may be no padding, and there may be
-        empty windows: so ``vision`` adds a row of zeros to the keys for each sequence. An empty one takes one key and no
-        query, and the last sequence has more keys than queries. What padding sees has no meaning.
+        The padding is an additional sequence. TND supports no sequence without keys, but the padding and windows may be
+        empty. Therefore ``vision`` adds a row of zeros to the keys for each sequence. An empty sequence has one key and no
+        query, and the last sequence has more keys than queries. Results for padding are meaningless.
 
         Args:
             cu_seqlens: int32 [sequences + 1], see :func:`check_lengths`; the first is not empty, empty ones come last.
@@ -95,14 +94,14 @@ class AscendBackend(EagerBackend):
         )
 
     def vision(self, q: Tensor, k: Tensor, v: Tensor, mask: tuple[Tensor, Tensor]) -> Tensor:
-        """Every patch attends to all patches of its image or window.
+        """Attention of every patch to all patches of its image or window.
 
         Args:
-            q: float32 [patches, heads, head_dim], images or windows one after another, then padding.
+            q: float32 [patches, heads, head_dim], images or windows in sequence, then padding.
             k, v: float32 [patches, kv_heads, head_dim].
             mask: from :meth:`vision_mask`.
         Returns:
-            float32 [patches, heads, head_dim]; rows of padding hold finite numbers without meaning.
+            float32 [patches, heads, head_dim]; rows of padding are finite but meaningless.
         """
         kv = (q.shape[0], self.kv_heads, self.head_dim)
         self.check(
@@ -115,12 +114,12 @@ class AscendBackend(EagerBackend):
         return answer[3].astype(ms.float32)
 
     def extend_mask(self, kv_shape: tuple[int, int, int, int], tokens: int, step: StepInputs) -> Any:
-        """What each new token may not see, and where its key and value go.
+        """Return the keys hidden from each new token, and the positions to which keys and values are written.
 
         Args:
             kv_shape: (slots, kv_heads, max_length, head_dim).
-            tokens: in every segment; 1 where there is a segment for each slot, any number where there is one segment.
-            step: of a segment for each slot, its ``slots`` are 0, 1, 2 and so on.
+            tokens: number of tokens per segment; 1 with a segment for each slot, any number with a single segment.
+            step: with a segment for each slot, its ``slots`` must be 0, 1, 2 and so on.
         """
         slots, cached, count = step
         segments = cached.shape[0]
@@ -129,7 +128,7 @@ class AscendBackend(EagerBackend):
         self.check("extend", names, integers, ((segments,),) * 3, (ms.int32,) * 3)
         _, kv_heads, length, _ = kv_shape
         shape = (segments, tokens, kv_heads)
-        # A token of padding repeats the last new one in value, place and sight; of a slot that rests, what is there stays.
+        # Padding repeats the value, position and mask of the last new token. Inactive slots do not change.
         index = ops.range(0, tokens, 1).astype(ms.int32).reshape(1, tokens)
         token = ops.minimum(index, ops.maximum(count - 1, 0).reshape(segments, 1))
         last = cached.reshape(segments, 1) + token
@@ -143,7 +142,7 @@ class AscendBackend(EagerBackend):
         return hidden, at, source, fresh, slots
 
     def extend(self, q: Tensor, k: Tensor, v: Tensor, keys: Parameter, values: Parameter, mask: Any) -> Tensor:
-        """New tokens are written behind what their slot holds, and see those and, causally, one another.
+        """Causal attention of new tokens to their slot and to one another. Appends k and v to the slots in place.
 
         Args:
             q: float32 [segments, tokens, heads, head_dim].
@@ -151,7 +150,7 @@ class AscendBackend(EagerBackend):
             keys, values: ``dtype`` [slots, kv_heads, max_length, head_dim], written in place.
             mask: from :meth:`extend_mask`.
         Returns:
-            float32 [segments, tokens, heads, head_dim]; rows of padding hold finite numbers without meaning.
+            float32 [segments, tokens, heads, head_dim]; rows of padding are finite but meaningless.
         """
         segments, tokens = q.shape[0], q.shape[1]
         _check_segments(keys.shape, segments, tokens)
@@ -162,7 +161,7 @@ class AscendBackend(EagerBackend):
         self.check("extend", ("keys", "values"), (keys, values), (held, held), (self.dtype,) * 2)
         hidden, at, source, fresh, slots = mask
         self.check("extend", ("mask",), (hidden,), ((segments, 1, tokens, keys.shape[2]),), (ms.bool_,))
-        # What a write returns is the slots themselves: read through it, so that no order but this one is possible.
+        # The write returns the slots themselves. Reading its result ensures that the write comes first.
         keys, values = self.written(keys, k, at, source, fresh), self.written(values, v, at, source, fresh)
         q = ops.transpose(q, (0, 2, 1, 3)).astype(self.dtype)
         if segments == keys.shape[0] and tokens == 1:
@@ -172,13 +171,13 @@ class AscendBackend(EagerBackend):
         return ops.transpose(answer.astype(ms.float32), (0, 2, 1, 3))
 
     def written(self, held: Parameter, new: Tensor, rows: Tensor, source: Tensor, fresh: Tensor) -> Tensor:
-        """``held`` after the write of [segments, tokens, kv_heads, head_dim], for :meth:`extend`."""
+        """Write [segments, tokens, kv_heads, head_dim] to ``held`` for :meth:`extend`, and return ``held``."""
         new = ops.gather(new.reshape(-1, self.kv_heads, self.head_dim), source, 0).reshape(-1, self.head_dim)
         old = ops.gather_nd(held, rows).astype(ms.float32)
         return self.write(held, rows, ops.select(fresh, new, old).astype(self.dtype))
 
     def score_bytes(self, tokens: int) -> int:
-        """None in our hands: the operators hold scores a tile at a time."""
+        """Return 0, because the operators compute scores in tiles."""
         return 0
 
     def check(
@@ -193,15 +192,15 @@ class AscendBackend(EagerBackend):
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight, as one operator: x float32 [rows, width], weight float32 [width]."""
+    """RMSNorm as one operator: x / sqrt(mean(x^2) + eps) * weight, x float32 [rows, width], weight float32 [width]."""
     return ops.RmsNorm(eps)(x, weight)[0]
 
 
 def check_arguments(heads: int, kv_heads: int, head_dim: int, dtype: Any) -> None:
-    """Whether the operators take attention of this form.
+    """Check that the operators support attention with these arguments.
 
     Raises:
-        SetupError: what they do not take, and the remedy.
+        SetupError: an argument is not supported.
     """
     if dtype not in (ms.float16, ms.bfloat16):
         raise SetupError(f"Ascend attention in {dtype}: its operators take float16 and bfloat16; give one of them")
@@ -221,10 +220,10 @@ def check_arguments(heads: int, kv_heads: int, head_dim: int, dtype: Any) -> Non
 
 
 def check_lengths(patches: int, cu_seqlens: Sequence[int]) -> None:
-    """Whether these are cumulative lengths of images that are there, where the host knows them: a graph cannot look.
+    """Check cumulative lengths of images on the host, since a graph cannot check values.
 
     Raises:
-        SetupError: they do not start at 0, do not grow, end behind ``patches``, or are too many.
+        SetupError: the lengths do not start at 0, do not increase, exceed ``patches``, or are too many.
     """
     lengths = [int(length) for length in cu_seqlens]
     _require_packing(patches, (len(lengths),), ms.int32)
@@ -267,7 +266,7 @@ def _require_tensors(
     expected_shapes: tuple[tuple[int | str, ...], ...],
     expected_dtypes: tuple[Any, ...],
 ) -> None:
-    """A name in place of a length stands for any length."""
+    """Check shapes and dtypes. A name in place of a length allows any length."""
     for name, shape, dtype, lengths, expected in zip(names, shapes, dtypes, expected_shapes, expected_dtypes, strict=True):
         fits = len(shape) == len(lengths) and all(isinstance(b, str) or a == b for a, b in zip(shape, lengths, strict=True))
         if not fits or dtype != expected:

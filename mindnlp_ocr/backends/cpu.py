@@ -1,4 +1,4 @@
-"""Our own CPU operators (kernels/cpu): tiled attention in memory O(tokens), whole blocks and layers, and decode steps."""
+"""The backend for our CPU operators (kernels/cpu): tiled attention in O(tokens) memory, and fused blocks and layers."""
 
 from typing import Any
 
@@ -8,22 +8,22 @@ from mindnlp_ocr.backends.base import StepContext, StepInputs, VisionContext
 from mindnlp_ocr.backends.eager import EagerBackend
 from mindnlp_ocr.ops import native
 
-PACKED_PROMPTS = 32  # in one prefill call
+PACKED_PROMPTS = 32  # per prefill call
 DECODE_STEPS = 32
 
 
 class CpuBackend(EagerBackend):
-    """As :class:`EagerBackend`, on the rows that are not padding alone; answers for padding are zero.
+    """The counterpart of :class:`EagerBackend`. Rows of padding are skipped, and their results are zero.
 
-    float32, float16 and bfloat16, sums in float32; head_dim a multiple of 8 up to 256. A row's bits depend on its own query
-    and keys alone: not on its neighbours in the batch, nor on the number of threads.
+    It supports float32, float16 and bfloat16 with sums in float32, and head sizes that are multiples of 8 up to 256. The
+    bits of a row depend only on its own query and keys, not on the batch or the number of threads.
     """
 
     fuses_vision = True
     packed_images = 32
 
     def __init__(self, heads: int, kv_heads: int, head_dim: int, fused: bool = True) -> None:
-        """``fused``: whole decoder layers and steps are one operator, which a sum over ranks would have to cut."""
+        """``fused``: whether whole decoder layers and steps run as one operator; not possible for a split model."""
         super().__init__(heads, kv_heads, head_dim)
         self.vision_op, self.decode_op = native.flash_vision(), native.flash_decode()
         self.vision_block_op, self.gated_vision_block_op = native.vision_block(), native.vision_block(gated=True)

@@ -1,7 +1,7 @@
-"""Attention among patches and over the KV slots, on MindSpore's own operators. This is the definition of a backend.
+"""Attention with MindSpore's own operators. This is the reference implementation of a backend.
 
-Scores are scaled by 1 / sqrt(head_dim). Grouped-query heads are never repeated: the query heads of a group are rows of
-one product with their shared key-value head (Ainslie et al. 2023, arXiv:2305.13245).
+Scores are scaled by 1 / sqrt(head_dim). For grouped-query attention, key-value heads are not repeated: the query heads of a
+group are rows of one product with their shared key-value head (Ainslie et al. 2023, arXiv:2305.13245).
 """
 
 import math
@@ -14,7 +14,7 @@ from mindnlp_ocr.backends.base import Backend, StepContext, StepInputs, VisionCo
 from mindnlp_ocr.ops.layout import heads_first, tokens_first
 from mindnlp_ocr.ops.rotary import per_head
 
-MASKED = -1e30  # finite: a row of nothing but masked keys must not become NaN
+MASKED = -1e30  # finite, so that a row in which all keys are masked does not become NaN
 
 _scores = ops.BatchMatMul(transpose_b=True)
 _weighted = ops.BatchMatMul()
@@ -24,31 +24,33 @@ _scatter = ops.ScatterUpdate()
 
 
 class EagerBackend(Backend):
-    """Attention whose scores are held in full: O(tokens^2) memory.
+    """Attention with materialized scores, in O(tokens^2) memory.
 
-    Key and value rows of the slots are [slots * kv_heads * max_length, head_dim]; token t of head h in slot s is row
-    (s * kv_heads + h) * max_length + t. Answers for padding are finite numbers without meaning.
+    Keys and values of the slots are [slots * kv_heads * max_length, head_dim]; token t of head h in slot s is row
+    (s * kv_heads + h) * max_length + t. Results for padding are finite but meaningless.
     """
 
     def slot_tensor(self, x: Tensor) -> Tensor:
-        """Keys or values [slots, kv_heads, max_length, head_dim] in the shape in which the slots hold them."""
+        """Convert keys or values [slots, kv_heads, max_length, head_dim] into the shape of the slots."""
         return x.reshape(-1, x.shape[3])
 
     # Packed images
 
     def vision_context(self, cos: Tensor, sin: Tensor, cu_seqlens: Tensor) -> VisionContext:
         mask = self.vision_mask(cos.shape[0], cu_seqlens)
-        pairs = 2 * self.heads  # q and k turn together
+        pairs = 2 * self.heads  # q and k are rotated together
         return per_head(cos, pairs), per_head(sin, pairs), mask, cu_seqlens[-1:]
 
     def vision_attention(self, q: Tensor, k: Tensor, v: Tensor, context: VisionContext) -> Tensor:
         return self.vision(q, k, v, context[2])
 
     def vision_mask(self, patches: int, cu_seqlens: Tensor) -> Any:
-        """For :meth:`vision`: cu_seqlens int32 [images + 1], where each image or window begins, and the end of the last.
+        """Return the mask for :meth:`vision`. cu_seqlens int32 [images + 1]: the start of each image or window, and the end
+        of the last.
 
-        The mask rides in the product of q and k, as one column more for each image: q has a 1 in the column of its own
-        image, k MASKED in those of all others. An add over patches^2 would cost half as much as the product itself.
+        The mask is part of the product of q and k, as an additional column for each image: q is 1 in the column of its own
+        image, and k is MASKED in the columns of all other images. Adding a mask of patches^2 elements would cost half as
+        much as the product itself.
         """
         index = ops.range(0, patches, 1).reshape(patches, 1)
         own = ops.logical_and(index >= cu_seqlens[:-1], index < cu_seqlens[1:]).astype(ms.float32)
@@ -56,7 +58,7 @@ class EagerBackend(Backend):
         return ops.broadcast_to(own, shape), ops.broadcast_to((1.0 - own) * MASKED, shape)
 
     def vision(self, q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
-        """Every patch attends to every patch of its own image.
+        """Attention of every patch to all patches of its own image.
 
         Args:
             q, k, v: [patches, heads, head_dim].
@@ -73,7 +75,7 @@ class EagerBackend(Backend):
     def step_context(
         self, cos: Tensor, sin: Tensor, step: StepInputs, rows: Tensor, kv_shape: tuple[int, int, int, int]
     ) -> StepContext:
-        segments, heads = step[0].shape[0], self.heads + self.kv_heads  # q and k turn together
+        segments, heads = step[0].shape[0], self.heads + self.kv_heads  # q and k are rotated together
         mask = self.extend_mask(kv_shape, cos.shape[0] // segments, step)
         return per_head(cos, heads), per_head(sin, heads), mask, rows, segments
 
@@ -83,14 +85,14 @@ class EagerBackend(Backend):
         return self.extend(q, k, v, keys, values, context[2])
 
     def extend_mask(self, kv_shape: tuple[int, int, int, int], tokens: int, step: StepInputs) -> Any:
-        """For :meth:`extend` by up to ``tokens`` new tokens a segment; kv_shape as for :meth:`step_context`."""
+        """Return the mask for :meth:`extend` with up to ``tokens`` new tokens per segment. See :meth:`step_context`."""
         _, kv_heads, length, _ = kv_shape
         slots, cached, count = step
         segments = slots.shape[0]
         index = ops.range(0, tokens, 1).astype(ms.int32).reshape(1, tokens)
         cached, count = cached.reshape(segments, 1), count.reshape(segments, 1)
-        # A token of padding repeats the last new one, value and place; a segment that rests one of a segment that does not,
-        # since its own slot may be written by another. Where all rest, what is there stays.
+        # Padding repeats the value and position of the last new token. An inactive segment repeats a token of an active one,
+        # because its own slot may be written by another segment. If all are inactive, the slots do not change.
         order = ops.range(0, segments, 1).astype(ms.int32).reshape(segments, 1)
         segment = ops.select(count > 0, order, ops.broadcast_to(ops.argmax(count, 0).astype(ms.int32), (segments, 1)))
         last = ops.maximum(ops.gather(count, segment.reshape(-1), 0) - 1, 0)
@@ -108,15 +110,15 @@ class EagerBackend(Backend):
         return rows, source, fresh, slots, hidden.reshape(segments, kv_heads, tokens * group, length)
 
     def extend(self, q: Tensor, k: Tensor, v: Tensor, keys: Parameter, values: Parameter, mask: Any) -> Tensor:
-        """New tokens attend to what their slot holds and, causally, to one another; k and v are written in place.
+        """Causal attention of new tokens to their slot and to one another. Writes k and v to the slots in place.
 
-        A prompt is one segment of many tokens, a decode step one token each of many segments.
+        A prompt is one segment with many tokens; a decode step has many segments with one token each.
 
         Args:
             q: [segments, tokens, heads, head_dim].
-            k, v: [segments, tokens, kv_heads, head_dim], written behind what it holds.
-            keys, values: of all slots, float32 or float16, in the shape of :meth:`slot_tensor`. MindSpore 2.7.2 gathers and
-                scatters no bfloat16 on a CPU.
+            k, v: [segments, tokens, kv_heads, head_dim], appended to the slots.
+            keys, values: keys and values of all slots, float32 or float16, in the shape of :meth:`slot_tensor`. On a CPU,
+                MindSpore 2.7.2 has no gather and scatter for bfloat16.
             mask: from :meth:`extend_mask`.
         Returns:
             [segments, tokens, heads, head_dim].
@@ -124,7 +126,7 @@ class EagerBackend(Backend):
         rows, source, fresh, slots, hidden = mask
         segments, tokens, heads, head_dim = q.shape
         kv_heads, length, group = k.shape[2], hidden.shape[3], heads // k.shape[2]
-        # Read through what the write returns: a parameter that is read before and after a write is copied in between.
+        # Read the result of the write: a parameter that is read both before and after a write would be copied.
         keys, values = (self.written(keys, k, rows, source, fresh), self.written(values, v, rows, source, fresh))
         keys, values = (ops.gather(x.reshape(-1, kv_heads, length, head_dim), slots, 0) for x in (keys, values))
         q = (q * (1.0 / math.sqrt(head_dim))).reshape(segments, tokens, kv_heads, group, head_dim)
@@ -135,11 +137,11 @@ class EagerBackend(Backend):
         return y.reshape(segments, tokens, heads, head_dim)
 
     def written(self, held: Parameter, new: Tensor, rows: Tensor, source: Tensor, fresh: Tensor) -> Tensor:
-        """``held`` after the write of [segments, tokens, kv_heads, head_dim], for :meth:`extend`."""
+        """Write [segments, tokens, kv_heads, head_dim] to ``held`` for :meth:`extend`, and return ``held``."""
         new = ops.gather(new.reshape(-1, new.shape[2], new.shape[3]), source, 0).reshape(-1, new.shape[3])
         old = ops.gather(held, rows, 0)
         return _scatter(held, rows, ops.select(ops.broadcast_to(fresh, new.shape), new.astype(held.dtype), old))
 
     def score_bytes(self, tokens: int) -> int:
-        """Bytes at the peak for tokens^2 scores: float32 scores and their softmax."""
+        """Return the peak size of tokens^2 float32 scores and their softmax in bytes."""
         return 2 * self.heads * tokens * tokens * 4

@@ -1,4 +1,4 @@
-"""Which backend runs, and why."""
+"""Selection of the backend, the attention implementation and dtypes for a device."""
 
 import warnings
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ Implementation = Literal["eager", "flash"]
 class AttentionChoice(NamedTuple):
     implementation: Implementation
     flash_supported: bool
-    reason: str  # of flash_supported
+    reason: str  # why flash attention is or is not supported
 
 
 class Backends(NamedTuple):
-    """Those of the two networks, whose heads differ."""
+    """The backends of the vision tower and the language model, which have different heads."""
 
     vision: "Backend"
     text: "Backend"
@@ -44,7 +44,7 @@ def choose_attention(
             ``enable``.
 
     Raises:
-        SetupError: flash is demanded and cannot be had.
+        SetupError: flash attention is required but not available.
     """
     if asked not in ("auto", "eager", "flash"):
         raise SetupError(f"attention {asked!r} is unknown: give auto, eager or flash")
@@ -59,7 +59,7 @@ def choose_attention(
             reason = f"Not supported (head_dim {odd[0]} of the checkpoint is no multiple of {taken.step} up to {taken[-1]})"
     forced = asked == "flash" or (asked == "auto" and enable and not automatic)
     if forced and not supported:
-        raise SetupError(f"flash attention is demanded: {reason}: use --attn auto or eager")
+        raise SetupError(f"flash attention is required: {reason}: use --attn auto or eager")
     wanted = forced or (asked == "auto" and automatic and (enable or device.kind != "Ascend"))
     if wanted and not supported:
         warnings.warn(f"attention runs eager: {reason}", RuntimeWarning, stacklevel=2)
@@ -67,7 +67,7 @@ def choose_attention(
 
 
 def kv_dtype_for(device: Device, implementation: Implementation, asked: str) -> str:
-    """What the KV slots hold: as asked, but Ascend's flash operators read 16 bits alone.
+    """Return the dtype of the KV slots: as requested, but 16 bits for Ascend's flash operators.
 
     Raises:
         SetupError: MindSpore's own operators have no bfloat16 on a CPU.
@@ -80,18 +80,18 @@ def kv_dtype_for(device: Device, implementation: Implementation, asked: str) -> 
 
 
 def attention_dtype_for(device: Device, implementation: Implementation, kv_dtype: str) -> str | None:
-    """What attention computes in where it is no float32: Ascend's flash operators take the dtype of the slots."""
+    """Return the dtype of attention if it is not float32: that of the slots for Ascend's flash operators, else None."""
     return kv_dtype if device.kind == "Ascend" and implementation == "flash" else None
 
 
 def backends_for(
     device: Device, implementation: Implementation, config: "ModelConfig", dtype: str | None = None, fused: bool = True
 ) -> Backends:
-    """The backends of a choice, for both networks of a checkpoint.
+    """Create the backends for both networks of a checkpoint.
 
     Args:
         dtype: from :func:`attention_dtype_for`.
-        fused: whether one operator may take a whole layer of the language model.
+        fused: whether one operator may run a whole layer of the language model.
     """
     vision, heads = config.vision, (config.num_attention_heads, config.num_key_value_heads)
     return Backends(
@@ -109,7 +109,7 @@ def backend_for(
     dtype: str | None = None,
     fused: bool = True,
 ) -> "Backend":
-    """The backend of a choice, for heads of one form."""
+    """Create a backend for the given heads."""
     import mindspore as ms
 
     from mindnlp_ocr.backends.ascend import AscendBackend  # these import MindSpore
@@ -124,22 +124,22 @@ def backend_for(
 
 
 def runs_ours(device: Device) -> bool:
-    """Whether our own products and norms run there; else MindSpore's."""
+    """Return whether our own products and norms are used on a device, instead of MindSpore's."""
     from mindnlp_ocr.ops import native
 
     return device.kind == "CPU" and native.available()[0]
 
 
 def code_for(device: Device) -> str:
-    """Which of our code, or whose, computes on a device: two of them may round differently."""
+    """Return an identifier of the code that computes on a device. Results may be rounded differently by other code."""
     from mindnlp_ocr.ops import native
 
     return f"{native.instruction_set()} {native.build()}" if runs_ours(device) else str(device)
 
 
 def weight_dtype_for(device: Device, asked: WeightDtype | Literal["auto"], stored: WeightDtype) -> WeightDtype:
-    """What weights are held in: as asked, or as they are stored where our operators run, which read all dtypes; on Ascend in
-    bf16 where they are stored so, else in fp16.
+    """Return the dtype of the weights: as requested, or the stored dtype with our operators; on Ascend, bf16 if they are
+    stored in it, else fp16.
 
     Raises:
         SetupError: the dtype is unknown, or the device has no operators for it.
@@ -161,7 +161,7 @@ def weight_dtype_for(device: Device, asked: WeightDtype | Literal["auto"], store
 
 
 def operators_for(device: Device, dtype: WeightDtype = "fp32") -> "Operators":
-    """The products and norms of a device, over weights that are held in ``dtype``."""
+    """Return the products and norms for a device and a dtype of weights."""
     from mindnlp_ocr.ops.half import HalfOperators
     from mindnlp_ocr.ops.operators import CpuOperators, Operators
 

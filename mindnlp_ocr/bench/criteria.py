@@ -1,4 +1,4 @@
-"""What the request asks to be reached (issue 2378 of the upstream project), and how far it was: one table."""
+"""The acceptance criteria for performance (issue 2378 of the upstream project), and their evaluation."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from mindnlp_ocr.bench.results import Results, Row, Value, shown
 
 @dataclass(frozen=True)
 class Criterion:
-    """Met where the lowest value of a column, over all rows of a section, is at least ``target``."""
+    """A criterion that is met if the lowest value of a column, over all rows of a section, is at least ``target``."""
 
     name: str
     section: str
@@ -16,7 +16,7 @@ class Criterion:
     unit: str
 
     def measured(self, results: Results) -> float | None:
-        """None where a row is missing, or was only a smoke test."""
+        """The measured value; None if a row is missing or the run was a smoke test."""
         values: list[Value] = [row.get(self.column) for row in self._rows(results)]
         numbers = [value for value in values if isinstance(value, int | float)]
         return min(numbers) if numbers and len(numbers) == len(values) and not results.smoke else None
@@ -39,7 +39,7 @@ ABOUT = (
 
 
 def check(results: Results) -> list[Row]:
-    """A row a criterion: name, target, measured, and whether it was met (None: not measured)."""
+    """Return one row per criterion: name, target, measured value, and whether it was met (None: not measured)."""
     rows: list[Row] = []
     for criterion in CRITERIA:
         value = criterion.measured(results)
@@ -55,5 +55,5 @@ def check(results: Results) -> list[Row]:
 
 
 def passed(rows: list[Row]) -> bool:
-    """Whether all were measured and met."""
+    """Return whether all criteria were measured and met."""
     return all(row["met"] is True for row in rows)

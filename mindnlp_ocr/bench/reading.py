@@ -1,4 +1,4 @@
-"""Reading pages in a benchmark: the options of the tools, the models that they make, and what is asked of them."""
+"""Common options, models and questions of the benchmarks that read pages."""
 
 import argparse
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
 from mindnlp_ocr.sampling import SamplingParams
 
 EXAMPLES = ("invoice", "letter", "notice_zh", "receipt")
-SMALL = ("word_56x56", "line_392x28")  # what --smoke reads
+SMALL = ("word_56x56", "line_392x28")  # pages for --smoke
 QUESTION = "Extract all text from this image."
 OFF = CacheConfig(enable_kv_cache=False)
 
@@ -76,51 +76,53 @@ class Tokens(NamedTuple):
 
 
 def add_options(parser: argparse.ArgumentParser, runs: int, **tokens: Tokens) -> None:
-    """The options that Asked takes; underscores do in place of dashes."""
+    """Add the options that :class:`Asked` uses. Names with underscores are accepted as well."""
     parser.add_argument(
         "--model-path",
         "--model_path",
         default=str(EMBEDDED),
         metavar="PATH",
-        help="a Qwen2-VL or Qwen2.5-VL folder, merged .npz or exported folder (default: the built-in small model)",
+        help="a checkpoint folder, a merged .npz or an exported folder (default: the built-in model)",
     )
     parser.add_argument("--device", default="cpu", help="cpu, npu:0 or Ascend (default: cpu)")
-    parser.add_argument("--lora-path", "--lora_path", metavar="DIR", help="a LoRA adapter of the model")
+    parser.add_argument("--lora-path", "--lora_path", metavar="DIR", help="LoRA adapter of the model")
     parser.add_argument(
         "--flash-attention",
         "--flash_attention",
         action="store_true",
-        help="flash attention or an error (default: where it is the device's default, which is a CPU)",
+        help="require flash attention (default: flash attention on a CPU, eager attention on an NPU)",
     )
     parser.add_argument(
         "--images", nargs="+", type=Path, default=[], metavar="PAGE", help="pages to read (default: those of examples/)"
     )
-    parser.add_argument("--runs", type=positive, default=runs, help=f"that count, after one to warm up (default: {runs})")
+    parser.add_argument(
+        "--runs", type=positive, default=runs, help=f"number of measured runs, after a warm-up run (default: {runs})"
+    )
     for name, (default, _, text) in tokens.items():
         names = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
         parser.add_argument(*names, type=positive, default=default, metavar="N", help=f"{text} (default: {default})")
-    parser.add_argument("--output", metavar="FILE", help="write the figures there, as JSON")
-    parser.add_argument("--report", metavar="DIR", type=Path, help="write report.md and report.html there, with plots")
+    parser.add_argument("--output", metavar="FILE", help="write the figures to FILE as JSON")
+    parser.add_argument("--report", metavar="DIR", type=Path, help="write report.md, report.html and plots to DIR")
     parser.add_argument(
-        "--smoke", action="store_true", help="only try that all of it runs: one run, small pages, few tokens"
+        "--smoke", action="store_true", help="only check that everything runs: one run, small pages, few tokens"
     )
     parser.set_defaults(texts=tokens)
 
 
 def ask(image: Any, question: str = QUESTION) -> list[dict[str, Any]]:
-    """The messages of one page."""
+    """Return the messages for one page."""
     return [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]}]
 
 
 def endless(model: Qwen2VLModel) -> Qwen2VLModel:
-    """A model that never ends a text by itself, so that both sides make as many tokens as they are asked for."""
+    """A model that never ends a text, so that all variants generate the requested number of tokens."""
     positions = max(model.config.max_position_embeddings, 1 << 18)
-    model._requests.config = model.config.model_copy(update={"eos_token_ids": (), "max_position_embeddings": positions})
-    model._requests.default = SamplingParams(repetition_guard=False)
+    model.requests.config = model.config.model_copy(update={"eos_token_ids": (), "max_position_embeddings": positions})
+    model.requests.default = SamplingParams(repetition_guard=False)
     return model
 
 
 def same(texts: list[Any]) -> None:
-    """Stops where two sides did not read the same."""
+    """Exit with an error if two variants generated different tokens."""
     if any(text != texts[0] for text in texts):
-        raise SystemExit("error: the sides gave different tokens, so their times cannot be compared")
+        raise SystemExit("error: the two sides generated different tokens, so their times cannot be compared")

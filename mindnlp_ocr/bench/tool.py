@@ -1,4 +1,4 @@
-"""What the tools share that import no MindSpore: numbers, where figures go, how a run ends."""
+"""Functions shared by tools, without MindSpore: parsing of numbers, output files and exit status."""
 
 import argparse
 import importlib.util
@@ -12,14 +12,14 @@ from mindnlp_ocr.errors import OCRError, SetupError
 
 
 def positive(text: str) -> int:
-    """An option's number, 1 or more."""
+    """Parse an option's value as a whole number, 1 or more."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is given: give 1 or more")
     return int(text)
 
 
 def writable(name: str | None) -> None:
-    """Refuse a file that cannot be written before anything is measured."""
+    """Raise a SetupError if a file cannot be written, before anything is measured."""
     if name is None:
         return
     try:
@@ -30,16 +30,16 @@ def writable(name: str | None) -> None:
 
 
 def ready(arguments: argparse.Namespace) -> None:
-    """Refuse what --output and --report could not write, before anything is measured."""
+    """Raise a SetupError if --output or --report cannot be written, before anything is measured."""
     writable(arguments.output)
     if arguments.report and importlib.util.find_spec("matplotlib") is None:
-        raise SetupError("--report draws with matplotlib, which is not installed: run `pip install 'mindnlp-ocr[bench]'`")
+        raise SetupError("--report needs matplotlib, which is not installed: run `pip install 'mindnlp-ocr[bench]'`")
 
 
 def finish(results: Results, arguments: argparse.Namespace) -> None:
-    """Write what --output and --report ask for."""
+    """Write the files that --output and --report request."""
     if arguments.report:
-        from mindnlp_ocr.bench.plots import drawn  # matplotlib is no dependency of reading pages
+        from mindnlp_ocr.bench.plots import drawn  # matplotlib is an optional dependency
         from mindnlp_ocr.bench.report import write_report
 
         results.sections["report"] = Section(title="The report", rows=[{"plots": len(drawn(results))}])
@@ -50,7 +50,7 @@ def finish(results: Results, arguments: argparse.Namespace) -> None:
 
 
 def checkout(needed: str) -> Path:
-    """The repository in which this package lies.
+    """Return the folder of the repository that contains this package.
 
     Raises:
         SetupError: the package was installed without its repository, which contains what is ``needed``.
@@ -65,7 +65,7 @@ def checkout(needed: str) -> Path:
 
 
 def exit_status(run: Callable[[], int | None]) -> int:
-    """Run a command; the status is 2, with one line on standard error, if a model, a device or a page cannot be used."""
+    """Run a command and return its exit status: 2, with a message on standard error, after an OCRError."""
     try:
         return run() or 0
     except OCRError as error:

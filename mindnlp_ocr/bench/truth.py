@@ -69,11 +69,11 @@ def truth_of(image: Path) -> Truth | None:
             return _truth(_OF_PAGE.validate_json(text))
         except ValidationError as error:
             raise SetupError(
-                f'{path} is no truth ({_reason(error)}): give {FORM} or {{"text": TEXT}} for {image.name}'
+                f'{path} is not a ground truth ({_reason(error)}): give {FORM} or {{"text": TEXT}} for {image.name}'
             ) from error
     truth = of_hocr(text)
     if not truth.lines:
-        raise SetupError(f"{path} is no hOCR: it has no element of the class ocr_line with a bbox in its title")
+        raise SetupError(f"{path} is not hOCR: it has no element of the class ocr_line with a bbox in its title")
     return truth
 
 
@@ -89,7 +89,8 @@ def truths_of_json(path: Path) -> dict[str, Truth]:
         raise SetupError(f"{path} cannot be read ({error.strerror}): give a .json") from error
     except ValidationError as error:
         raise SetupError(
-            f'{path} is no list of pages ({_reason(error)}): give {{"page.png": {FORM}}} or {{"page.png": {{"text": TEXT}}}}'
+            f"{path} is not a list of pages ({_reason(error)}): "
+            f'give {{"page.png": {FORM}}} or {{"page.png": {{"text": TEXT}}}}'
         ) from error
     return {name: _truth(row) for name, row in rows.items()}
 

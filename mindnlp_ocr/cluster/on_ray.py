@@ -1,4 +1,4 @@
-"""What a farm and a server on Ray have in common: a connection to a cluster, and what its processes need."""
+"""Ray support shared by the farm and the server: the connection to a cluster, and options for its processes."""
 
 import argparse
 import os
@@ -12,47 +12,47 @@ from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.ops.cores import usable_cores
 from mindnlp_ocr.ops.device import Device
 
-# Ray loads protobuf before MindSpore, whose messages only the implementation in Python takes.
+# Ray loads protobuf before MindSpore does, and only the Python implementation accepts MindSpore's messages.
 ENVIRONMENT = {"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"}
 
 
 def prepare() -> None:
-    """Set what Ray reads while it is imported. Its processes use this environment; under `uv run` they would make one of
-    their own, without Ray."""
+    """Set the variables that Ray reads during its import. Under `uv run`, Ray would otherwise create a new environment for
+    its processes, without Ray."""
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 
 def absolute(name: str) -> str:
-    """A local name as every process of a cluster finds it; a URI as it is."""
+    """Return a local path as an absolute path, and a URI unchanged."""
     return name if "://" in name else str(Path(name).absolute())
 
 
 def for_workers(arguments: argparse.Namespace, threads: int) -> dict[str, Any]:
-    """The options of a command line as other processes need them: they run in other folders, and see one card each."""
+    """Return command-line options for other processes, which run in other folders and see a single card."""
     options = vars(arguments) | {"threads": threads}
     for name in ("model", "lora", "preset"):
         if options[name] is not None and not (name == "preset" and options[name] in presets.names()):
             options[name] = absolute(options[name])
     if needs_card(arguments):
-        options["device"] = "npu:0"  # Ray shows an actor its own card alone
+        options["device"] = "npu:0"  # an actor sees only its own card
     return options
 
 
 def needs_card(arguments: argparse.Namespace) -> bool:
-    """Whether each model takes an NPU."""
+    """Return whether each model needs an NPU."""
     return Device.parse(arguments.device).kind == "Ascend"
 
 
 @contextmanager
 def connected(address: str | None, object_store_bytes: int | None = None) -> Iterator[None]:
-    """A connection to Ray, unless there is one.
+    """Connect to Ray, unless this process is already connected.
 
     Args:
-        address: of a cluster, or "auto"; None or "local": Ray is started on this machine, and ended afterwards.
-        object_store_bytes: of a Ray that is started; by default as Ray chooses.
+        address: address of a cluster, or "auto"; None or "local": start Ray on this machine and stop it afterwards.
+        object_store_bytes: size of the object store if Ray is started; by default Ray chooses it.
 
     Raises:
-        SetupError: no cluster can be used.
+        SetupError: the cluster cannot be used.
     """
     import ray
 

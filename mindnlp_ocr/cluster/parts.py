@@ -1,4 +1,4 @@
-"""The command line under msrun: one model in parts, on all workers; or a part of the documents for each worker."""
+"""The command line under msrun: the set-up of workers, and reading with one model that is split over all workers."""
 
 import argparse
 import contextlib
@@ -13,27 +13,29 @@ Read = Callable[[argparse.Namespace, Sequence[str]], int]
 
 
 def settle(arguments: argparse.Namespace, launch: Launch | None) -> None:
-    """Give a worker its card, and its share of the cores.
+    """Set the device and the number of threads of a worker.
 
     Raises:
-        SetupError: the worker has no number.
+        SetupError: msrun assigned no rank to the worker.
     """
-    if Device.parse(arguments.device).kind == "Ascend":  # each worker of a machine has a card of its own
+    if Device.parse(arguments.device).kind == "Ascend":  # one card per worker
         arguments.device = f"npu:{os.environ.get('DEVICE_ID', 0)}"
     if arguments.threads is None and launch is not None:
         arguments.threads = launch.threads
     if launch is not None and not launch.scheduler and launch.rank is None:
-        raise SetupError("msrun has not numbered its workers: give --node_rank on every machine, 0 on the first")
+        raise SetupError("msrun assigned no rank to this worker: give --node_rank on every machine, 0 on the first")
 
 
 def read_in_parts(arguments: argparse.Namespace, paths: Sequence[str], launch: Launch | None, read: Read) -> int:
-    """Read pages with one model that all workers hold together. Rank 0 writes; returns the exit status.
+    """Read pages with one model that is split over all workers. Only rank 0 writes output. Returns the exit status.
 
     Args:
         read: reads pages in this process.
     """
     if arguments.cache_dir:
-        raise SetupError("--cache-dir holds whole heads, --tensor-parallel has parts of them: give one of the two")
+        raise SetupError(
+            "--cache-dir stores whole heads, but with --tensor-parallel each worker has only a part: give one of the two"
+        )
     if launch is None or launch.rank == 0:
         return read(arguments, paths)
     if launch.scheduler:
@@ -44,7 +46,8 @@ def read_in_parts(arguments: argparse.Namespace, paths: Sequence[str], launch: L
 
 
 def meet(arguments: argparse.Namespace) -> int:
-    """MindSpore's scheduler, until the workers have gone. What they would refuse ends it too: it would wait for them."""
+    """Run MindSpore's scheduler until the workers exit. It checks the same options as the workers, since it would otherwise
+    wait for workers that have failed."""
     import mindspore
     from mindspore import communication
 
@@ -57,5 +60,5 @@ def meet(arguments: argparse.Namespace) -> int:
         communication.init()
     except RuntimeError as error:
         first_line = str(error).strip().splitlines()[0]
-        raise SetupError(f"a worker has gone ({first_line}): see its log") from error
+        raise SetupError(f"a worker exited ({first_line}): see its log") from error
     return 0

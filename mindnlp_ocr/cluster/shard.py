@@ -1,4 +1,4 @@
-"""A part of the documents for each of several processes, which know nothing of one another."""
+"""Division of documents among several independent processes."""
 
 import re
 from collections.abc import Sequence
@@ -11,21 +11,21 @@ from mindnlp_ocr.parallel.launch import Launch
 
 @dataclass(frozen=True)
 class Shard:
-    """Every ``count``-th document, from the one with this index, 0 or more."""
+    """Every ``count``-th document, beginning with document ``index``."""
 
     index: int = 0
     count: int = 1
 
     def of(self, names: Sequence[str]) -> list[str]:
-        """The documents of this part. All parts together hold each document once."""
+        """Return the documents of this shard. Each document belongs to exactly one shard."""
         return list(names[self.index :: self.count])
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """A part as a user writes it: "0/4" is the first of four.
+        """Parse the value of --shard: "0/4" is the first of four shards.
 
         Raises:
-            SetupError: it is none.
+            SetupError: the value is malformed.
         """
         match = re.fullmatch(r"(\d+)/(\d+)", text)
         if match is None or int(match[1]) >= int(match[2]):
@@ -34,10 +34,10 @@ class Shard:
 
     @classmethod
     def choose(cls, text: str | None, launch: Launch | None, output_dir: str | None) -> "Shard":
-        """What ``--shard`` says, or that of the worker's rank under msrun.
+        """Return the shard given by ``--shard``, or that of the worker's rank under msrun.
 
         Raises:
-            SetupError: as :meth:`parse`, or several would write one output.
+            SetupError: see :meth:`parse`; or several processes would write to the same output.
         """
         if text is not None:
             shard = cls.parse(text)
@@ -47,15 +47,15 @@ class Shard:
             shard = cls()
         if shard.count > 1 and output_dir is None:
             raise SetupError(
-                f"this is worker {shard.index} of {shard.count}, and each would write all of the output: give "
-                "--output-dir DIR --resume for a file a document, or --tensor-parallel to read with one model"
+                f"this is worker {shard.index} of {shard.count}, and each worker would overwrite the output of the "
+                "others: give "
+                "--output-dir DIR --resume for one file per document, or --tensor-parallel to read with one model"
             )
         return shard
 
 
 def note_failures(status: int, output_dir: str | None, shard: Shard) -> None:
-    """Leave a file for scripts where a worker could not read everything, and none where it could: under msrun its exit
-    status says nothing."""
+    """Write a marker file if a worker could not read everything, else remove it. Under msrun, workers always exit with 0."""
     if output_dir is None:
         return
     note = Path(output_dir) / f"_failed-{shard.index}.log"

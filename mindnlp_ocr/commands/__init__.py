@@ -1,4 +1,4 @@
-"""The commands of ``mindnlp-ocr`` that do not read pages, and the table of all commands."""
+"""The table of the commands of ``mindnlp-ocr``, and the modules of those that belong to no other package."""
 
 import argparse
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from importlib import import_module
 
 from mindnlp_ocr.errors import SetupError
 
-# The words of the command line, the module whose `main(argv)` returns the exit status, and what the command does.
+# Name of the command -> module whose `main(argv)` returns the exit status, and description for --help.
 COMMANDS = {
     "serve": ("server.command", "serve the OpenAI API, documents and a web page over HTTP"),
     "batch": ("farm.command", "read millions of pages on a Ray cluster"),
@@ -22,10 +22,10 @@ COMMANDS = {
 
 
 def run_command(argv: Sequence[str]) -> int | None:
-    """Run the command that ``argv`` begins with; returns its exit status, or None if it names none.
+    """Run the command named by the first words of ``argv``. Returns its exit status, or None if there is no such command.
 
     Raises:
-        SetupError: the name of a benchmark, or an optional package, is missing.
+        SetupError: the name of the benchmark or an optional package is missing.
     """
     for command, (module, _) in COMMANDS.items():
         words = command.split()
@@ -39,16 +39,16 @@ def run_command(argv: Sequence[str]) -> int | None:
                 raise SetupError(f"{missing} is not installed: run `pip install 'mindnlp-ocr[bench]'`") from error
             return status
     if argv and argv[0] == "benchmark":
-        raise SetupError("the name of the benchmark is missing: give comparison, kv-cache or report")
+        raise SetupError("no benchmark is named: give comparison, kv-cache or report")
     return None
 
 
 def listed() -> str:
-    """The commands and what they do, a line each."""
+    """Return the list of commands for --help, one line each."""
     return "\n".join(f"  {command:<22}{about}" for command, (_, about) in COMMANDS.items())
 
 
 def command_parser(command: str, description: str | None) -> argparse.ArgumentParser:
-    """The parser of a command, whose help begins with the text of its module."""
+    """Return a parser for a command. Its help begins with ``description``, usually the docstring of the module."""
     formatter = argparse.RawDescriptionHelpFormatter
     return argparse.ArgumentParser(prog=f"mindnlp-ocr {command}", description=description, formatter_class=formatter)

@@ -1,17 +1,18 @@
-"""The KV cache on against off, flash attention against eager, and whether what was asked for is reached.
+"""Compare the KV cache on and off, and flash with eager attention, and check the acceptance criteria.
 
-    mindnlp-ocr benchmark comparison                                   # all of it, some 10 minutes
+    mindnlp-ocr benchmark comparison                                   # all measurements, about 10 minutes
     mindnlp-ocr benchmark comparison --output comparison.json --report report
-    mindnlp-ocr benchmark comparison attention_memory                  # some of it; the rest is not measured
+    mindnlp-ocr benchmark comparison attention_memory                  # only some measurements
 
 single_image      one page, `--tokens` new tokens
-batch             four pages, `--tokens` new tokens each: four at a time, and one by one without a cache
+batch             four pages, `--tokens` new tokens each: batched with the cache, and one by one without it
 long_sequence     one page, `--long-tokens` new tokens
-past_2048         `--max-tokens` new tokens with the cache, in a process of its own: it may run out of memory
-attention_memory  flash and eager at 2k, 4k, 8k and 16k patches
+past_2048         `--max-tokens` new tokens with the cache, in a separate process, which may run out of memory
+attention_memory  flash and eager attention with 2k, 4k, 8k and 16k patches
 
-Off, every token runs its whole prompt again. Sides take turns on the same input and must give the same tokens. Exit status:
-0 all criteria were measured and met; 1 not all; 2 wrong usage, or a model or device that cannot be used.
+Without the cache, every token recomputes the whole prompt. The two sides alternate on the same input and must generate the
+same tokens. Exit status: 0 all criteria were measured and met; 1 some were not; 2 wrong usage, or a model or device that
+cannot be used.
 """
 
 import argparse
@@ -37,13 +38,13 @@ from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
 from mindnlp_ocr.ops.device import Device
 
 BATCH = 4
-EARLY = 128  # tokens, from which on memory is not to grow
+EARLY = 128  # number of tokens after which memory should not grow
 SIDES = ("disabled_ms", "enabled_ms")
 MARKS = {True: "✓", False: "✗", None: "-"}
 
 
 def on_off(asked: Asked, runs: int, read: Callable[[Qwen2VLModel], Any]) -> tuple[float, float]:
-    """Median seconds with the cache, and without."""
+    """Return the median seconds with and without the cache."""
     on, off = endless(asked.model()), endless(asked.model(cache_config=OFF))
     texts: list[Any] = []
 
@@ -95,18 +96,18 @@ def past_2048(asked: Asked) -> Iterator[Row]:
 
 
 def child(asked: Asked) -> Row:
-    """One long text; memory after its first tokens and at its end."""
+    """Generate one long text. Returns its length, and the memory after the first tokens and at the end."""
     tokens = asked.tokens["max_tokens"]
     model = endless(asked.model(max_length=tokens + 1024, max_pixels=100_352, cache_config=CacheConfig(slots=1)))
     early, made = 0.0, 0
-    for made, _ in enumerate(model.scheduler.run(model._requests.generation(ask(asked.pages[-1]), tokens)), 1):
+    for made, _ in enumerate(model.scheduler.run(model.requests.generation(ask(asked.pages[-1]), tokens)), 1):
         early = memory_mb() if made == min(EARLY, tokens) else early
     growth = 100 * (memory_mb() / early - 1)
     return {"new_tokens": made, "ended": "whole", "peak_mb": peak_memory_mb(), "growth_percent": growth}
 
 
 def memory_of_attention(asked: Asked) -> Iterator[Row]:
-    """Of a CPU: what an NPU holds is not this process's memory."""
+    """Yield the memory of attention on a CPU. The memory of an NPU does not belong to this process."""
     patches = (256,) if asked.smoke else PATCHES
     if Device.parse(asked.device).kind == "CPU":
         yield from attention_memory(patches)
@@ -116,24 +117,28 @@ def memory_of_attention(asked: Asked) -> Iterator[Row]:
 
 
 WORK: dict[str, tuple[Callable[[Asked], Iterator[Row]], str, str]] = {
-    "single_image": (single_image, "One page, the KV cache on against off", "The text goes on past its end."),
-    "batch": (batch, "Four pages, on against off", "On, four at a time; off there is nothing to share, one by one."),
-    "long_sequence": (long_sequence, "A long text, on against off", "Off, its time grows with its square."),
+    "single_image": (single_image, "One page, with and without the KV cache", "The text is continued beyond its end."),
+    "batch": (batch, "Four pages, with and without the KV cache", "With the cache, four at a time; without it, one by one."),
+    "long_sequence": (
+        long_sequence,
+        "A long text, with and without the KV cache",
+        "Without the cache, time grows quadratically.",
+    ),
     "past_2048": (
         past_2048,
         "A text of more than 2,048 tokens",
-        "With the cache. Memory grows so much from the 128th token on.",
+        "With the cache. growth_percent is the growth of memory after the 128th token.",
     ),
     "attention_memory": (
         memory_of_attention,
-        "Memory of attention, flash against eager",
+        "Memory of flash and eager attention",
         ABOUT,
     ),
 }
 
 
 def summary(results: Results) -> str:
-    """The request's summary, of measured figures alone."""
+    """Return the summary of the measured figures, with the acceptance criteria."""
     four, long = (results.row(name) for name in ("batch", "long_sequence"))
     pages = results.sections["single_image"].rows if "single_image" in results.sections else []
     single: Row = {name: statistics.mean(float(row[name] or 0) for row in pages) for name in SIDES if pages}
@@ -167,9 +172,9 @@ def run(argv: Sequence[str] | None = None) -> int:
     add_options(
         parser,
         runs=3,
-        tokens=Tokens(128, 4, "of a page"),
-        long_tokens=Tokens(512, 8, "of a long text with the cache and without"),
-        max_tokens=Tokens(2304, 16, "of the longest text, with the cache"),
+        tokens=Tokens(128, 4, "new tokens of a page"),
+        long_tokens=Tokens(512, 8, "new tokens of a long text, with and without the cache"),
+        max_tokens=Tokens(2304, 16, "new tokens of the longest text, with the cache"),
     )
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     argv = sys.argv[1:] if argv is None else argv
@@ -190,7 +195,7 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command. Returns the exit status."""
     return exit_status(lambda: run(argv))
 
 

@@ -1,19 +1,20 @@
-"""How fast pages are read, and what the KV cache holds: latency, batches, long texts, long prompts, hits, memory.
+"""Measure the speed of reading and the KV cache: latency, batches, long texts and prompts, cache hits and memory.
 
-    mindnlp-ocr benchmark kv-cache                                    # all but endurance, some 5 minutes
-    mindnlp-ocr benchmark kv-cache latency hits                       # some of it
-    mindnlp-ocr benchmark kv-cache --output kv.json --report report   # figures as JSON; a page with plots
+    mindnlp-ocr benchmark kv-cache                                    # all but endurance, about 5 minutes
+    mindnlp-ocr benchmark kv-cache latency hits                       # only some measurements
+    mindnlp-ocr benchmark kv-cache --output kv.json --report report   # figures as JSON, and a report with plots
 
-memory      of the process and by the engine's own accounting, after each page was read once
-latency     one page, nothing cached: mean and percentiles, and the median of every stage
-hits        the first token of a new question about a page that was read before, against one that was not
-batch       eight different pages in 1, 2, 4 and 8 slots
-prompts     prompts of text alone, by length
-long        one long text: its speed by context, and memory
-statistics  what the cache counted over a small conversation
-endurance   memory over 1,000 pages, after 400 others (only when named)
+memory      memory of the process and the engine's own accounting, after each page was read once
+latency     one page without cached prefixes: mean and percentiles, and the median of every stage
+hits        time to the first token of a question about a page that was read before, and about a new page
+batch       eight different pages with batch sizes 1, 2, 4 and 8
+prompts     prefill of text prompts by length
+long        one long text: speed by context length, and memory
+statistics  counters of the cache over a short conversation
+endurance   memory over 1,000 pages, after 400 others (only if it is named)
 
-Sides take turns on the same input and must give the same tokens. `benchmark_comparison.py` compares the cache on and off.
+Compared variants alternate on the same input and must generate the same tokens. `mindnlp-ocr benchmark comparison` compares
+the cache on and off.
 """
 
 import gc
@@ -37,11 +38,11 @@ from mindnlp_ocr.commands import command_parser
 
 PROMPTS = (64, 128, 256, 512, 1024, 2048, 4096)  # tokens
 STAGES = ("preprocess", "vision", "prefill", "decode")
-WINDOW = 256  # tokens of a long text that one point of its curve stands for
+WINDOW = 256  # tokens of a long text per point of the curve
 
 
 def memory(asked: Asked) -> Iterator[Row]:
-    """First of all works, so that the peak is its own."""
+    """Measure memory. This runs first, so that the peak belongs to it."""
     yield {"after": "import", "resident_mb": memory_mb(), "peak_mb": peak_memory_mb()}
     model = asked.model()
 
@@ -78,7 +79,7 @@ def hits(asked: Asked) -> Iterator[Row]:
 
         def first(page: Any, texts: list[list[int]]) -> float:
             start = time.perf_counter()
-            pieces = model.scheduler.run(generation := model._requests.generation(ask(page, "What is the total?"), 1))
+            pieces = model.scheduler.run(generation := model.requests.generation(ask(page, "What is the total?"), 1))
             next(pieces)
             taken = time.perf_counter() - start
             pieces.close()
@@ -122,7 +123,7 @@ def batch(asked: Asked) -> Iterator[Row]:
 
 
 def prompts(asked: Asked) -> Iterator[Row]:
-    """The answer is one token; graphs are compiled before."""
+    """Measure the prefill with answers of one token. Graphs are compiled beforehand."""
     model = asked.model(max_length=max(PROMPTS) + 256, max_new_tokens=64, cache_config=CacheConfig(slots=1))
     few, many = (model.generate(ask_text("the " * words), 1).prompt_tokens for words in (1, 65))
     for length in PROMPTS[:2] if asked.smoke else PROMPTS:
@@ -146,7 +147,7 @@ def long(asked: Asked) -> Iterator[Row]:
     model = endless(asked.model(**settings))
     model.generate(ask(asked.pages[-1]), 64)  # compiles
     model.clear_cache()
-    generation = model._requests.generation(ask(asked.pages[-1]), tokens)
+    generation = model.requests.generation(ask(asked.pages[-1]), tokens)
     prompt = len(generation.key)
     moments: list[float] = []
     windows: list[Row] = []
@@ -154,7 +155,7 @@ def long(asked: Asked) -> Iterator[Row]:
         moments.append(time.perf_counter())
         if number % WINDOW == 0:
             windows.append({"new_tokens": number, "context_tokens": prompt + number, "resident_mb": memory_mb()})
-    # Tokens come in bursts: from the first of one to the first of another.
+    # Tokens arrive in bursts: measure from the start of one burst to the start of another.
     bursts = np.concatenate([[0], 1 + np.flatnonzero(np.diff(moments) > 1e-3)])
     for start, row in enumerate(windows):
         inside = [int(burst) for burst in bursts if start * WINDOW <= burst < (start + 1) * WINDOW]
@@ -164,7 +165,7 @@ def long(asked: Asked) -> Iterator[Row]:
 
 
 def conversation(asked: Asked) -> Iterator[Row]:
-    """Each page twice, then a second question about it."""
+    """Read each page twice, then ask a second question about it."""
     model = asked.model()
     for page in asked.pages:
         for question in (QUESTION, QUESTION, "What is the total?"):
@@ -176,7 +177,7 @@ def conversation(asked: Asked) -> Iterator[Row]:
 
 
 def endurance(asked: Asked) -> Iterator[Row]:
-    # Small pages against a small budget: the first 400 fill it, and whatever pools grow. What grows later would be a leak.
+    # Small pages and a small budget: the first 400 pages fill the cache and all memory pools. Later growth would be a leak.
     model, random = asked.model(cache_config=CacheConfig(max_cache_size_mb=98)), np.random.default_rng(0)
     if not asked.smoke:
         model.warm_up()
@@ -193,22 +194,30 @@ def endurance(asked: Asked) -> Iterator[Row]:
 
 
 WORK: dict[str, tuple[Callable[[Asked], Iterator[Row]], str, str]] = {
-    "memory": (memory, "Memory", "Of the process, and what the engine accounts for. Pages are read one after another."),
+    "memory": (
+        memory,
+        "Memory",
+        "Memory of the process, and the engine's own accounting. Pages are read one after another.",
+    ),
     "latency": (
         latency,
         "Latency of one page",
-        "Nothing cached, the whole text; mean and percentiles of the runs, then the median of each stage. "
-        "The first token comes after preprocess, vision and prefill.",
+        "The whole text without cached prefixes: mean and percentiles of the runs, and the median of each stage. "
+        "The first token follows preprocess, vision and prefill.",
     ),
     "hits": (
         hits,
         "First token of a new question",
-        "Cold: the page was never read. Hit: its keys and values are held. The time includes reading the file.",
+        "Cold: the page is new. Hit: its keys and values are cached. The time includes reading the file.",
     ),
-    "batch": (batch, "Throughput by batch size", "Eight different pages, at most 256 new tokens each; the same texts."),
-    "prompts": (prompts, "Prefill by prompt length", "Text alone, nothing cached."),
-    "long": (long, "One long text", f"One page, then tokens without end; windows of {WINDOW} tokens."),
-    "statistics": (conversation, "Cache statistics", "Every page read twice, then asked another question, 8 tokens each."),
+    "batch": (batch, "Throughput by batch size", "Eight different pages, at most 256 new tokens each."),
+    "prompts": (prompts, "Prefill by prompt length", "Text prompts without cached prefixes."),
+    "long": (long, "One long text", f"One page, whose text never ends; windows of {WINDOW} tokens."),
+    "statistics": (
+        conversation,
+        "Cache statistics",
+        "Every page is read twice, then asked another question, with 8 tokens each.",
+    ),
     "endurance": (endurance, "Memory over many pages", "Random images of 60 to 400 pixels a side, a budget of 98 MB."),
 }
 
@@ -216,7 +225,7 @@ WORK: dict[str, tuple[Callable[[Asked], Iterator[Row]], str, str]] = {
 def run(argv: Sequence[str] | None = None) -> None:
     parser = command_parser("benchmark kv-cache", __doc__)
     parser.add_argument("work", nargs="*", metavar="WORK", help=f"{', '.join(WORK)} (default: all but endurance)")
-    add_options(parser, runs=10, max_tokens=Tokens(2048, WINDOW, "of the long text"))
+    add_options(parser, runs=10, max_tokens=Tokens(2048, WINDOW, "new tokens of the long text"))
     argv = sys.argv[1:] if argv is None else argv
     arguments = parser.parse_args(argv)
     if unknown := set(arguments.work) - set(WORK):
@@ -226,10 +235,10 @@ def run(argv: Sequence[str] | None = None) -> None:
     for name in arguments.work or [name for name in WORK if name != "endurance"]:
         work, title, about = WORK[name]
         results.add(name, title, work(asked), about)
-        gc.collect()  # the model of one work is not to stand beside that of the next
+        gc.collect()  # free the model before the next measurement loads its own
     finish(results, arguments)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command. Returns the exit status."""
     return exit_status(lambda: run(argv))

@@ -1,4 +1,4 @@
-"""Write a report from what benchmarks wrote with --output: Markdown, one HTML page that stands alone, and plots.
+"""Write a report from the results of benchmarks (--output): Markdown, a self-contained HTML page, and plots.
 
 mindnlp-ocr benchmark report kv.json comparison.json --output report.md      # also report.html and report/*.svg
 """
@@ -14,9 +14,15 @@ from mindnlp_ocr.commands import command_parser
 
 def run(argv: Sequence[str] | None = None) -> None:
     parser = command_parser("benchmark report", __doc__)
-    parser.add_argument("results", nargs="+", metavar="JSON", help="what a benchmark wrote with --output")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE.md", help="Markdown; the rest stands beside it")
-    parser.add_argument("--title", default="Performance", help="of the report (default: Performance)")
+    parser.add_argument("results", nargs="+", metavar="JSON", help="results that a benchmark wrote with --output")
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="FILE.md",
+        help="Markdown file to write; HTML and plots are written next to it",
+    )
+    parser.add_argument("--title", default="Performance", help="title of the report (default: Performance)")
     arguments = parser.parse_args(argv)
     if arguments.output.suffix != ".md":
         parser.error(f"--output is {arguments.output}: give a name that ends in .md")
@@ -25,5 +31,5 @@ def run(argv: Sequence[str] | None = None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command. Returns the exit status."""
     return exit_status(lambda: run(argv))

@@ -1,11 +1,12 @@
-"""Write a checkpoint anew: another container, another dtype, 8 bits, or with a LoRA adapter merged in.
+"""Convert a checkpoint to another file format or dtype, quantize it to 8 bits, or merge a LoRA adapter into it.
 
-mindnlp-ocr convert MODEL merged.npz                       a folder to one file; merged.npz FOLDER goes back
-mindnlp-ocr convert MODEL OUTPUT --lora ADAPTER            merge an adapter in, in float32
-mindnlp-ocr convert MODEL OUTPUT --dtype int8              a quarter of the size of float32
+mindnlp-ocr convert MODEL merged.npz                       convert a folder to a single file
+mindnlp-ocr convert merged.npz FOLDER                      convert it back
+mindnlp-ocr convert MODEL OUTPUT --lora ADAPTER            merge an adapter, computed in float32
+mindnlp-ocr convert MODEL OUTPUT --dtype int8              reduce the size to a quarter of float32
 
-OUTPUT appears when it is complete; after a run that broke off, the same command goes on where it stopped. SHA-256 sums lie
-in OUTPUT/SHA256SUMS or OUTPUT.npz.sha256: `sha256sum -c` checks them.
+OUTPUT appears only when it is complete. After an interruption, run the same command to continue. SHA-256 checksums are
+written to OUTPUT/SHA256SUMS or OUTPUT.npz.sha256; verify them with `sha256sum -c`.
 """
 
 import sys
@@ -21,16 +22,18 @@ from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command. Returns the exit status."""
     parser = command_parser("convert", __doc__)
-    parser.add_argument("model", metavar="MODEL", help="a Qwen2-VL folder, or a merged .npz file")
-    parser.add_argument("output", metavar="OUTPUT", type=Path, help="the folder to write, or the file where it ends in .npz")
-    parser.add_argument("--lora", metavar="DIR", type=Path, help="an adapter to merge in, as PEFT saves it")
+    parser.add_argument("model", metavar="MODEL", help="a checkpoint folder or a merged .npz file")
+    parser.add_argument(
+        "output", metavar="OUTPUT", type=Path, help="the folder to write, or a file if the name ends in .npz"
+    )
+    parser.add_argument("--lora", metavar="DIR", type=Path, help="LoRA adapter to merge, in PEFT's format")
     parser.add_argument(
         "--dtype",
         choices=("stored", *WEIGHT_DTYPES),
         default="stored",
-        help="what the weights become (default: stored, as they are; int8 takes matrices alone)",
+        help="dtype of the written weights; int8 applies to matrices only (default: stored, which keeps the dtypes)",
     )
     parser.add_argument("--force", action="store_true", help="replace OUTPUT if it exists")
     arguments = parser.parse_args(argv)
@@ -44,6 +47,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except OSError as error:
         part = f"{arguments.output}.part"
-        print(f"error: {error}: what is done is kept in {part}, the same command goes on from there", file=sys.stderr)
+        print(f"error: {error}: finished weights are kept in {part}, run the same command to continue", file=sys.stderr)
         return 2
     return 0

@@ -247,10 +247,10 @@ def with_boxes(pages: Sequence[accuracy.Page]) -> list[accuracy.Page]:
     """The pages whose truth has boxes; the others are named."""
     for page in pages:
         if not page.lines:
-            print(f"skipped: the truth of {page.image} has no boxes", file=sys.stderr)
+            print(f"skipped: the ground truth of {page.image} has no boxes", file=sys.stderr)
     kept = [page for page in pages if page.lines]
     if not kept:
-        raise SetupError("--true-boxes: no page has a truth with boxes: give hOCR or JSON with boxes")
+        raise SetupError("--true-boxes: no page has a ground truth with boxes: give hOCR or JSON with boxes")
     return kept
 
 

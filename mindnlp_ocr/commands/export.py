@@ -1,7 +1,7 @@
 """Export a model as MindIR graphs: `mindnlp-ocr export --output DIR`, then `mindnlp-ocr --model DIR page.png`.
 
-DIR holds the vision, prefill and decode graphs, packed weights, and what reading needs beside them; it may be moved. The
-device need not be there: graphs for Ascend can be exported on any machine (docs/export.md says what was checked of them).
+DIR will contain the vision, prefill and decode graphs, packed weights, the tokenizer and the settings; it can be moved. The
+device is not needed: graphs for Ascend can be exported on any machine (docs/export.md describes how far they were tested).
 """
 
 import sys
@@ -16,29 +16,47 @@ from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command. Returns the exit status."""
     parser = command_parser("export", __doc__)
-    parser.add_argument("--model", metavar="PATH", help="a Qwen2-VL folder or merged .npz (default: the built-in model)")
+    parser.add_argument("--model", metavar="PATH", help="a checkpoint folder or merged .npz (default: the built-in model)")
     parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="the folder to write")
-    parser.add_argument("--lora", metavar="DIR", help="a LoRA adapter to merge in")
-    parser.add_argument("--device", default="cpu", help="that the graphs are for: cpu or Ascend (default: cpu)")
+    parser.add_argument("--lora", metavar="DIR", help="LoRA adapter to merge into the weights")
+    parser.add_argument("--device", default="cpu", help="target device of the graphs: cpu or Ascend (default: cpu)")
     parser.add_argument(
-        "--attn", choices=("auto", "eager", "flash"), default="auto", help="attention (default: flash on a CPU, else eager)"
+        "--attn",
+        choices=("auto", "eager", "flash"),
+        default="auto",
+        help="attention implementation (default: flash on a CPU, else eager)",
     )
-    parser.add_argument("--dtype", choices=("auto", *WEIGHT_DTYPES), default="auto", help="of weights (default: as stored)")
-    parser.add_argument("--kv-dtype", choices=KV_DTYPES, default="fp32", help="of keys and values (default: fp32)")
-    parser.add_argument("--slots", type=int, metavar="N", help="KV slots (default: as many as fit --cache-size-mb, up to 8)")
-    parser.add_argument("--cache-size-mb", type=float, metavar="N", help="bound on the KV slots (default: by device)")
-    parser.add_argument("--max-length", type=int, metavar="N", help="tokens of a KV slot, prompt and answer together")
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer (default: the model's own)")
-    parser.add_argument("--max-pixels", type=int, metavar="N", help="largest image; larger ones are shrunk to it")
+    parser.add_argument(
+        "--dtype", choices=("auto", *WEIGHT_DTYPES), default="auto", help="dtype of weights (default: as stored)"
+    )
+    parser.add_argument("--kv-dtype", choices=KV_DTYPES, default="fp32", help="dtype of keys and values (default: fp32)")
+    parser.add_argument(
+        "--slots", type=int, metavar="N", help="number of KV slots (default: as many as fit into --cache-size-mb, up to 8)"
+    )
+    parser.add_argument(
+        "--cache-size-mb", type=float, metavar="N", help="maximum size of the KV slots (default: depends on the device)"
+    )
+    parser.add_argument(
+        "--max-length", type=int, metavar="N", help="length of a KV slot in tokens, for prompt and answer together"
+    )
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        metavar="N",
+        help="maximum length of an answer in tokens (default: the checkpoint's value)",
+    )
+    parser.add_argument(
+        "--max-pixels", type=int, metavar="N", help="maximum size of an image; larger images are scaled down"
+    )
     parser.add_argument(
         "--vision-patches",
         type=int,
         nargs="+",
         default=[],
         metavar="N",
-        help="sizes of the vision graphs in patches of 14 x 14 (default: all that images up to --max-pixels need)",
+        help="sizes of the vision graphs, in patches of 14 x 14 pixels (default: all sizes for images up to --max-pixels)",
     )
     parser.add_argument("--force", action="store_true", help="replace DIR if it is an exported folder")
     arguments = parser.parse_args(argv)

@@ -1,11 +1,12 @@
-"""The memory that a checkpoint will take, from its config.json alone: weights, KV slots, and what a picture adds.
+"""Forecast how much memory a checkpoint needs, from its config.json: weights, KV slots, and activations of an image.
 
-mindnlp-ocr forecast                                      # the published shapes in every dtype
+mindnlp-ocr forecast                                      # all published shapes in every dtype
 mindnlp-ocr forecast --model MODEL --dtype int8 --max-length 8192 --slots 4
-mindnlp-ocr forecast --device npu:0                       # no NPU has to be there
+mindnlp-ocr forecast --device npu:0                       # works without an NPU
 
-Nothing is loaded. Weights are counted as the engine holds them. Activations are the engine's own forecast for one picture of
---pixels and --slots requests; the libraries take some 400 MB beside them on a CPU (measured with the built-in model).
+No weights are loaded. Weights are counted in the form in which the engine holds them. Activations are the engine's own
+forecast for one image of --pixels and --slots requests. On a CPU, the libraries need about 400 MB in addition (measured with
+the built-in model).
 """
 
 import math
@@ -30,9 +31,9 @@ BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 
 def weight_bytes(config: ModelConfig, dtype: WeightDtype, device: Device) -> int:
-    """Of all weights as they are held: matrices in the dtype, in 8 bits with a float32 scale a group; vectors in float32.
+    """Return the size of all weights: matrices in ``dtype`` (int8 with a float32 scale per group), vectors in float32.
 
-    Off the CPU the matrix that gives the logits is in float32 too.
+    On devices other than a CPU, the matrix of the language model head is in float32 as well.
     """
     total = 0
     head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
@@ -49,16 +50,16 @@ def weight_bytes(config: ModelConfig, dtype: WeightDtype, device: Device) -> int
 
 def run(argv: Sequence[str] | None = None) -> int:
     parser = command_parser("forecast", __doc__)
-    parser.add_argument(
-        "--model", type=Path, metavar="FOLDER", help="folder of a checkpoint (default: the published shapes)"
-    )
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help="checkpoint folder (default: all published shapes)")
     parser.add_argument("--device", default="cpu", help="cpu or npu:0 (default: cpu)")
-    parser.add_argument("--dtype", choices=WEIGHT_DTYPES, help="of weights (default: each)")
-    parser.add_argument("--kv-dtype", choices=KV_DTYPES, default="fp32", help="of keys and values (default: fp32)")
-    parser.add_argument("--slots", type=positive, default=8, help="requests at a time (default: 8)")
-    parser.add_argument("--max-length", type=positive, default=4096, help="tokens of a slot (default: 4096)")
-    parser.add_argument("--pixels", type=positive, default=1036 * 1036, help="of the largest picture (default: 1036 x 1036)")
-    parser.add_argument("--output", metavar="FILE", help="write the figures there, as JSON")
+    parser.add_argument("--dtype", choices=WEIGHT_DTYPES, help="dtype of weights (default: all dtypes)")
+    parser.add_argument("--kv-dtype", choices=KV_DTYPES, default="fp32", help="dtype of keys and values (default: fp32)")
+    parser.add_argument("--slots", type=positive, default=8, help="number of KV slots (default: 8)")
+    parser.add_argument("--max-length", type=positive, default=4096, help="length of a KV slot in tokens (default: 4096)")
+    parser.add_argument(
+        "--pixels", type=positive, default=1036 * 1036, help="size of the image in pixels (default: 1036 x 1036)"
+    )
+    parser.add_argument("--output", metavar="FILE", help="write the figures to FILE as JSON")
     arguments = parser.parse_args(argv)
     if arguments.model:
         configs = {arguments.model.name: ModelConfig.from_folder(arguments.model)}
@@ -77,13 +78,13 @@ def run(argv: Sequence[str] | None = None) -> int:
         activations = activation_bytes(config, patches, tokens, max(tokens, arguments.max_length), backends)
         for dtype in [arguments.dtype] if arguments.dtype else WEIGHT_DTYPES:
             if dtype == "int8" and device.kind != "CPU":
-                continue  # held in 8 bits on a CPU alone
+                continue  # 8-bit weights are supported only on a CPU
             weights = weight_bytes(config, dtype, device)
             parts = {"weights_gb": weights, "kv_gb": kv, "activations_gb": activations, "sum_gb": weights + kv + activations}
             rows.append({"model": name, "dtype": dtype, **{key: round(value / 2**30, 2) for key, value in parts.items()}})
     results = Results.start("forecast_memory")
     about = (
-        f"{arguments.slots} slots of {arguments.max_length} tokens in {arguments.kv_dtype}; a picture of {arguments.pixels} "
+        f"{arguments.slots} slots of {arguments.max_length} tokens in {arguments.kv_dtype}; an image of {arguments.pixels} "
         "pixels. GB are 2**30 bytes."
     )
     results.add("forecast", f"Memory forecast, {device}", rows, about)
@@ -93,5 +94,5 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command. Returns the exit status."""
     return exit_status(lambda: run(argv))

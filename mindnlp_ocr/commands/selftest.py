@@ -1,9 +1,9 @@
-"""Compare every path of this machine with float64: attention over a grid of shapes and dtypes, products and norms.
+"""Compare all operators of this machine with a float64 reference: attention, matrix products and norms.
 
-    mindnlp-ocr selftest                      # the CPU: eager, and our operators on every instruction set it has
-    mindnlp-ocr selftest --device Ascend      # an NPU: the first thing to run, and to paste into a bug report
+    mindnlp-ocr selftest                      # the CPU: eager, and our operators with every available instruction set
+    mindnlp-ocr selftest --device Ascend      # an NPU: run this first, and include the output in bug reports
 
-Exit status: 0 all agree; 1 some do not, or failed; 2 the device cannot be used.
+Exit status: 0 all results agree; 1 some differ or failed; 2 the device cannot be used.
 """
 
 import platform
@@ -24,17 +24,17 @@ ROW = "{:<14} {:<17} {:<38} {:<9} {:>10} {:>9} {:>9}  {}"
 
 
 class Check(NamedTuple):
-    """One line of the table."""
+    """A row of the table."""
 
     path: str
     case: Any  # a Case or a ProductCase
     dtype: str
     allowed: float
-    compare: Callable[[], tuple[float, float]]  # the largest error, and the milliseconds of the faster of two runs
+    compare: Callable[[], tuple[float, float]]  # returns the largest error, and the time of the faster of two runs in ms
 
 
 def cases() -> list[Any]:
-    """Head shapes of Qwen2-VL-2B (12/2 x 128, vision 16 x 80), of the built-in model, and a few that are awkward."""
+    """Return attention shapes: those of Qwen2-VL-2B (12/2 x 128, vision 16 x 80) and the built-in model, and edge cases."""
     from mindnlp_ocr.bench.attention import Case
 
     return [
@@ -53,7 +53,7 @@ def cases() -> list[Any]:
 
 
 def products() -> list[Any]:
-    """Widths of Qwen2-VL-2B and of no round number, for one row and for more than a block of rows."""
+    """Return shapes of products and norms: widths of Qwen2-VL-2B and odd widths, for one and for many rows."""
     from mindnlp_ocr.bench.products import ProductCase
 
     return [
@@ -73,7 +73,7 @@ def products() -> list[Any]:
 
 
 def paths(device: Any) -> Iterator[tuple[str, tuple[str, ...], Any, Any]]:
-    """(name, dtypes and implementation of attention, operators or None) of every one that can run here."""
+    """Yield (name, attention dtypes, attention implementation, operators or None) for every path available here."""
     from mindnlp_ocr.ops import native
     from mindnlp_ocr.ops.detect import detect_flash_attention_support
     from mindnlp_ocr.ops.operators import CpuOperators, Operators
@@ -91,8 +91,8 @@ def paths(device: Any) -> Iterator[tuple[str, tuple[str, ...], Any, Any]]:
 
 
 def checks(device: Any) -> Iterator[Check]:
-    """All there are; each is to be run before the next is asked for."""
-    npu = device.kind == "Ascend"  # its flash operators take 16 bits, its float32 products may round what they take
+    """Yield all checks. Each must be run before the next is requested, since the instruction set is global."""
+    npu = device.kind == "Ascend"  # flash operators compute in 16 bits, and float32 products may round their inputs
     for name, dtypes, implementation, operators in paths(device):
         for case in cases():
             for dtype in dtypes:
@@ -132,7 +132,7 @@ def _timed(run: Callable[[], object]) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command. Returns the exit status."""
     parser = command_parser("selftest", __doc__)
     parser.add_argument("--device", default="cpu", help="cpu, npu:0 or Ascend (default: cpu)")
     arguments = parser.parse_args(argv)

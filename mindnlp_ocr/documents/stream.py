@@ -85,7 +85,7 @@ class DocumentStream:
                 for index in wanted:
                     plan.append((name, source))
                     yield self._opener(source, index)
-                missing = None if wanted else f"it has {source.pages} pages, none of which is selected: change --pages"
+                missing = None if wanted else f"none of its {source.pages} pages is selected: change --pages"
                 plan.append(Ended(name, missing))
 
         def until_page() -> Iterator[Event]:

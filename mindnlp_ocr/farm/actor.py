@@ -1,6 +1,6 @@
-"""What the processes of a farm run: planners open documents, actors hold a model each and read tasks.
+"""The code of a farm's processes: planners, which open documents, and actors, which read tasks with a model each.
 
-What they make goes to the output folder; to the driver goes a short account of every task.
+Results are written to the output folder. The driver receives only a short account of every task.
 """
 
 import json
@@ -24,21 +24,21 @@ from mindnlp_ocr.farm.settings import FOLDER, FarmSettings
 from mindnlp_ocr.farm.started import Started
 from mindnlp_ocr.farm.store import Store
 
-FINISH = -1  # in the place of a task: make the files of documents that have been read
+FINISH = -1  # pseudo task: write the files of documents whose pages have been read
 PLANS_KEPT = 4
 FAILED = f"{FOLDER}/failed"
 
 
 @dataclass
 class Account:
-    """What became of a task.
+    """The outcome of a task.
 
     Attributes:
-        pages: that were read, or could not be.
-        failures: of pages and documents.
-        seconds: that it took.
-        actor: which did it, and where.
-        stop: why no further task can be done; None where nothing is wrong.
+        pages: number of processed pages, including failed ones.
+        failures: failures of pages and documents.
+        seconds: duration of the task.
+        actor: host and process id of the actor.
+        stop: error that must stop the whole run, else None.
     """
 
     chunk: int
@@ -55,7 +55,7 @@ class Account:
 
 
 def plan_chunks(chunks: Sequence[int], settings: FarmSettings) -> Iterator[tuple[int, int]]:
-    """The chunk and the number of every task that is still to be done.
+    """Yield the chunk and the number of every unfinished task.
 
     Raises:
         SetupError: the output folder cannot be used.
@@ -101,7 +101,7 @@ def _one_by_one(kind: Kind, items: Sequence[Item], settings: FarmSettings, start
 
 
 class TaskReader:
-    """An actor of the farm: reads tasks with a model that is loaded for the first of them."""
+    """An actor of the farm. It loads its model for its first task."""
 
     def __init__(self, settings: FarmSettings) -> None:
         self._settings, self._store = settings, Store(settings.output)
@@ -110,12 +110,12 @@ class TaskReader:
         self._plans: dict[int, Plan] = {}
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        """Do one task. Ray Data hands its numbers on, and takes the account of it."""
+        """Process a batch with one task. Called by Ray Data."""
         accounts = [self.do(int(number), int(task)) for number, task in zip(batch["chunk"], batch["task"], strict=True)]
         return {"account": [json.dumps(asdict(account)) for account in accounts]}
 
     def do(self, number: int, task: int) -> Account:
-        """Do one task, whatever comes; what would stop all others is in the account."""
+        """Process a task. Errors that must stop the run are returned in the account, not raised."""
         account, start = Account(number, task, actor=self._name), time.perf_counter()
         try:
             plan = self._planned(number)
@@ -126,9 +126,11 @@ class TaskReader:
             account.stop = str(error)
         except OSError as error:
             place = self._settings.output
-            fault = SetupError(f"{place} cannot be written or read ({error}): see to it, and run the same line again")
+            fault = SetupError(
+                f"{place} cannot be written or read ({error}): solve the problem, and run the same command again"
+            )
             account.stop = str(fault)
-        except Exception as error:  # a fault of ours: Ray would try it again without end
+        except Exception as error:  # an internal error, for which Ray would repeat the task forever
             traceback.print_exc()
             fault = SetupError(
                 f"task {number}-{task} failed ({type(error).__name__}: {error}): report it, with its actor's log"
@@ -140,7 +142,7 @@ class TaskReader:
 
     def _planned(self, number: int) -> Plan:
         plan = self._plans.get(number)
-        if plan is None:  # the tasks of several chunks come by turns
+        if plan is None:  # tasks of several chunks are interleaved
             plan = read_plan(self._store, number)
             self._plans = dict([*self._plans.items(), (number, plan)][-PLANS_KEPT:])
         return plan
@@ -148,7 +150,7 @@ class TaskReader:
     def _read(self, plan: Plan, account: Account) -> None:
         key = f"{account.chunk:06}-{account.task:06}"
         name = part_name(self._settings, account.chunk, account.task)
-        if self._store.exists(name):  # it was done, and the account of it was lost with its actor
+        if self._store.exists(name):  # the task was finished, but its account was lost with its actor
             return
         started = Started(self._store, key, self._settings.run)
         ranges = [(plan.documents[item.document], indices(plan, item, self._settings)) for item in plan.tasks[account.task]]
@@ -163,7 +165,7 @@ class TaskReader:
         started.end()
 
     def _together(self, ranges: Sequence[tuple[Document, Sequence[int]]]) -> list[Page] | None:
-        """All pages of a task at once; None where something is wrong that is no page's own."""
+        """Read all pages of a task together. Returns None after an error that cannot be attributed to a page."""
         wanted = [(document.name, document.place, numbers) for document, numbers in ranges if numbers]
         if not wanted:
             return []
@@ -174,7 +176,7 @@ class TaskReader:
         except SetupError:
             raise
         except Exception as error:
-            print(f"read alone after {type(error).__name__}: {error}", flush=True)
+            print(f"pages are read one by one after {type(error).__name__}: {error}", flush=True)
             return None
 
     def _alone(self, ranges: Sequence[tuple[Document, Sequence[int]]], started: Started) -> list[Page]:

@@ -1,6 +1,7 @@
-"""Work that has ended a process, done again in a process of its own, so that nothing else ends with it.
+"""Isolation of work that has crashed a process: its items are processed one by one in a child process.
 
-Run as a program, this is that process. It is told by standard input what to do, and answers with lines of JSON on a pipe.
+The child process runs this module as a program. It receives its work on standard input and answers with lines of JSON on a
+pipe.
 """
 
 import contextlib
@@ -19,26 +20,26 @@ from mindnlp_ocr.errors import PageError, SetupError
 from mindnlp_ocr.farm.opening import count_pages
 from mindnlp_ocr.farm.settings import FarmSettings
 
-TRIES = 2  # of what ends its process
-END_SECONDS = 10.0  # for a process that has answered all
+TRIES = 2  # attempts for an item that crashes its process
+END_SECONDS = 10.0  # time in which a process must exit after its last answer
 PR_SET_PDEATHSIG = 1
 
 Kind = Literal["count", "read"]
-Item = tuple[str, str, int]  # a document's name and place, and the index of a page
-# Before MindSpore is imported, which makes our operators slow in processes that are started afterwards.
+Item = tuple[str, str, int]  # name and location of a document, and the index of a page
+# Copied before MindSpore is imported, because its changes to the environment slow down our operators in child processes.
 ENVIRONMENT = dict(os.environ)
 
 
 class Begun(int):
-    """The number of the item that is being worked on."""
+    """The number of the item that is being processed."""
 
 
 def alone(kind: Kind, items: Sequence[Item], settings: FarmSettings, given_up: dict[int, str]) -> Iterator[Any]:
-    """Work on items one by one. Yields :class:`Begun` before each, and what came of it: the JSON of a page or a number of
-    pages; or a PageError, which says how the process ended twice.
+    """Process items one by one. For each, yields :class:`Begun` and then its result: the JSON of a page or a number of
+    pages, or a PageError, for example if the item crashed the process twice.
 
     Args:
-        given_up: items, by their numbers, that are not tried, and why.
+        given_up: error messages of items that are skipped, by number.
 
     Raises:
         SetupError: the model cannot be loaded.
@@ -64,7 +65,8 @@ def alone(kind: Kind, items: Sequence[Item], settings: FarmSettings, given_up: d
             tries += 1
             if tries == TRIES:
                 yield PageError(
-                    f"{process.end()} ended the process that worked on nothing else, {TRIES} times: leave the page out, or "
+                    f"{process.end()} ended the process that worked only on this page, {TRIES} times: leave the page "
+                    "out, or "
                     "give its reader more memory"
                 )
                 number, tries = number + 1, 0
@@ -81,45 +83,45 @@ class _Process:
         os.close(writing)
         self._answers = os.fdopen(reading, encoding="utf-8")
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it is gone: its end says why
+        with contextlib.suppress(BrokenPipeError):  # the process has exited, and its exit status is reported later
             pickle.dump((kind, list(items), settings), self._process.stdin)
             self._process.stdin.flush()
 
     def go_on(self) -> None:
-        """It begins an item when that has been noted here: the item may end both."""
+        """Let the child start an item. Called after the caller has recorded the item, which may crash both processes."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(b"\n")
             self._process.stdin.flush()
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """What it answers, until it ends."""
+        """Yield the answers of the process until it exits."""
         try:
             with self._answers:
                 for line in self._answers:
-                    if line.endswith("\n"):  # else it died within the line
+                    if line.endswith("\n"):  # an incomplete line means that the process died while writing it
                         yield json.loads(line)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(END_SECONDS)
         finally:
-            self._process.kill()  # where it has not ended, or nobody listens any more
+            self._process.kill()  # the process may still run, or the caller may have stopped reading
             self._process.wait()
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()  # type: ignore[union-attr]
 
     def end(self) -> str:
-        """How it ended."""
+        """Return how the process ended: a signal or an exit status."""
         code = self._process.returncode
         return signal.Signals(-code).name if code < 0 else f"exit status {code}"
 
 
-# The process
+# The child process
 
 
 def main() -> None:
     writing, parent = map(int, sys.argv[1:])
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was gone before that
+    if os.getppid() != parent:  # the parent had exited before prctl
         os._exit(1)
     kind, items, settings = pickle.load(sys.stdin.buffer)
     with os.fdopen(writing, "w", encoding="utf-8") as answers:
@@ -144,7 +146,7 @@ def main() -> None:
             except PageError as error:
                 answer(error=str(error))
             except Exception as error:
-                answer(error=str(PageError(f"{type(error).__name__}: {error}: see the log of the worker")))
+                answer(error=str(PageError(f"{type(error).__name__}: {error}: see the worker's log")))
 
 
 def _page(reader: Any, name: str, place: str, index: int) -> str:

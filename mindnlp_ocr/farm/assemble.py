@@ -1,4 +1,4 @@
-"""One file a document, made of what was read of its ranges when all are there."""
+"""Assembly of a document's output file from the results of its tasks."""
 
 import tempfile
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ from mindnlp_ocr.farm.plan import Document, Plan, part_name, parts_there
 from mindnlp_ocr.farm.settings import FarmSettings
 from mindnlp_ocr.farm.store import Store
 
-IN_MEMORY = 16 << 20  # bytes of a file, above which it is made on the disk
+IN_MEMORY = 16 << 20  # bytes; larger files are assembled on the disk
 
 
 def wanting(store: Store, settings: FarmSettings, number: int, plan: Plan) -> list[int]:
-    """The documents of a chunk whose file can be made, and is not there."""
+    """Return the indices of documents of a chunk whose pages have all been read, but whose file does not exist."""
     if settings.format is None:
         return []
     there = parts_there(store, settings, number)
@@ -31,14 +31,14 @@ def wanting(store: Store, settings: FarmSettings, number: int, plan: Plan) -> li
 
 
 def assemble(store: Store, settings: FarmSettings, number: int, plan: Plan, index: int) -> None:
-    """Write the file of a document, as ``mindnlp-ocr --output-dir`` does."""
+    """Write the output file of a document, with the same content as ``mindnlp-ocr --output-dir``."""
     document = plan.documents[index]
     with tempfile.SpooledTemporaryFile(IN_MEMORY) as file, ExitStack() as sources:
         writer = FORMATS[settings.format or ""](cast(BinaryIO, file))
         source: Source | None = None
         writer.begin(document.name)
         for page in _pages(store, settings, number, plan, index):
-            if settings.format == "pdf" and source is None:  # which alone shows the page
+            if settings.format == "pdf" and source is None:  # only PDF output contains the image of the page
                 source = sources.enter_context(opened(document.name, document.place, settings))
             writer.page(page, None if source is None else _picture(source, page, settings))
         writer.end(None)

@@ -1,4 +1,4 @@
-"""``mindnlp-ocr batch`` and ``tools/batch.py``."""
+"""The command ``mindnlp-ocr batch``."""
 
 import argparse
 import os
@@ -18,7 +18,7 @@ from mindnlp_ocr.settings import parsed
 
 
 def main(argv: Sequence[str] | None = None, reader: str = READER) -> int:
-    """Read what ``argv`` names on a Ray cluster; returns the exit status.
+    """Read the documents named by ``argv`` on a Ray cluster. Returns the exit status.
 
     Args:
         reader: the class that reads pages, as "module:name".
@@ -34,14 +34,14 @@ def main(argv: Sequence[str] | None = None, reader: str = READER) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped: what was read is kept, and the same line goes on where it stopped", file=sys.stderr)
+        print("stopped: finished pages are kept, run the same command to continue", file=sys.stderr)
         return 130
     print(*report.lines(), sep="\n", file=sys.stderr)
     return 1 if report.failures else 0
 
 
 def farm_settings(arguments: argparse.Namespace, reader: str = READER) -> FarmSettings:
-    """What every process of the farm has to know."""
+    """Return the settings that every process of the farm needs."""
     options = for_workers(arguments, max(1, int(arguments.cpus_per_actor)))
     run_name = f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid4().hex[:8]}"
     output = arguments.output if "://" in arguments.output else absolute(arguments.output)
@@ -51,7 +51,7 @@ def farm_settings(arguments: argparse.Namespace, reader: str = READER) -> FarmSe
 
 
 def _workers(arguments: argparse.Namespace) -> Workers:
-    parts = arguments.tensor_parallel  # all on one machine, since they are one actor's
+    parts = arguments.tensor_parallel  # all parts run on one machine, since they belong to one actor
     address, npus = arguments.ray or os.environ.get("RAY_ADDRESS") or None, parts if needs_card(arguments) else 0
     return Workers(address, arguments.actors, arguments.cpus_per_actor * parts, npus)
 

@@ -1,7 +1,8 @@
-"""One model in parts, on the cards of one machine, as the reader of an actor: the actor is the first rank, and starts the
-others and MindSpore's scheduler as processes of its own. All make the same calls in the same order.
+"""The reader of an actor with ``--tensor-parallel``: a model split over several processes on one machine.
 
-Run as a program, this is one of these processes. It is told by standard input what to read, and ends with it.
+The actor is rank 0. It starts the other ranks and MindSpore's scheduler as child processes, which run this module as a
+program. All ranks make the same calls in the same order. A child receives pickled settings and tasks on standard input and
+exits when it is closed.
 """
 
 import os
@@ -24,11 +25,11 @@ from mindnlp_ocr.farm.alone import ENVIRONMENT
 from mindnlp_ocr.farm.settings import FarmSettings, Wanted
 
 HOST = "127.0.0.1"
-SETUP_SECONDS = 30.0  # for the first rank to say itself what is wrong
+SETUP_SECONDS = 30.0  # time for rank 0 to report the same error itself
 
 
 class PartsReader:
-    """The first rank. Where any process of the model ends, this one ends too: Ray starts the actor again.
+    """Rank 0. If any process of the model exits, this one exits as well, and Ray restarts the actor.
 
     Raises:
         SetupError: the model or the device cannot be used.
@@ -54,7 +55,7 @@ class PartsReader:
             raise
 
     def read(self, wanted: Sequence[Wanted]) -> Iterator[Page]:
-        """As :meth:`PageReader.read`, on all ranks."""
+        """Read pages on all ranks. See :meth:`PageReader.read`."""
         try:
             for rank in self._ranks:
                 _tell(rank, list(wanted))
@@ -62,14 +63,18 @@ class PartsReader:
         except SetupError:
             self._close()
             raise
-        except Exception:  # the ranks are no longer at the same call, and none can leave the others
+        except Exception:  # the ranks are no longer synchronised, so none of them can continue
             traceback.print_exc()
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _watch(self, other: "subprocess.Popen[bytes]") -> None:
         other.wait()
         if not self._closed:
-            print(f"a rank has ended with status {other.returncode}, so this one ends as well", file=sys.stderr, flush=True)
+            print(
+                f"another rank exited with status {other.returncode}, so this process exits as well",
+                file=sys.stderr,
+                flush=True,
+            )
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _close(self) -> None:
@@ -101,13 +106,13 @@ def _reader(settings: FarmSettings, rank: int) -> Any:
     reader = PageReader(settings)
     if reader.finds_blocks:
         raise SetupError(
-            "a model in parts cannot find the blocks of pages, which it is asked for in no fixed order: give --layout "
+            "a model in parts cannot find the blocks of pages, because their requests have no fixed order: give --layout "
             "lines or page"
         )
     return reader
 
 
-# Another rank, or the scheduler
+# Child processes: the other ranks and the scheduler
 
 
 def main() -> None:
@@ -119,7 +124,7 @@ def main() -> None:
             while True:
                 wanted.put(pickle.load(sys.stdin.buffer))
         except (EOFError, pickle.UnpicklingError):
-            os._exit(0)  # the first rank has gone; this one may be within a call that nothing else ends
+            os._exit(0)  # rank 0 has exited, and the main thread may be blocked in a collective call
 
     threading.Thread(target=listen, daemon=True).start()
     try:

@@ -1,4 +1,4 @@
-"""What a user names for a farm, as the names of documents, one at a time."""
+"""Expansion of the inputs of a farm into the names of documents."""
 
 import json
 import posixpath
@@ -16,11 +16,11 @@ LISTS = (".txt", ".jsonl", ".parquet")
 
 
 def documents(inputs: Sequence[str]) -> Iterator[str]:
-    """The names of all documents, in the order of the inputs.
+    """Yield the names of all documents, in the order of the inputs.
 
     Args:
-        inputs: files, folders and patterns, local or as URIs; lists of names (``.txt``, a name a line; ``-`` for standard
-            input) and of references (``.jsonl``, ``.parquet`` with a column ``path`` or ``uri``).
+        inputs: files, folders and patterns, as local paths or URIs; lists of names (``.txt`` with one name per line; ``-``
+            for standard input) and of references (``.jsonl`` or ``.parquet`` with a column ``path`` or ``uri``).
 
     Raises:
         SetupError: a list cannot be read, or a folder cannot be listed.
@@ -75,7 +75,7 @@ def _references(name: str, lines: Iterator[bytes]) -> Iterator[str]:
             (column,) = [column for column in COLUMNS if column in row][:1]
         except (ValueError, TypeError) as error:
             raise SetupError(
-                f'line {number} of {name} is no reference: give a line such as {{"path": "scan.pdf"}}, or "uri"'
+                f'line {number} of {name} is not a reference: give a line such as {{"path": "scan.pdf"}}, or "uri"'
             ) from error
         yield str(row[column])
 
@@ -87,18 +87,16 @@ def _rows(name: str, file: Any) -> Iterator[str]:
     try:
         table = parquet.ParquetFile(file)
     except pyarrow.ArrowInvalid as error:
-        raise SetupError(f"{name} is no Parquet file ({error}): write it again") from error
+        raise SetupError(f"{name} is not a Parquet file ({error}): write it again") from error
     columns = [column for column in COLUMNS if column in table.schema_arrow.names]
     if not columns:
-        raise SetupError(
-            f"{name} has neither of the columns path and uri, but {', '.join(table.schema_arrow.names)}: rename one"
-        )
+        raise SetupError(f"{name} has no column path or uri, only {', '.join(table.schema_arrow.names)}: rename one")
     for batch in table.iter_batches(columns=columns[:1]):
         yield from (str(value) for value in batch.column(0).to_pylist())
 
 
 def _remote(uri: str) -> Iterator[str]:
-    """A document, the documents directly in a folder, or those that match a pattern, of an object store."""
+    """Yield a document in an object store, all documents directly in a folder, or those that match a pattern."""
     from pyarrow import fs
 
     if uri.startswith(("http://", "https://")):

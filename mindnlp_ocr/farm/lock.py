@@ -1,4 +1,4 @@
-"""One run at a time on an output: on a disk by a lock of the file system, elsewhere by a record that a run keeps new."""
+"""A lock that allows one run at a time on an output: a file lock on a disk, a record with a heartbeat elsewhere."""
 
 import contextlib
 import errno
@@ -20,32 +20,35 @@ from mindnlp_ocr.farm.store import Store
 
 NAME = f"{FOLDER}/lock"
 BEAT_SECONDS = 10.0
-STALE_SECONDS = 3 * BEAT_SECONDS  # without a beat: its run has died
-NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # of file systems on a network, by how they are mounted
+STALE_SECONDS = 3 * BEAT_SECONDS  # time without a heartbeat after which a run counts as dead
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # errors of network file systems without locks
 
 
 class Lock:
-    """What a run holds.
+    """A lock held by a run.
 
     Attributes:
-        taken: by which other run it was taken over, since this one was not heard of for too long.
+        taken: the run that took over the output because this one sent no heartbeat for too long, else None.
     """
 
     taken: str | None = None
 
     def check(self, output: str) -> None:
-        """Raises SetupError where another run has taken the output over."""
+        """Raise a SetupError if another run has taken over the output."""
         if self.taken is not None:
-            raise SetupError(f"{output} was taken over by {self.taken}, since this run had stood still: let that one go on")
+            raise SetupError(
+                f"{output} was taken over by {self.taken}, because this run sent no heartbeat for too long: let the "
+                "other run "
+                "finish"
+            )
 
 
 @contextlib.contextmanager
 def locked(store: Store, run: str) -> Iterator[Lock]:
-    """Hold an output. What dies while it holds one blocks nobody: the kernel frees its lock, and its record is no longer
-    kept new.
+    """Lock an output. A run that dies does not block it: the kernel releases a file lock, and a record becomes stale.
 
     Raises:
-        SetupError: another run holds it.
+        SetupError: another run holds the lock.
     """
     path = store.local(NAME)
     with _by_the_file_system(path, store.uri) if path is not None else contextlib.nullcontext(False) as held:
@@ -62,7 +65,7 @@ def _owner() -> dict[str, Any]:
 
 def _refusal(output: str, owner: dict[str, Any]) -> SetupError:
     return SetupError(
-        f"{output} is being written by another run ({_named(owner)}): wait until it has ended, or give another --output"
+        f"{output} is being written by another run ({_named(owner)}): wait until it ends, or give another --output"
     )
 
 
@@ -72,7 +75,7 @@ def _named(owner: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _by_the_file_system(path: Path, output: str) -> Iterator[bool]:
-    """Whether the file system has locks, and this one is held."""
+    """Lock a file. Yields False if the file system supports no locks."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:
@@ -94,7 +97,7 @@ def _by_the_file_system(path: Path, output: str) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def _by_record(store: Store, run: str) -> Iterator[Lock]:
-    """Two runs that begin within the same moment may both get through: an object store has no lock."""
+    """Lock by a record. Two runs that start at the same moment may both succeed, as object stores have no locks."""
     _wait_for_a_dead_run(store)
     lock, over, number = Lock(), threading.Event(), 0
 
@@ -105,7 +108,7 @@ def _by_record(store: Store, run: str) -> Iterator[Lock]:
 
     def keep_new() -> None:
         while not over.wait(BEAT_SECONDS):
-            with contextlib.suppress(OSError):  # the store may be back at the next beat
+            with contextlib.suppress(OSError):  # the store may be available again at the next heartbeat
                 if (record := _record(store)) and record.get("run") != run:
                     lock.taken = _named(record)
                     return

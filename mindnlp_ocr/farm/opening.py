@@ -1,4 +1,4 @@
-"""Documents of a farm, opened: from a disk, or downloaded for as long as they are read."""
+"""Opening of documents in a farm: from a disk, or after a download to a temporary file."""
 
 import shutil
 import tempfile
@@ -14,20 +14,20 @@ from mindnlp_ocr.farm.store import file_system
 
 @contextmanager
 def opened(name: str, place: str, settings: FarmSettings) -> Iterator[Source]:
-    """An open document.
+    """Open a document.
 
     Args:
-        name: how messages and results call it.
-        place: an absolute path or a URI.
+        name: name of the document in messages and results.
+        place: absolute path or URI.
 
     Raises:
-        PageError: it cannot be opened, or not be downloaded.
+        PageError: the document cannot be opened or downloaded.
     """
     with tempfile.TemporaryDirectory(prefix="mindnlp-ocr-") as folder:
         if "://" in place and not place.startswith(("http://", "https://")):
             content: Path | None = _downloaded(place, Path(folder))
         else:
-            content = Path(place) if Path(place).is_file() else None  # where it is missing, Source says what is wrong
+            content = Path(place) if Path(place).is_file() else None  # Source reports a missing file
         source = Source(name, settings.arguments["dpi"], settings.arguments["password"], content)
         try:
             yield source
@@ -36,7 +36,7 @@ def opened(name: str, place: str, settings: FarmSettings) -> Iterator[Source]:
 
 
 def count_pages(name: str, place: str, settings: FarmSettings) -> int:
-    """How many pages a document has; PageError where it cannot be opened."""
+    """Return the number of pages of a document. Raises PageError if it cannot be opened."""
     with opened(name, place, settings) as source:
         return source.pages
 

@@ -11,17 +11,17 @@ examples:
   %(prog)s big.pdf 'more/*.pdf' --output read --format markdown   a Markdown file for each document
   %(prog)s references.parquet --output s3://bucket/read --ray auto   on a cluster, from and to an object store
 
-Run the same line again after whatever has stopped it: what was read is not read again.
-exit status: 0 every page was read; 1 some were not (the others are); 2 wrong usage, or a model, a cluster or an output
-that cannot be used
+After an interruption, run the same command again: finished pages are not read again.
+exit status: 0 all pages were read; 1 some pages could not be read; 2 wrong usage, or a model, a cluster or an output that
+cannot be used
 """
 
 
 def parser() -> Parser:
-    """The options."""
+    """Return the parser of the command."""
     parser = Parser(
         prog="mindnlp-ocr batch",
-        description="Read millions of pages on the machines of a Ray cluster, or on this one.",
+        description="Read millions of pages on the machines of a Ray cluster, or on this machine.",
         epilog=EPILOG,
     )
     parser.add_argument(
@@ -32,23 +32,30 @@ def parser() -> Parser:
         "column path or uri); local, or URIs such as s3://bucket/folder",
     )
     parser.add_argument(
-        "--output", required=True, metavar="URI", help="a folder that all machines see, or an object store's"
+        "--output",
+        required=True,
+        metavar="URI",
+        help="output folder, in an object store or on a disk shared by all machines",
     )
     parser.add_argument(
-        "--format", choices=FORMATS, help="write a file for each document (default: Parquet, a row a page, in pages/)"
+        "--format",
+        choices=FORMATS,
+        help="write one file per document in this format (default: Parquet files in pages/, one row per page)",
     )
     parser.add_argument(
-        "--ray", metavar="ADDRESS", help="of a Ray cluster, or auto (default: $RAY_ADDRESS; else Ray is started here)"
+        "--ray",
+        metavar="ADDRESS",
+        help="address of a Ray cluster, or auto (default: $RAY_ADDRESS, else Ray is started on this machine)",
     )
-    parser.add_argument("--actors", type=int, metavar="N", help="processes with a model (default: as the cluster has room)")
+    parser.add_argument("--actors", type=int, metavar="N", help="number of processes with a model (default: as many as fit)")
     parser.add_argument(
-        "--cpus-per-actor", type=float, default=1, metavar="N", help="CPUs, and threads, of each of them (default: 1)"
+        "--cpus-per-actor", type=float, default=1, metavar="N", help="number of CPUs and threads of each (default: 1)"
     )
     parser.add_argument(
-        "--pages-per-task", type=int, default=16, metavar="N", help="pages that are read, and kept, together (default: 16)"
+        "--pages-per-task", type=int, default=16, metavar="N", help="number of pages per task and Parquet file (default: 16)"
     )
     parser.add_argument(
-        "--cost-per-hour", type=float, metavar="N", help="of the cluster: the report says what a million pages cost"
+        "--cost-per-hour", type=float, metavar="N", help="cost of the cluster; the report states the cost of a million pages"
     )
     add_options(parser)
     add_document_options(parser)
@@ -57,13 +64,17 @@ def parser() -> Parser:
         type=int,
         default=1,
         metavar="N",
-        help="hold the language model of each actor in N parts, which take N times its CPUs, or N cards (default: 1)",
+        help="split the language model of each actor into N parts, with N times the CPUs, or N cards (default: 1)",
     )
     return parser
 
 
 def check_farm(arguments: argparse.Namespace) -> None:
-    """Refuse numbers that nothing can be read with."""
+    """Check the options of a farm.
+
+    Raises:
+        SetupError: a value is out of range, or --threads is given.
+    """
     for name in ("actors", "pages_per_task", "tensor_parallel"):
         value = getattr(arguments, name)
         if value is not None and value < 1:

@@ -1,4 +1,4 @@
-"""What was read of one task, as a Parquet file: a row a page."""
+"""The Parquet files with the results of tasks, one row per page."""
 
 import io
 import json
@@ -10,12 +10,12 @@ from mindnlp_ocr.documents.schema import PageResult
 
 
 class Row(NamedTuple):
-    """One page of a document, or a document that could not be opened.
+    """A page of a document, or a document that could not be opened.
 
     Attributes:
-        path: the name of the document.
-        page: None for a document that could not be opened.
-        error: why it could not be; the error of a page stands in the page.
+        path: name of the document.
+        page: the page; None for a document that could not be opened.
+        error: error of the document; the error of a page is an attribute of the page.
     """
 
     path: str
@@ -24,7 +24,7 @@ class Row(NamedTuple):
 
 
 def schema() -> Any:
-    """The columns; docs/cluster.md describes them."""
+    """Return the schema of the file. docs/cluster.md describes the columns."""
     import pyarrow as pa
 
     text = pa.string()
@@ -32,7 +32,7 @@ def schema() -> Any:
 
 
 def encode(rows: Iterable[Row]) -> bytes:
-    """The file. The same rows give the same bytes: what differs from run to run, ``timings_ms``, is left out."""
+    """Return the content of the file. It is reproducible, because ``timings_ms`` is left out."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -43,7 +43,7 @@ def encode(rows: Iterable[Row]) -> bytes:
 
 
 def decode(content: bytes) -> Iterator[Row]:
-    """The rows of a file."""
+    """Yield the rows of a file."""
     from pyarrow import parquet
 
     for batch in parquet.ParquetFile(io.BytesIO(content)).iter_batches(columns=["path", "error", "json"]):
@@ -62,7 +62,7 @@ def _columns(row: Row) -> dict[str, Any]:
 
 
 def _page(result: dict[str, Any]) -> Page:
-    """The page that a result was made of: without what was added for readers of JSON."""
+    """Convert the JSON of a result back into a page, without the derived fields."""
     result.pop("text")
     for block in result["blocks"]:
         block.pop("text")

@@ -1,8 +1,8 @@
-"""Documents in chunks, and chunks in tasks: ranges of pages that are read together.
+"""The plan of a farm: documents are grouped into chunks, and chunks are divided into tasks, which read ranges of pages.
 
-Both are written once and then never changed. A task is known by the number of its chunk and its number in that, and so are
-its files: whoever looks into the output folder sees what has been read, and files sorted by their names are in the order of
-the inputs.
+Chunks and plans are written once and never changed. A task and its files are identified by the number of the chunk and the
+number of the task within it. The files in the output folder therefore show which tasks are finished, and files sorted by
+name are in the order of the inputs.
 """
 
 import json
@@ -25,14 +25,14 @@ _DOCUMENTS, _PLANS = f"{FOLDER}/documents", f"{FOLDER}/plan"
 
 @dataclass(frozen=True)
 class Document:
-    """One document of a chunk.
+    """A document of a chunk.
 
     Attributes:
-        name: as it was given.
-        place: where every process of the farm finds it, an absolute path or a URI.
-        output: the name of its file; None where pages go to Parquet.
-        pages: how many it has.
-        error: why it cannot be opened, or has nothing to be read.
+        name: name as given by the user.
+        place: absolute path or URI, valid in every process of the farm.
+        output: name of its output file; None for Parquet output.
+        pages: number of pages.
+        error: reason why it cannot be opened or has no selected page, else None.
     """
 
     name: str
@@ -44,8 +44,8 @@ class Document:
 
 @dataclass(frozen=True)
 class Range:
-    """Some of the wanted pages of a document: those from ``start`` up to ``stop``, counted from 0. None of a document
-    that cannot be opened, which has one empty range."""
+    """A range of the selected pages of a document: from ``start`` up to ``stop``, exclusive, counted from 0. A document that
+    cannot be opened has one empty range."""
 
     document: int
     start: int
@@ -54,13 +54,13 @@ class Range:
 
 @dataclass(frozen=True)
 class Plan:
-    """A chunk: its documents, and the ranges of every task."""
+    """The plan of a chunk: its documents, and the ranges of pages of every task."""
 
     documents: tuple[Document, ...]
     tasks: tuple[tuple[Range, ...], ...]
 
     def tasks_of(self, document: int) -> list[int]:
-        """The numbers of the tasks that hold pages of a document."""
+        """Return the numbers of the tasks with pages of a document."""
         return [number for number, ranges in enumerate(self.tasks) if any(item.document == document for item in ranges)]
 
     def encode(self) -> bytes:
@@ -74,11 +74,11 @@ class Plan:
         return cls(documents, tuple(tuple(Range(*item) for item in ranges) for ranges in plan["tasks"]))
 
 
-# Which documents there are
+# Chunks
 
 
 def add_documents(store: Store, names: Iterable[str], settings: FarmSettings) -> int:
-    """Note the documents that are not known yet, in chunks. Returns how many chunks there are.
+    """Add new documents to the output, in chunks. Returns the total number of chunks.
 
     Raises:
         SetupError: two documents would be written to one file.
@@ -98,7 +98,7 @@ def add_documents(store: Store, names: Iterable[str], settings: FarmSettings) ->
 
 
 def chunk(store: Store, number: int) -> list[Document]:
-    """The documents of a chunk, not opened yet."""
+    """Return the documents of a chunk. They have not been opened."""
     return [Document(**document) for document in json.loads(store.read(f"{_DOCUMENTS}/{number:06}.json"))]
 
 
@@ -107,20 +107,20 @@ def _named(names: Iterable[str], settings: FarmSettings, outputs: dict[str, str]
         for name in names:
             yield Document(name, absolute(name))
         return
-    names = list(dict.fromkeys(names))  # a file name depends on those of all others
+    names = list(dict.fromkeys(names))  # names of output files depend on the names of all documents
     found = OutputNames(FORMATS[settings.format].suffix, list(map(_without_options, names)))
     for name in names:
         output = found.of(_without_options(name))
         document = Document(name, absolute(name), output)
         if outputs.get(output, document.place) != document.place:
             raise SetupError(
-                f"{output} holds the text of {outputs[output]}, and {name} would be written to it: give another --output"
+                f"{output} contains the text of {outputs[output]}, but {name} would be written to it: give another --output"
             )
         yield document
 
 
 def _without_options(name: str) -> str:
-    """A name without the options of a file system that may follow a URI."""
+    """Return a name without the file system options that may follow a URI."""
     return name.partition("?")[0] if "://" in name else name
 
 
@@ -135,13 +135,15 @@ def _digest(place: str) -> bytes:
     return blake2b(place.encode(errors="surrogatepass"), digest_size=12).digest()
 
 
-# What is to be read of them
+# Plans
 
-Count = Callable[[Sequence[Document]], Iterable[int | str]]  # pages of documents, or why one cannot be opened
+Count = Callable[
+    [Sequence[Document]], Iterable[int | str]
+]  # numbers of pages, or an error message for a document that cannot be opened
 
 
 def plan_of(store: Store, number: int, settings: FarmSettings, count: Count) -> Plan:
-    """The plan of a chunk; made, and kept, where there is none yet."""
+    """Return the plan of a chunk. If there is none yet, it is made and stored."""
     name = f"{_PLANS}/{number:06}.json"
     if store.exists(name):
         return read_plan(store, number)
@@ -151,12 +153,12 @@ def plan_of(store: Store, number: int, settings: FarmSettings, count: Count) -> 
 
 
 def read_plan(store: Store, number: int) -> Plan:
-    """The plan of a chunk, which is there."""
+    """Read the stored plan of a chunk."""
     return Plan.decode(store.read(f"{_PLANS}/{number:06}.json"))
 
 
 def make_plan(documents: Sequence[Document], settings: FarmSettings, count: Count) -> Plan:
-    """Tasks of no more than ``pages_per_task`` pages: parts of large documents, several small ones together."""
+    """Divide documents into tasks of at most ``pages_per_task`` pages: large documents are split, small ones combined."""
     selection, most = PageSelection(settings.arguments["pages"]), settings.arguments["pages_per_task"]
     opened: list[Document] = []
     tasks: list[list[Range]] = []
@@ -165,7 +167,7 @@ def make_plan(documents: Sequence[Document], settings: FarmSettings, count: Coun
         pages, error = (0, found) if isinstance(found, str) else (found, None)
         wanted = len(list(selection.of(pages)))
         if error is None and not wanted:
-            error = f"it has {pages} pages, none of which is selected: change --pages"
+            error = f"none of its {pages} pages is selected: change --pages"
         opened.append(replace(document, pages=pages, error=error))
         start = 0
         while start < wanted or (start == 0 and not wanted):
@@ -180,16 +182,16 @@ def make_plan(documents: Sequence[Document], settings: FarmSettings, count: Coun
 
 
 def part_name(settings: FarmSettings, number: int, task: int) -> str:
-    """The file of what was read of a task."""
+    """Return the name of the result file of a task."""
     return f"{settings.parts}/{number:06}/{task:06}.parquet"
 
 
 def parts_there(store: Store, settings: FarmSettings, number: int) -> set[int]:
-    """The tasks of a chunk that have been read."""
+    """Return the numbers of the finished tasks of a chunk."""
     return {int(name.partition(".")[0]) for name in store.names(f"{settings.parts}/{number:06}")}
 
 
 def indices(plan: Plan, item: Range, settings: FarmSettings) -> list[int]:
-    """The pages of a range, from 0."""
+    """Return the indices of the pages of a range, from 0."""
     wanted = list(PageSelection(settings.arguments["pages"]).of(plan.documents[item.document].pages))
     return wanted[item.start : item.stop]

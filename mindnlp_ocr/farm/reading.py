@@ -1,4 +1,4 @@
-"""The model of one process of a farm. This imports MindSpore, and is imported where a model is loaded, and nowhere else."""
+"""The reader of an actor. It imports MindSpore, so this module is imported only when a model is loaded."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ from mindnlp_ocr.farm.settings import FarmSettings, Wanted
 
 
 class PageReader:
-    """Reads ranges of pages with one model; the lines of all of them share its slots.
+    """Reads ranges of pages with one model. Lines of all pages are batched together.
 
     Raises:
         SetupError: the model or the device cannot be used.
@@ -29,12 +29,12 @@ class PageReader:
 
     @property
     def finds_blocks(self) -> bool:
-        """Whether the model finds the blocks of pages, in requests that come from several threads."""
+        """Whether the model itself finds the blocks of pages, with requests from several threads."""
         return bool(self._reader.finds_blocks)
 
     def read(self, wanted: Sequence[Wanted]) -> Iterator[Page]:
-        """Every page, in the order of the documents and of their indices; what cannot be read has an error."""
-        owners: deque[_Document] = deque()  # of the pages that have not come yet
+        """Yield every page in the given order. Pages that cannot be read have an error."""
+        owners: deque[_Document] = deque()  # the documents of outstanding pages
 
         def pages() -> Iterator[Callable[[], SourcePage | Page]]:
             for name, place, indices in wanted:
@@ -55,7 +55,7 @@ class PageReader:
 
 
 class _Document:
-    """A document that is opened for its first page."""
+    """A document that is opened when its first page is needed."""
 
     def __init__(self, name: str, place: str, settings: FarmSettings) -> None:
         self._name, self._place, self._settings = name, place, settings
@@ -64,7 +64,7 @@ class _Document:
         self._error: str | None = None
 
     def opener(self, index: int) -> Callable[[], SourcePage | Page]:
-        """A function that opens a page."""
+        """Return a function that opens a page."""
 
         def page() -> SourcePage | Page:
             if self._source is None and self._error is None:
@@ -79,6 +79,6 @@ class _Document:
         return page
 
     def close(self) -> None:
-        """Free what is held of it; a page that is still to come opens it again."""
+        """Close the document. Opening a further page opens it again."""
         self._open.close()
         self._source = None

@@ -1,4 +1,4 @@
-"""What a farm says: a bar while it reads, and an account at the end."""
+"""The progress bar of a farm, and the report at its end."""
 
 import json
 import re
@@ -13,20 +13,20 @@ from mindnlp_ocr.farm.settings import FOLDER
 from mindnlp_ocr.farm.store import Store
 
 FAILED = f"{FOLDER}/failed"
-CAUSES = 10  # that are named
+CAUSES = 10  # maximum number of causes in the report
 
 
 @dataclass
 class Report:
-    """One run.
+    """Statistics of a run.
 
     Attributes:
-        pages: that this run read, those that could not be read among them.
-        tasks: that it did.
-        seconds: from the start of the first task to the end of the last.
-        start_seconds: before that: Ray, and finding what is to be read.
-        failures: in the whole output, by their cause.
-        cost_per_hour: of the cluster, in any currency.
+        pages: number of pages that this run processed, including failed ones.
+        tasks: number of tasks that this run finished.
+        seconds: time from the start of the first task to the end of the last.
+        start_seconds: time before that, for starting Ray and finding unfinished tasks.
+        failures: number of failures in the whole output, by cause.
+        cost_per_hour: cost of the cluster, in any currency.
         warm: pages and seconds of every actor, without its first task.
     """
 
@@ -39,7 +39,7 @@ class Report:
     warm: dict[str, list[float]] = field(default_factory=dict)
 
     def note(self, account: dict[str, Any]) -> None:
-        """A task has been done."""
+        """Record a finished task."""
         self.pages += account["pages"]
         self.tasks += 1
         if account["actor"] not in self.warm:  # its first task: the model was loaded meanwhile
@@ -50,7 +50,7 @@ class Report:
 
     @property
     def warm_pages_per_second(self) -> float:
-        """Of all actors together, while they read, but for the first task of each."""
+        """Sum of the speeds of all actors, each without its first task."""
         return sum(pages / seconds for pages, seconds in self.warm.values() if seconds)
 
     @property
@@ -59,13 +59,13 @@ class Report:
 
     @property
     def cost_per_million(self) -> float | None:
-        """What a million pages cost at the rate of this run; None where that is not known."""
+        """Cost of a million pages at the speed of this run; None if it is unknown."""
         if self.cost_per_hour is None or not self.pages_per_second:
             return None
         return 1e6 / self.pages_per_second / 3600 * self.cost_per_hour
 
     def as_dict(self) -> dict[str, Any]:
-        """As ``_farm/runs/*.json`` has it."""
+        """Return the content of ``_farm/runs/*.json``."""
         return {
             "pages": self.pages,
             "tasks": self.tasks,
@@ -78,27 +78,27 @@ class Report:
         }
 
     def lines(self) -> list[str]:
-        """For the terminal."""
-        rate = f"{self.pages_per_second:.2f} pages a second"
+        """Return the lines that are printed at the end of a run."""
+        rate = f"{self.pages_per_second:.2f} pages per second"
         lines = [
             f"{self.pages} pages in {self.tasks} tasks, {self.seconds:.1f} s: {rate} (start: {self.start_seconds:.1f} s)"
         ]
         if self.cost_per_million is not None:
-            lines.append(f"a million pages at this rate: {self.cost_per_million:.2f} at {self.cost_per_hour:g} an hour")
+            lines.append(f"cost of a million pages: {self.cost_per_million:.2f} at {self.cost_per_hour:g} per hour")
         if total := self.failures.total():
-            lines.append(f"{total} pages or documents of the whole output could not be read:")
+            lines.append(f"{total} pages or documents of the output could not be read:")
             lines += [f"  {count} x {cause}" for cause, count in self.failures.most_common(CAUSES)]
         return lines
 
 
 class Progress:
-    """Pages that have been read, and what is wrong with some."""
+    """The progress bar, with the warnings and errors of pages."""
 
     def __init__(self, shown: bool) -> None:
         self._bar = tqdm(unit="page", file=sys.stderr, disable=not shown)
 
     def task(self, account: dict[str, Any]) -> None:
-        """A task has been done."""
+        """Record a finished task."""
         for warning in account["warnings"]:
             tqdm.write(f"warning: {warning}", file=sys.stderr)
         for failure in account["failures"]:
@@ -111,7 +111,7 @@ class Progress:
 
 
 def failures(store: Store) -> Counter[str]:
-    """The failures of the whole output, by their cause: the message without what is particular to one page."""
+    """Count the failures of the whole output by cause: the message without numbers and the name of the document."""
     causes: Counter[str] = Counter()
     for name in store.names(FAILED):
         for failure in json.loads(store.read(f"{FAILED}/{name}")):

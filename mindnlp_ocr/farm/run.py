@@ -1,4 +1,4 @@
-"""The driver of a farm: it starts Ray, hands out what is still to be read, and counts. Pages never pass through it."""
+"""The driver of a farm: it starts Ray, distributes unfinished tasks, and collects statistics, but no pages."""
 
 import json
 import logging
@@ -16,23 +16,23 @@ from mindnlp_ocr.farm.report import Progress, Report, failures
 from mindnlp_ocr.farm.settings import FOLDER, FarmSettings
 from mindnlp_ocr.farm.store import Store
 
-PLANNERS = 2  # processes that open documents; they wait for the actors, by Ray Data's back-pressure
-OBJECT_STORE_BYTES = 128 << 20  # of a Ray that we start: numbers of tasks pass through it, and no pages
+PLANNERS = 2  # processes that open documents; Ray Data's back-pressure limits their speed to that of the actors
+OBJECT_STORE_BYTES = 128 << 20  # if Ray is started here; the object store contains task numbers, but no pages
 SOURCE_BLOCKS = 1000
-PLANNED = 100  # tasks that a planner has ready
-AHEAD = 4.0  # tasks that wait for an actor, by those that are with one
+PLANNED = 100  # maximum number of planned tasks of a planner
+AHEAD = 4.0  # ratio of waiting to running tasks
 
 
 @dataclass(frozen=True)
 class Workers:
-    """What reads.
+    """The actors that read pages, and their resources.
 
     Attributes:
-        address: of a Ray cluster, or "auto"; None: Ray is started on this machine, and ended afterwards.
-        actors: each with a model; None: as many as the cluster has room for.
-        cpus: of each actor, in Ray's count.
-        npus: of each actor.
-        at_once: tasks of each actor at a time, in threads; for readers that have no device of their own to wait for.
+        address: address of a Ray cluster, or "auto"; None: start Ray on this machine and stop it afterwards.
+        actors: number of actors, each with a model; None: as many as fit into the cluster.
+        cpus: number of CPUs of each actor.
+        npus: number of NPUs of each actor.
+        at_once: number of concurrent tasks of each actor, in threads; for readers that do not use the local device.
     """
 
     address: str | None = None
@@ -43,11 +43,11 @@ class Workers:
 
 
 def run(settings: FarmSettings, names: Iterable[str], workers: Workers, cost_per_hour: float | None = None) -> Report:
-    """Read documents, but for what an earlier run with the same output has read.
+    """Read documents, except the pages that an earlier run with the same output has read.
 
     Raises:
-        SetupError: Ray is missing or cannot be used, the output cannot be written or is another run's, or the model cannot
-            be loaded.
+        SetupError: Ray is missing or cannot be used, the output cannot be written or is locked by another run, or the model
+            cannot be loaded.
     """
     start = time.perf_counter()
     _check_ray()
@@ -89,7 +89,7 @@ def _read(settings: FarmSettings, chunks: int, workers: Workers, report: Report,
 
 
 def _accounts(settings: FarmSettings, chunks: int, workers: Workers) -> Iterator[dict[str, Any]]:
-    """The account of every task, as it is done."""
+    """Yield the account of every task when it is finished."""
     import ray
 
     from mindnlp_ocr.farm.actor import TaskReader, plan_chunks
@@ -99,21 +99,21 @@ def _accounts(settings: FarmSettings, chunks: int, workers: Workers) -> Iterator
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     actors = _actors(workers)
     context = ray.data.DataContext.get_current()
-    context.target_max_block_size = 1  # a block is a task: blocks are what actors take
+    context.target_max_block_size = 1  # one task per block, since actors receive blocks
     context.enable_progress_bars = False
     context._max_num_blocks_in_streaming_gen_buffer = (
-        PLANNED  # Ray Data looks ten times a second, and takes no more than that
+        PLANNED  # Ray Data polls ten times per second and fetches at most this many blocks
     )
-    context.memory_usage_poll_interval_s = None  # a thread for each task that watches its memory
+    context.memory_usage_poll_interval_s = None  # no thread per task that measures its memory
     context.downstream_capacity_backpressure_ratio = AHEAD
 
     def plan(batch: dict[str, Any]) -> Iterator[dict[str, list[int]]]:
         for number, task in plan_chunks(batch["chunk"], settings):
             yield {"chunk": [number], "task": [task]}
 
-    # Ray warns that it will take this by another name one day.
+    # Ray warns that this option will be renamed.
     threads: dict[str, Any] = {"max_concurrency": workers.at_once} if workers.at_once > 1 else {}
-    # Planning takes no CPU in Ray's count: actors that hold all would starve it.
+    # Planners reserve no CPU, since the actors may reserve all of them.
     blocks = min(chunks, SOURCE_BLOCKS)
     source = ray.data.from_items([{"chunk": number} for number in range(chunks)], override_num_blocks=blocks)
     planners = ray.data.TaskPoolStrategy(size=min(PLANNERS, blocks))
@@ -129,7 +129,7 @@ def _accounts(settings: FarmSettings, chunks: int, workers: Workers) -> Iterator
             enable_true_multi_threading=workers.at_once > 1,
         ),
         num_cpus=workers.cpus,
-        runtime_env={"env_vars": ENVIRONMENT},  # of actors alone: a process with one of its own takes seconds to start
+        runtime_env={"env_vars": ENVIRONMENT},  # only for actors, because such processes start slowly
         resources={"NPU": float(workers.npus)} if workers.npus else None,
         **threads,
     )
@@ -138,11 +138,11 @@ def _accounts(settings: FarmSettings, chunks: int, workers: Workers) -> Iterator
             yield from map(json.loads, batch["account"])
     except (ray.exceptions.RayError, RuntimeError) as error:
         last = str(error).strip().splitlines()[-1]
-        raise SetupError(f"the farm has stopped ({last}): what was read is kept, run the same line again") from error
+        raise SetupError(f"the farm stopped ({last}): finished pages are kept, run the same command to continue") from error
 
 
 def _actors(workers: Workers) -> int:
-    """How many actors are wanted; SetupError where the cluster has no room for one."""
+    """Return the number of actors. Raises SetupError if the cluster has no room for a single one."""
     import ray
 
     there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -151,7 +151,7 @@ def _actors(workers: Workers) -> int:
         room = min(room, there.get("NPU", 0) / workers.npus)
     if room < 1:
         raise SetupError(
-            f"an actor takes {workers.cpus:g} CPUs and {workers.npus} NPUs, and the cluster has {there.get('CPU', 0):g} and "
+            f"an actor needs {workers.cpus:g} CPUs and {workers.npus} NPUs, but the cluster has {there.get('CPU', 0):g} and "
             f"{there.get('NPU', 0):g}: lower --cpus-per-actor, or start Ray where the cards are"
         )
     return workers.actors or int(min(room, 1e6))
@@ -161,10 +161,10 @@ def _actors(workers: Workers) -> int:
 
 
 def check_settings(store: Store, settings: FarmSettings) -> None:
-    """Note how pages of an output are read, or refuse to go on otherwise.
+    """Store the settings of an output, or compare them with the stored ones.
 
     Raises:
-        SetupError: it was begun with other settings.
+        SetupError: the output was started with other settings.
     """
     name = f"{FOLDER}/settings.json"
     wanted = json.loads(json.dumps(settings.decisive()))
@@ -175,8 +175,9 @@ def check_settings(store: Store, settings: FarmSettings) -> None:
     for option, value in wanted.items():
         if before.get(option) != value:
             raise SetupError(
-                f"{settings.output} was begun with {option} {before.get(option)}, and {option} is now {value}: give another "
-                "--output, or the options of before"
+                f"{settings.output} was started with {option} {before.get(option)}, but {option} is now {value}: give "
+                "another "
+                "--output, or the original options"
             )
 
 

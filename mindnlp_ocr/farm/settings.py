@@ -1,4 +1,4 @@
-"""What every process of a farm has to know."""
+"""The settings of a farm, which are sent to all its processes."""
 
 from argparse import Namespace
 from collections.abc import Sequence
@@ -8,13 +8,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-FOLDER = "_farm"  # what a run keeps beside its results, and needs to go on
+FOLDER = "_farm"  # state of the run in the output folder, needed to resume it
 READER = "mindnlp_ocr.farm.reading:PageReader"
 READER_IN_PARTS = "mindnlp_ocr.farm.in_parts:PartsReader"
 
-Wanted = tuple[str, str, Sequence[int]]  # of a reader: a document's name and place, and the indices of its pages
+Wanted = tuple[str, str, Sequence[int]]  # name and location of a document, and the indices of its pages
 
-# Options that alter what is written: a run goes on only with the same ones.
+# Options that change the output: a run can only be resumed with the same values.
 DECISIVE = (
     *("model", "lora", "layout", "prompt", "max_new_tokens", "max_length", "min_pixels", "max_pixels", "dtype", "kv_dtype"),
     *("attn", "preset", "skip_furniture", "pages", "dpi", "text_layer", "min_confidence", "format", "pages_per_task"),
@@ -23,7 +23,7 @@ DECISIVE = (
 
 
 def _digest(preset: str | None) -> str | None:
-    """Of a preset's file; None where it is one of ours, or missing, which is said where it is read."""
+    """Return the SHA-256 of a preset file; None for a built-in preset or a missing file, which is reported elsewhere."""
     path = Path(preset or "")
     return sha256(path.read_bytes()).hexdigest() if path.is_absolute() and path.is_file() else None
 
@@ -33,9 +33,9 @@ class FarmSettings:
     """The settings of one run.
 
     Attributes:
-        output: the URI of the folder that is written.
-        arguments: the options of the command line, by their names.
-        run: what tells this run from the others that wrote the same output.
+        output: URI of the output folder.
+        arguments: the options of the command line by name.
+        run: unique name of this run.
         reader: the class that reads pages, as "module:name".
     """
 
@@ -46,25 +46,25 @@ class FarmSettings:
 
     @property
     def format(self) -> str | None:
-        """Of a file for each document; None where pages go to Parquet."""
+        """Output format of the document files; None for Parquet."""
         value: str | None = self.arguments["format"]
         return value
 
     @property
     def parts(self) -> str:
-        """The folder of what was read."""
+        """Name of the folder for the results of tasks."""
         return "pages" if self.format is None else f"{FOLDER}/parts"
 
     def namespace(self) -> Namespace:
-        """The options as :func:`mindnlp_ocr.opening.load_model` takes them."""
+        """Return the options in the form that :func:`mindnlp_ocr.opening.load_model` accepts."""
         return Namespace(**self.arguments)
 
     def decisive(self) -> dict[str, Any]:
-        """The options that alter what is written."""
+        """Return the options that change the output."""
         options = {name: self.arguments.get(name) for name in DECISIVE}
         return options | {"the content of its preset": _digest(options["preset"])}
 
     def new_reader(self) -> Any:
-        """What reads pages in this process; SetupError where the model cannot be loaded."""
+        """Return a new reader of pages in this process. Raises SetupError if the model cannot be loaded."""
         module, _, name = self.reader.partition(":")
         return getattr(import_module(module), name)(self)

@@ -1,4 +1,4 @@
-"""Notes of tasks that were begun: a note that is still there when a task begins tells that the task ended its process."""
+"""Notes about started tasks. A note that exists when a task starts shows that the task crashed its process before."""
 
 import contextlib
 import json
@@ -7,18 +7,18 @@ from dataclasses import asdict, dataclass, field, replace
 from mindnlp_ocr.farm.settings import FOLDER
 from mindnlp_ocr.farm.store import Store
 
-DEATHS = 3  # of actors within one item that was worked on alone, before it is given up
+DEATHS = 3  # crashes of an actor on the same item, processed alone, after which the item is skipped
 
 
 @dataclass(frozen=True)
 class Note:
-    """What is known of a task that was begun.
+    """The state of a started task.
 
     Attributes:
-        run: by which run. Whoever ended an earlier one, it was not an item of the task.
-        item: which was worked on alone; None where all were worked on together.
-        deaths: of processes, by the item during which they came.
-        given_up: items that are not tried again, and why.
+        run: name of the run. Notes of earlier runs do not count as crashes.
+        item: the item that was processed alone; None if all items were processed together.
+        deaths: number of crashes by item.
+        given_up: error messages of items that are skipped.
     """
 
     run: str
@@ -28,14 +28,14 @@ class Note:
 
 
 class Started:
-    """The note of one task. Use :meth:`begin` before it is worked on, and :meth:`end` when what came of it is written."""
+    """The note about a task. Call :meth:`begin` before the task, and :meth:`end` after its result has been written."""
 
     def __init__(self, store: Store, key: str, run: str) -> None:
         self._store, self._name, self._run = store, f"{FOLDER}/started/{key}.json", run
         self._note = Note(run)
 
     def begin(self) -> bool:
-        """Note that the task begins. Returns whether it has begun before, and has to be worked on alone."""
+        """Record the start of the task. Returns whether it was started before, so that its items must be processed alone."""
         before = self._read()
         if before is None:
             self._write(self._note)
@@ -46,17 +46,17 @@ class Started:
 
     @property
     def given_up(self) -> dict[int, str]:
-        """Items that are not tried again, and why."""
+        """Error messages of items that are skipped."""
         return {int(item): why for item, why in self._note.given_up.items()}
 
     def at(self, item: int) -> None:
-        """Note that an item is worked on alone."""
+        """Record that an item is processed alone."""
         if self._note.item != item:
             self._note = replace(self._note, item=item)
             self._write(self._note)
 
     def end(self) -> None:
-        """The task is done."""
+        """Remove the note, because the task is finished."""
         self._store.remove(self._name)
 
     def _counted(self, note: Note) -> Note:
@@ -67,7 +67,7 @@ class Started:
         if note.deaths[item] < DEATHS:
             return note
         error = (
-            f"{DEATHS} actors ended while they worked on nothing else: leave the page out, or give its reader more memory"
+            f"{DEATHS} actors ended while they worked only on this page: leave the page out, or give its reader more memory"
         )
         return replace(note, given_up=note.given_up | {item: error})
 

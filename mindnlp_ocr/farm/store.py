@@ -1,4 +1,4 @@
-"""Files of a farm, by their URI: on a disk that all machines see, or in an object store."""
+"""Storage of a farm's files: on a disk shared by all machines, or in an object store."""
 
 import os
 import posixpath
@@ -10,16 +10,16 @@ from uuid import uuid4
 from mindnlp_ocr.errors import SetupError
 
 COPY_BYTES = 1 << 20
-PARTIAL = "_farm/partial"  # local files until they are complete; what was killed leaves some
+PARTIAL = "_farm/partial"  # incomplete local files; a killed process leaves its file there
 
 
 def file_system(uri: str) -> tuple[Any, str]:
-    """The pyarrow file system of a URI or a local path, and the path in it.
+    """Return the pyarrow file system of a URI or a local path, and the path in it.
 
-    Schemes that pyarrow does not know are opened by fsspec.
+    Schemes that pyarrow does not support are opened with fsspec.
 
     Raises:
-        SetupError: nothing that is installed opens it.
+        SetupError: neither pyarrow nor an installed fsspec package supports the scheme.
     """
     from pyarrow import fs
 
@@ -41,10 +41,10 @@ def file_system(uri: str) -> tuple[Any, str]:
 
 
 class Store:
-    """A folder of a farm. A file in it is complete or not there at all, whatever dies meanwhile.
+    """The output folder of a farm. Files are written atomically: they are complete or do not exist.
 
     Args:
-        uri: of the folder, which need not exist.
+        uri: URI or path of the folder, which need not exist.
     """
 
     def __init__(self, uri: str) -> None:
@@ -55,20 +55,20 @@ class Store:
         self._local = isinstance(self._system, fs.LocalFileSystem)
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file; FileNotFoundError where it is missing."""
+        """Return the content of a file. Raises FileNotFoundError if it does not exist."""
         with self._system.open_input_stream(self._path(name)) as stream:
             return bytes(stream.read())
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, or replace it."""
+        """Write or replace a file."""
         if not self._local:
-            with self._system.open_output_stream(self._path(name)) as stream:  # object stores show whole objects only
+            with self._system.open_output_stream(self._path(name)) as stream:  # objects appear only when they are complete
                 stream.write(content)
             return
         self._copy(name, [content])
 
     def copy_in(self, name: str, source: BinaryIO) -> None:
-        """Write a file from an open one, from its beginning."""
+        """Copy an open file, from its beginning, into the folder."""
         source.seek(0)
         pieces = iter(lambda: source.read(COPY_BYTES), b"")
         if self._local:
@@ -79,11 +79,11 @@ class Store:
                 stream.write(piece)
 
     def local(self, name: str) -> Path | None:
-        """Where a file lies on a disk; None in an object store."""
+        """Return the local path of a file; None in an object store."""
         return Path(self._path(name)) if self._local else None
 
     def names(self, folder: str) -> list[str]:
-        """The files that lie directly in a folder, sorted; none where the folder is missing."""
+        """Return the sorted names of the files directly in a folder; none if the folder does not exist."""
         from pyarrow import fs
 
         selector = fs.FileSelector(self._path(folder), allow_not_found=True)
@@ -91,13 +91,13 @@ class Store:
         return sorted(posixpath.basename(info.path) for info in found if info.type == fs.FileType.File)
 
     def exists(self, name: str) -> bool:
-        """Whether a file is there."""
+        """Return whether a file exists."""
         from pyarrow import fs
 
         return bool(self._system.get_file_info(self._path(name)).type == fs.FileType.File)
 
     def remove(self, name: str) -> None:
-        """Remove a file; nothing happens where it is missing."""
+        """Remove a file if it exists."""
         try:
             self._system.delete_file(self._path(name))
         except FileNotFoundError:
@@ -123,6 +123,6 @@ class Store:
             part.unlink(missing_ok=True)
 
     def clean(self) -> None:
-        """Remove what was killed while it was written. Nobody else may write meanwhile."""
+        """Remove incomplete files of killed processes. No other process may write at the same time."""
         for name in self.names(PARTIAL):
             self.remove(f"{PARTIAL}/{name}")

@@ -1,7 +1,7 @@
 """The language model: Qwen2 layers with grouped-query attention and M-RoPE, over preallocated KV slots.
 
-New tokens extend their slots: a prompt, the rest of a prompt whose beginning a slot holds, or a token each of many slots.
-Tokens are rows, [segments * tokens]: those of a segment go to one slot.
+New tokens extend their slots: a prompt, the rest of a prompt with a cached prefix, or one token for each of many slots.
+Tokens are rows [segments * tokens]; those of a segment belong to one slot.
 Reference: Qwen2 (Yang et al. 2024, arXiv:2407.10671) and Qwen2-VL (arXiv:2409.12191).
 """
 
@@ -20,9 +20,9 @@ from mindnlp_ocr.ops.rotary import rotate
 
 
 class LanguageModel(nn.Cell):
-    """Token ids and image features to the logits of the next token.
+    """The language model: token ids and image features to the logits of the next token.
 
-    ``backend`` is what runs it, ``kv`` the slots.
+    ``backend`` runs its layers, and ``kv`` contains the slots.
     """
 
     def __init__(self, config: ModelConfig, weights: Loader, max_length: int, operators: Operators) -> None:
@@ -52,20 +52,20 @@ class LanguageModel(nn.Cell):
         backend: Backend,
         kv: KVSlots,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Logits [segments, vocab] after the last token of each segment, and what came of every part on the way to them. The
-        tokens of the segments follow one another without gaps, and are padded to a bucket of T. Only a backend with
-        ``packed_prompts`` takes several segments.
+        """Prefill. Returns logits [segments, vocab] for the last token of each segment, and the outputs of every part of the
+        network. The tokens of the segments are concatenated without gaps and padded to a bucket of T. Several segments
+        require a backend with ``packed_prompts``.
 
         Args:
             token_ids: int32 [T].
-            image_rows: float32 [T, hidden], the image feature where ``is_image`` is 1.
-            is_image: float32 [T, 1], 1 or 0.
+            image_rows: float32 [T, hidden], image features for tokens with ``is_image`` 1.
+            is_image: float32 [T, 1], 1 for image tokens, else 0.
             position_ids: int32 [3, T], time, height and width.
-            step: segments without tokens come last; their logits have no meaning.
+            step: segments without tokens come last; their logits are meaningless.
         """
         slots, _, count = step
         x = self.operators.embed(token_ids, self.embed_tokens) * (1.0 - is_image) + image_rows * is_image
-        # Logits of every position would cost more memory than the network.
+        # Logits of all positions would need more memory than the network.
         if slots.shape[0] == 1:
             parts = self.extend(x, position_ids, step, count, backend, kv)
             return self.head(ops.gather(parts[-1], count - 1, 0), self.one_row), parts
@@ -77,13 +77,13 @@ class LanguageModel(nn.Cell):
     def decode(
         self, token_ids: Tensor, position_ids: Tensor, step: StepInputs, rows: Tensor, backend: Backend, kv: KVSlots
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One token more in some slots, by greedy choice: int32 [1, segments], the logarithms of the tokens' probabilities
-        float32 [1, segments], and logits [segments, vocab].
+        """Greedy decode step. Returns tokens int32 [1, segments], their log-probabilities float32 [1, segments], and logits
+        [segments, vocab].
 
         Args:
-            token_ids, position_ids: int32 [segments], the newest token of each text and its position, alike on all axes.
-            step: its ``count`` is 1, or 0 at rest.
-            rows: int32 [1], how many segments do not rest; they come first, if the backend does not order them by slot.
+            token_ids, position_ids: int32 [segments], the newest token of each text and its position, equal on all axes.
+            step: its ``count`` is 1, or 0 for inactive segments.
+            rows: int32 [1], number of active segments; they come first unless the backend orders segments by slot.
         """
         x = self.operators.embed(token_ids, self.embed_tokens)
         position_ids = ops.broadcast_to(position_ids, (3, position_ids.shape[0]))
@@ -94,10 +94,10 @@ class LanguageModel(nn.Cell):
     def extend(
         self, x: Tensor, position_ids: Tensor, step: StepInputs, rows: Tensor, backend: Backend, kv: KVSlots
     ) -> tuple[Tensor, ...]:
-        """All layers: x float32 [segments * tokens, hidden], of which ``rows`` int32 [1] are not padding.
+        """Run all layers on x, float32 [segments * tokens, hidden], of which ``rows`` int32 [1] are not padding.
 
         Returns:
-            x, and what it is after each part of each layer (:meth:`part_names`). A graph keeps only what it uses of that.
+            The final x, and x after each part of each layer (:meth:`part_names`). A graph drops unused outputs.
         """
         cos, sin = self.rotary(position_ids)
         context = backend.step_context(cos, sin, step, rows, kv.shape)
@@ -107,19 +107,19 @@ class LanguageModel(nn.Cell):
         return parts
 
     def part_names(self, backend: Backend) -> list[str]:
-        """The published names of what :meth:`extend` returns."""
+        """Return the published names of the parts whose outputs :meth:`extend` returns."""
         layers = [f"model.layers.{i}" for i in range(len(self.layers))]
         if not backend.fuses_layers:
             layers = [f"{layer}.{part}" for layer in layers for part in ("self_attn", "mlp")]
         return ["model.embed_tokens", *layers]
 
     def outer_tensors(self) -> tuple[Tensor, ...]:
-        """All but the layers, in the order in which an operator for whole decode steps takes them."""
+        """Return the tensors outside of the layers, in the order of the operator for whole decode steps."""
         head, bias = (self.embed_tokens, self.no_bias) if self.tied else (self.lm_head.weight, self.lm_head.bias)
         return self.rotary.cos, self.rotary.sin, self.embed_tokens, self.norm.weight, head, bias, self.norm.eps
 
     def layer_tensors(self, kv: KVSlots) -> ParameterTuple:
-        """The weights, keys and values of all layers, in the order in which our operators take them."""
+        """Return the weights, keys and values of all layers, in the order of our operators."""
         return ParameterTuple([x for layer in self.layers for x in (*layer.tensors(), *layer.slots(kv))])
 
     def head(self, x: Tensor, rows: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ class LanguageModel(nn.Cell):
 
 
 class DecoderLayer(nn.Cell):
-    """Attention and a gated MLP, each behind an RMSNorm and around a residual."""
+    """A decoder layer: attention and a gated MLP, each with an RMSNorm before it and a residual connection."""
 
     def __init__(self, config: ModelConfig, weights: Loader, index: int, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
@@ -144,7 +144,7 @@ class DecoderLayer(nn.Cell):
         self.eps = self.input_layernorm.eps
 
     def construct(self, x: Tensor, context: StepContext, backend: Backend, kv: KVSlots) -> tuple[Tensor, ...]:
-        """x after the attention and after the MLP, or after the whole layer where one operator runs it."""
+        """Return x after the attention and after the MLP, or only after the whole layer if one operator runs it."""
         keys, values = self.slots(kv)
         if backend.fuses_layers:
             return (backend.decoder_layer(self, x, keys, values, context),)
@@ -152,11 +152,11 @@ class DecoderLayer(nn.Cell):
         return x, self.mlp(self.post_attention_layernorm(x), x, context[3])
 
     def slots(self, kv: KVSlots) -> tuple[Parameter, Parameter]:
-        """The keys and values of this layer."""
+        """Return the keys and values of this layer."""
         return kv.keys[self.index], kv.values[self.index]
 
     def tensors(self) -> tuple[Parameter, ...]:
-        """In the order in which a fused operator takes them."""
+        """Return the weights in the order of the fused operator."""
         return (
             self.input_layernorm.weight,
             self.self_attn.qkv_proj.weight,
@@ -169,7 +169,7 @@ class DecoderLayer(nn.Cell):
 
 
 class Attention(nn.Cell):
-    """Grouped-query attention; one product for q, k and v, one rotation for q and k; around a residual."""
+    """Grouped-query attention with a residual connection. q, k and v are one product, and q and k are rotated together."""
 
     def __init__(self, config: ModelConfig, weights: Loader, name: str, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
@@ -196,7 +196,7 @@ class Attention(nn.Cell):
 
 
 class MLP(nn.Cell):
-    """down(silu(gate x) * up x), around a residual."""
+    """The MLP down(silu(gate x) * up x), with a residual connection."""
 
     def __init__(self, config: ModelConfig, weights: Loader, name: str, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
@@ -208,7 +208,7 @@ class MLP(nn.Cell):
 
 
 class Rotary(nn.Cell):
-    """M-RoPE: each section of the frequencies turns by the time, the height or the width position."""
+    """M-RoPE: each section of the frequencies uses the time, the height or the width position."""
 
     def __init__(self, config: ModelConfig, max_length: int) -> None:
         super().__init__(auto_prefix=False)
@@ -223,7 +223,7 @@ class Rotary(nn.Cell):
         return self.sections(self.cos, position_ids), self.sections(self.sin, position_ids)
 
     def sections(self, table: Tensor, position_ids: Tensor) -> Tensor:
-        """Rows of the table [T, head_dim / 2], each section by its own position."""
+        """Return rows of the table [T, head_dim / 2], with the position of its own axis for each section."""
         t, h = self.time, self.height
         rows = ops.gather(table, position_ids, 0)
         return ops.concat((rows[0, :, :t], rows[1, :, t:h], rows[2, :, h:]), -1)

@@ -1,4 +1,4 @@
-"""What holds weights everywhere."""
+"""Layers with weights, and the loader that creates parameters from published weights."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ class _Made(NamedTuple):
 
 
 class Loader:
-    """Makes the frozen parameters of a network of published weights, and makes them again when some of those change."""
+    """Creates the frozen parameters of a network from published weights, and updates them when some weights change."""
 
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
@@ -34,23 +34,23 @@ class Loader:
         return name in self._weights
 
     def parameter(self, name: str, sources: Sequence[str], make: Callable[[Weights], NDArray[Any]]) -> Parameter:
-        """What ``make`` makes of the weights that ``sources`` names."""
+        """Create a parameter with ``make`` from the weights named by ``sources``."""
         held = parameter(name, make(self._weights))
         self._made.append(_Made(held, sources, make))
         self._bar.update(len(sources))
         return held
 
     def vector(self, name: str) -> Parameter:
-        """A bias or the weight of a norm, in float32 whatever it is stored in."""
+        """Create a parameter for a bias or the weight of a norm, in float32."""
         return self.parameter(name, [name], lambda weights: np.asarray(weights[name], np.float32))
 
     def end(self) -> None:
-        """The network is complete. The weights, which may be an open file, are let go."""
+        """Release the weights, which may be an open file, after all parameters have been created."""
         self._bar.close()
         self._weights = {}
 
     def update(self, weights: Weights, changed: Collection[str]) -> None:
-        """Make what depends on the weights in ``changed`` again, in place."""
+        """Update all parameters that depend on weights in ``changed``, in place."""
         made = [made for made in self._made if not set(made.sources).isdisjoint(changed)]
         for held, _, make in tqdm(made, unit="weight", desc="changing weights", delay=2, disable=None, leave=False):
             array = np.ascontiguousarray(make(weights))
@@ -59,14 +59,14 @@ class Loader:
 
 
 def parameter(name: str, value: NDArray[Any]) -> Parameter:
-    """A frozen parameter over the array's own memory: Parameter(tensor) would copy it."""
+    """Return a frozen parameter that shares the array's memory. Parameter(tensor) would copy it."""
     held = Parameter(Tensor(np.zeros(1, value.dtype)), name=name, requires_grad=False)
     held.set_data(Tensor.from_numpy(np.ascontiguousarray(value)), slice_shape=True)
     return held
 
 
 def bias(weights: Loader, whole: str, names: Sequence[str], no_bias: int) -> Parameter:
-    """The biases of the layers ``names``, one behind the other, float32; ``no_bias`` zeros where they have none."""
+    """Return the concatenated biases of the layers ``names`` in float32, or ``no_bias`` zeros if they have none."""
     biases = [f"{name}.bias" for name in names if f"{name}.bias" in weights]
     if not biases:
         return parameter(f"{whole}.bias", np.zeros(no_bias, np.float32))
@@ -76,9 +76,10 @@ def bias(weights: Loader, whole: str, names: Sequence[str], no_bias: int) -> Par
 
 
 class Linear(nn.Cell):
-    """x [rows, in] -> [rows, out]. Several published layers of one input (q, k, v) become one product.
+    """A linear layer, x [rows, in] -> [rows, out]. Several published layers with the same input (q, k, v) become one
+    product.
 
-    ``rows`` int32 [1] says how many of them are not padding; ``no_bias`` is the number of outputs of a layer without biases.
+    ``rows`` int32 [1] is the number of rows without padding; ``no_bias`` is the number of outputs of a layer without biases.
     """
 
     def __init__(self, weights: Loader, names: str | Sequence[str], operators: Operators, no_bias: int = 0) -> None:
@@ -106,7 +107,7 @@ class Linear(nn.Cell):
 
 
 class Gate(nn.Cell):
-    """silu(gate x) * up x, [rows, in] -> [rows, out]: the published layers gate_proj and up_proj of ``name``."""
+    """silu(gate x) * up x, [rows, in] -> [rows, out], from the published layers gate_proj and up_proj of ``name``."""
 
     def __init__(self, weights: Loader, name: str, operators: Operators, outputs: int) -> None:
         super().__init__(auto_prefix=False)
@@ -124,7 +125,7 @@ class Gate(nn.Cell):
 
 
 class RMSNorm(nn.Cell):
-    """Over the last axis, float32 (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+    """RMSNorm over the last axis in float32 (Zhang and Sennrich 2019, arXiv:1910.07467)."""
 
     def __init__(self, weights: Loader, name: str, operators: Operators, eps: float) -> None:
         super().__init__(auto_prefix=False)
@@ -136,12 +137,12 @@ class RMSNorm(nn.Cell):
         return self.operators.rms_norm(x, self.weight, self.eps)
 
     def tensors(self) -> tuple[Parameter, ...]:
-        """In the order in which a fused operator takes them."""
+        """Return the weights in the order of the fused operator."""
         return (self.weight,)
 
 
 class LayerNorm(nn.Cell):
-    """Over the last axis, float32 (Ba et al. 2016, arXiv:1607.06450)."""
+    """LayerNorm over the last axis in float32 (Ba et al. 2016, arXiv:1607.06450)."""
 
     def __init__(self, weights: Loader, name: str, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
@@ -152,5 +153,5 @@ class LayerNorm(nn.Cell):
         return self.operators.layer_norm(x, self.weight, self.bias)
 
     def tensors(self) -> tuple[Parameter, ...]:
-        """In the order in which a fused operator takes them."""
+        """Return the weights in the order of the fused operator."""
         return self.weight, self.bias

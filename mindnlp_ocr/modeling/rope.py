@@ -1,4 +1,4 @@
-"""Where tokens and patches stand: rotary angles and Qwen2-VL's multimodal positions, in NumPy on the host."""
+"""Rotary position embeddings and Qwen2-VL's multimodal positions (NumPy, on the host)."""
 
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ class MRopePositions(NamedTuple):
 def rotary_table(
     positions: NDArray[np.int64], head_dim: int, theta: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """cos and sin, float32 [positions, head_dim / 2], computed in float32 as the reference does."""
+    """Return cos and sin of text positions, float32 [positions, head_dim / 2], computed in float32 as in transformers."""
     exponent = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     inverse = (np.float32(1.0) / np.float32(theta) ** exponent).astype(np.float32)
     angles = positions.astype(np.float32)[:, None] * inverse
@@ -28,9 +28,10 @@ def rotary_table(
 def vision_table(
     grid_thw: tuple[int, int, int], head_dim: int, merge: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """cos and sin, float32 [patches, head_dim / 2]: the first half turns by the row, the second by the column.
+    """Return cos and sin of patches, float32 [patches, head_dim / 2]: by the row in the first half, by the column in the
+    second.
 
-    Patches come as the merger wants them: merge x merge neighbours side by side.
+    Patches are in the order of the merger: merge x merge neighbours are consecutive.
     """
     frames, height, width = grid_thw
     row, column = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
@@ -46,12 +47,12 @@ def vision_table(
 def mrope_positions(
     token_ids: NDArray[np.int32], grids: list[tuple[int, int, int]], image_token_id: int, merge: int
 ) -> MRopePositions:
-    """Positions of a prompt: text counts on in all three, an image counts rows and columns from where it stands.
+    """Return the positions of a prompt: text advances all three axes, an image has its rows and columns as positions.
 
-    The text behind an image goes on from the largest position in it (Qwen2-VL, section 2.1).
+    Text after an image continues from the largest position in it (Qwen2-VL, section 2.1).
 
     Raises:
-        PageError: the image tokens and the grids do not agree.
+        PageError: the image tokens and the grids do not match.
     """
     parts: list[NDArray[np.int32]] = []
     start = index = 0
@@ -68,7 +69,7 @@ def mrope_positions(
         start += max(frames, rows, columns)
         index += ahead + size
     if is_image[index:].any():
-        raise PageError(f"the prompt has {int(is_image[index:].sum())} image tokens more than its images fill")
+        raise PageError(f"the prompt has {int(is_image[index:].sum())} more image tokens than its images need")
     parts.append(_text(start, len(token_ids) - index))
     start += len(token_ids) - index
     return MRopePositions(np.concatenate(parts, 1).astype(np.int32), start - len(token_ids))

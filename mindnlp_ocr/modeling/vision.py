@@ -1,8 +1,7 @@
-"""The vision tower: patches in, features the text model can read out.
+"""The vision tower, which converts patches into features for the language model.
 
-References: Qwen2-VL (Wang et al. 2024, arXiv:2409.12191) and Qwen2.5-VL (Bai et al. 2025, arXiv:2502.13923). Where blocks
-have windows, patches come window by window (windows.py), and so do the features: whoever calls the tower puts them in order
-again.
+References: Qwen2-VL (Wang et al. 2024, arXiv:2409.12191) and Qwen2.5-VL (Bai et al. 2025, arXiv:2502.13923). If blocks
+have windows, patches and features are ordered window by window (windows.py); the caller restores the order of features.
 """
 
 import mindspore as ms
@@ -18,11 +17,12 @@ from mindnlp_ocr.ops.rotary import rotate
 
 
 class VisionTower(nn.Cell):
-    """Patches [n, patch_dim] -> features [n / 4, text hidden_size], for images packed into a bucket of n patches."""
+    """The vision tower: patches [n, patch_dim] -> features [n / 4, hidden_size], for images packed into a bucket of n
+    patches."""
 
     def __init__(self, config: VisionConfig, weights: Loader, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
-        # A convolution whose stride is its kernel is a matrix product over flattened patches.
+        # A convolution whose stride equals its kernel size is a matrix product over flattened patches.
         self.patch_embed = Linear(weights, "visual.patch_embed.proj", operators, no_bias=config.embed_dim)
         self.blocks = nn.CellList(
             [VisionBlock(config, weights, i, operators) for i in range(config.depth)], auto_prefix=False
@@ -32,13 +32,13 @@ class VisionTower(nn.Cell):
     def construct(
         self, patches: Tensor, cos: Tensor, sin: Tensor, cu_seqlens: Tensor, cu_windows: Tensor | None, backend: Backend
     ) -> tuple[Tensor, ...]:
-        """What came of every part (:meth:`part_names`); the last are the features.
+        """Return the outputs of every part (:meth:`part_names`). The last one contains the features.
 
         Args:
             patches: float32 [n, patch_dim].
             cos, sin: float32 [n, head_dim / 2].
-            cu_seqlens: int32 [images + 1], where each image begins, and the end of the last.
-            cu_windows: the same of windows, int32 [windows + 1]; None where no block has windows.
+            cu_seqlens: int32 [images + 1], the start of each image, and the end of the last.
+            cu_windows: int32 [windows + 1], the same for windows; None if no block has windows.
         """
         whole = backend.vision_context(cos, sin, cu_seqlens)
         windows = whole
@@ -51,12 +51,12 @@ class VisionTower(nn.Cell):
         return (*parts, self.merger(parts[-1], rows))
 
     def part_names(self) -> list[str]:
-        """The published names of what ``construct`` returns."""
+        """Return the published names of the parts whose outputs ``construct`` returns."""
         return ["visual.patch_embed", *(f"visual.blocks.{i}" for i in range(len(self.blocks))), "visual.merger"]
 
 
 class VisionBlock(nn.Cell):
-    """Attention and MLP, each behind a norm and around a residual."""
+    """A block: attention and MLP, each with a norm before it and a residual connection."""
 
     def __init__(self, config: VisionConfig, weights: Loader, index: int, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
@@ -75,13 +75,13 @@ class VisionBlock(nn.Cell):
         return self.mlp(self.norm2(x), x, context[3])
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """In the order in which a fused operator takes them."""
+        """Return the weights in the order of the fused operator."""
         attention = (self.attn.qkv.weight, self.attn.qkv.bias, self.attn.proj.weight, self.attn.proj.bias)
         return self.eps, *self.norm1.tensors(), *attention, *self.norm2.tensors(), *self.mlp.tensors()
 
 
 class VisionAttention(nn.Cell):
-    """Full attention among the patches of one image or window, with 2-D rotary positions; around a residual."""
+    """Full attention within an image or window with 2-D rotary positions, and a residual connection."""
 
     def __init__(self, config: VisionConfig, weights: Loader, name: str, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
@@ -103,7 +103,7 @@ class VisionAttention(nn.Cell):
 
 
 class QuickGeluMLP(nn.Cell):
-    """fc2(quick_gelu(fc1 x)), around a residual."""
+    """The MLP fc2(quick_gelu(fc1 x)), with a residual connection."""
 
     def __init__(self, weights: Loader, name: str, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
@@ -118,7 +118,7 @@ class QuickGeluMLP(nn.Cell):
 
 
 class GatedMLP(nn.Cell):
-    """down(silu(gate x) * up x), with biases; around a residual."""
+    """The MLP down(silu(gate x) * up x) with biases, and a residual connection."""
 
     def __init__(self, weights: Loader, name: str, operators: Operators, inner: int) -> None:
         super().__init__(auto_prefix=False)
@@ -133,7 +133,7 @@ class GatedMLP(nn.Cell):
 
 
 class PatchMerger(nn.Cell):
-    """Four neighbouring patches (they lie side by side in the input) become one feature of the text's width."""
+    """The patch merger: four neighbouring patches, which are consecutive rows, become one feature of the text's width."""
 
     def __init__(self, config: VisionConfig, weights: Loader, name: str, operators: Operators) -> None:
         super().__init__(auto_prefix=False)

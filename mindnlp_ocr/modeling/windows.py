@@ -1,4 +1,4 @@
-"""Windows of the vision tower: patches that see one another alone lie one behind the other. In NumPy on the host.
+"""Attention windows of the vision tower: the order in which patches of a window are consecutive (NumPy, on the host).
 
 Source: Qwen2.5-VL (Bai et al. 2025, arXiv:2502.13923), section 2.1; the order is that of transformers 4.57.6.
 """
@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 
 class Windows(NamedTuple):
-    """Of one image, in merged patches ("units"): windows row by row, and the units of each row by row. Those on the right
-    and at the bottom may be cut."""
+    """The windows of an image, in merged patches ("units"): row by row, and so are the units of each window. Windows at the
+    right and bottom edges may be smaller."""
 
-    order: NDArray[np.int64]  # [units], the unit that comes at each place
-    sizes: NDArray[np.int64]  # [windows], units in each
+    order: NDArray[np.int64]  # [units], index of the unit at each position
+    sizes: NDArray[np.int64]  # [windows], number of units
 
 
 def windows_of(grid_thw: tuple[int, int, int], merge: int, side: int) -> Windows:
-    """Windows of ``side`` x ``side`` units, of an image of so many patches in time, height and width."""
+    """Return the windows of ``side`` x ``side`` units of an image with the given patches in time, height and width."""
     frames, height, width = grid_thw
     frame, row, column = np.indices((frames, height // merge, width // merge))
     down, across = -(-height // (merge * side)), -(-width // (merge * side))
@@ -27,7 +27,7 @@ def windows_of(grid_thw: tuple[int, int, int], merge: int, side: int) -> Windows
 
 
 def most_windows(units: int, images: int, side: int) -> int:
-    """As many windows as images of so many units together can have.
+    """Return the maximum number of windows of images with ``units`` units in total.
 
     h x w units have ceil(h / side) * ceil(w / side) windows, no more than (h + side - 1) (w + side - 1) / side^2. As h + w
     is at most h w + 1, that is at most (h w + side - 1) / side.

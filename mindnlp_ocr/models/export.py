@@ -1,4 +1,4 @@
-"""A checkpoint exported: its graphs as MindIR, and all that reading with them needs."""
+"""Export of a model: its graphs as MindIR, its weights, and the files that reading needs."""
 
 import shutil
 from collections.abc import Sequence
@@ -36,17 +36,17 @@ def export_model(
     dtype: AskedDtype = "auto",
     force: bool = False,
 ) -> Manifest:
-    """Write a folder that ``Qwen2VLModel.from_exported`` reads. The device need not be there: graphs are not run.
+    """Write a folder for ``Qwen2VLModel.from_exported``. The device is not needed, since graphs are not run.
 
     Args:
-        cache_config: how many KV slots the graphs are to have, and of what dtype.
-        limits: as those of ``Qwen2VLModel``. There is a graph for every length of prompts up to max_length.
-        vision_patches: sizes of the vision graphs, multiples of 4; by default all that images up to max_pixels need.
-            The largest bounds the images.
-        attn: "auto": flash on a CPU, eager on Ascend.
+        cache_config: number and dtype of the KV slots of the graphs.
+        limits: see ``Qwen2VLModel``. There is a graph for every prompt bucket up to max_length.
+        vision_patches: sizes of the vision graphs in patches, multiples of 4; by default all sizes for images up to
+            max_pixels. The largest size limits the images.
+        attn: "auto" means flash on a CPU and eager on Ascend.
 
     Raises:
-        SetupError: the checkpoint or a setting cannot be used, the target exists, or MindSpore cannot export.
+        SetupError: the checkpoint or a setting cannot be used, the target exists, or MindSpore cannot export a graph.
     """
     replaced = target.is_dir() and ((target / FILE).exists() or not any(target.iterdir()))
     if target.exists() and not (force and replaced):
@@ -59,7 +59,7 @@ def export_model(
     config = network.config
     patch, merged = config.vision.patch_size**2, config.vision.spatial_merge_size**2
     if odd := [size for size in vision_patches if size < merged or size % merged]:
-        raise SetupError(f"vision_patches holds {odd[0]}: give multiples of {merged}")
+        raise SetupError(f"vision_patches contains {odd[0]}: give multiples of {merged}")
     limits = limits or Limits()
     if vision_patches:
         largest = max(vision_patches) * patch
@@ -107,9 +107,9 @@ def export_model(
 
 
 def _implementation(device: Device, asked: Attention) -> Implementation:
-    """As asked: whether the device has the operators shows where the graphs are run."""
+    """Return the requested implementation. Whether an Ascend device supports it is checked when the graphs are loaded."""
     if asked == "flash" and device.kind == "CPU" and not native.available()[0]:
-        raise SetupError(f"flash attention is demanded: {native.available()[1]}: use --attn eager")
+        raise SetupError(f"flash attention is required: {native.available()[1]}: use --attn eager")
     if asked == "auto":
         return "flash" if device.kind == "CPU" and native.available()[0] else "eager"
     return asked

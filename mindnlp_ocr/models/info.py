@@ -1,4 +1,4 @@
-"""What runs, where and how, in the words of ``get_model_info``."""
+"""The contents of ``Qwen2VLModel.get_model_info``."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from mindnlp_ocr.ops import native
 
 
 def model_info(network: Network, memory: Memory, engine: Engine, max_pixels: int) -> dict[str, Any]:
-    """See :meth:`Qwen2VLModel.get_model_info`."""
+    """Return the dictionary of :meth:`Qwen2VLModel.get_model_info`."""
     attention = memory.attention
     return {
         "model_name": network.name,

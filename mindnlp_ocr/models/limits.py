@@ -1,4 +1,4 @@
-"""How long a slot, an answer and an image may be: as asked, as the checkpoint says, or what fits together."""
+"""Limits of slots, answers and images, from the user's settings, the checkpoint's, and defaults."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ DEFAULT_MAX_NEW_TOKENS = 1024
 
 
 class Limits(NamedTuple):
-    """What a user asks for; None: whatever fits."""
+    """Limits requested by the user; None: use the checkpoint's value or a default."""
 
     max_length: int | None = None
     max_new_tokens: int | None = None
@@ -24,7 +24,7 @@ class Limits(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """What it came to."""
+    """The limits in effect."""
 
     max_length: int
     max_new_tokens: int
@@ -32,10 +32,10 @@ class Settled(NamedTuple):
 
 
 def settle(folder: Path, config: ModelConfig, asked: Limits) -> Settled:
-    """Of a checkpoint whose files lie in a folder.
+    """Determine the limits for a checkpoint with its files in ``folder``.
 
     Raises:
-        SetupError: limits that cannot be met together.
+        SetupError: the requested limits are invalid or contradict each other.
     """
     images = ImageProcessor.from_folder(folder)
     max_new_tokens = longest_answer(folder, asked.max_new_tokens)
@@ -44,7 +44,7 @@ def settle(folder: Path, config: ModelConfig, asked: Limits) -> Settled:
 
 
 def longest_answer(folder: Path, asked: int | None) -> int:
-    """Tokens as asked, as ``generation_config.json`` says, or 1024."""
+    """Return the maximum number of new tokens: as requested, as in ``generation_config.json``, or 1024."""
     path = folder / "generation_config.json"
     if asked is None and path.exists():
         asked = read_json(path).get("max_new_tokens")
@@ -57,7 +57,8 @@ def longest_answer(folder: Path, asked: int | None) -> int:
 def slot_length(
     config: ModelConfig, images: ImageProcessor, asked: int | None, max_new_tokens: int, max_pixels: int | None
 ) -> int:
-    """Tokens of the KV slot: as asked, or the power of two that holds one image, a question and an answer."""
+    """Return the length of a KV slot in tokens: as requested, or the next power of two that fits one image, a question and
+    an answer."""
     longest = config.max_position_embeddings
     if asked is not None:
         if not MIN_TOKENS <= asked <= MAX_LENGTH:
@@ -70,7 +71,8 @@ def slot_length(
 
 
 def limited(images: ImageProcessor, max_length: int, min_pixels: int | None, max_pixels: int | None) -> ImageProcessor:
-    """The checkpoint's image limits, or the user's; by default one image fills at most the slot less a question."""
+    """Return an image processor with the user's limits, or the checkpoint's. By default, the largest image leaves room for a
+    question in the slot."""
     room = max(1, max_length - TEXT_TOKENS) * images.pixels_per_token
     high = min(images.max_pixels, room) if max_pixels is None else max_pixels
     low = min(images.min_pixels, high) if min_pixels is None else min_pixels

@@ -1,4 +1,4 @@
-"""What the settings of the cache come to: the dtype, the number and the size of the KV slots, and who gives them out."""
+"""The cache's memory plan: dtype, number and size of the KV slots, and the objects that manage them."""
 
 import math
 from typing import NamedTuple
@@ -17,7 +17,7 @@ DEFAULT_BATCH_SIZE = 8
 
 
 class Memory(NamedTuple):
-    """Of one model, one device and one choice of attention."""
+    """The memory plan of a model on a device, with an attention implementation."""
 
     config: ModelConfig
     device: Device
@@ -35,16 +35,20 @@ class Memory(NamedTuple):
         cache: CacheConfig,
         asked: Attention,
     ) -> "Memory":
-        """What the settings come to for a network, of which this process computes ``rank_config``.
+        """Make a plan from the settings.
+
+        Args:
+            config: configuration of the whole network.
+            rank_config: configuration of the part that this process computes.
 
         Raises:
-            SetupError: the attention that is asked for cannot be had, or the slots do not fit.
+            SetupError: the requested attention is not available, or the slots do not fit.
         """
         dims = (config.head_dim, config.vision.head_dim)
         enable, automatic = cache.enable_flash_attention, cache.auto_detect_flash_attention
         attention = select.choose_attention(device, asked, dims, enable, automatic)
         plan = cls(rank_config, device, max_length, cache, attention)
-        assert plan.slots > 0  # raises where they do not fit
+        assert plan.slots > 0  # raises SetupError if they do not fit
         return plan
 
     @property
@@ -61,14 +65,14 @@ class Memory(NamedTuple):
 
     @property
     def slots(self) -> int:
-        """One where nothing is cached. Errors as :meth:`CacheConfig.slots_of`."""
+        """Number of slots; 1 if the cache is off. Errors as :meth:`CacheConfig.slots_of`."""
         return self.cache.slots_of(self.slot_bytes, self.max_length) if self.cache.enable_kv_cache else 1
 
     def batch_size(self, asked: int | None, slots: int) -> int:
-        """Requests at a time, of ``slots``: as asked, or up to 8.
+        """Return the batch size: as requested, or up to 8.
 
         Raises:
-            SetupError: fewer than one, or more than there are slots.
+            SetupError: the requested batch size is less than 1, or more than the number of slots.
         """
         if asked is None:
             return min(DEFAULT_BATCH_SIZE, slots)
@@ -77,7 +81,7 @@ class Memory(NamedTuple):
         if asked > slots:
             needed = asked * self.slot_bytes
             raise SetupError(
-                f"batch_size is {asked}, there are {slots} KV slots: give at most {slots}, or "
+                f"batch_size is {asked}, but there are only {slots} KV slots: give at most {slots}, or "
                 f"CacheConfig(slots={asked}) and a max_cache_size_mb of at least {math.ceil(needed / 2**20)}"
             )
         return asked
@@ -87,16 +91,16 @@ class Memory(NamedTuple):
         return select.attention_dtype_for(self.device, self.attention.implementation, self.kv_dtype)
 
     def same_attention(self, other: "Memory") -> bool:
-        """Whether the operators of one are those of the other."""
+        """Return whether both plans use the same attention operators."""
         ours, theirs = self.attention.implementation, other.attention.implementation
         return (ours, self.attention_dtype) == (theirs, other.attention_dtype)
 
     def new_backends(self) -> Backends:
-        whole = not isinstance(self.config, RankConfig)  # the sum over ranks would cut a fused layer
+        whole = not isinstance(self.config, RankConfig)  # a fused layer leaves no place for the sum over ranks
         return select.backends_for(self.device, self.attention.implementation, self.config, self.attention_dtype, whole)
 
     def same_slots(self, other: "Memory") -> bool:
-        """Whether what the slots of one hold is of use in those of the other."""
+        """Return whether the contents of the slots are valid under both plans."""
         return (
             self.attention.implementation == other.attention.implementation
             and self.cache.enable_kv_cache == other.cache.enable_kv_cache
@@ -108,7 +112,7 @@ class Memory(NamedTuple):
         return KVSlots(self.config, self.slots, self.max_length, backends.text, self.kv_dtype, shared)
 
     def new_manager(self) -> CacheManager | None:
-        """None where nothing is cached."""
+        """Return a new cache manager; None if the cache is off."""
         cache = self.cache
         if not cache.enable_kv_cache:
             return None

@@ -1,4 +1,4 @@
-"""Where the graphs of a model come from: a checkpoint, with an adapter or without, or an exported folder."""
+"""Sources of a model's graphs: a checkpoint, with or without an adapter, or an exported folder."""
 
 import dataclasses
 import math
@@ -29,13 +29,14 @@ AskedDtype = WeightDtype | Literal["auto"]
 
 
 class Network(ABC):
-    """
+    """A source of graphs.
+
     Attributes:
-        config: of the network, an adapter in it.
-        rank_config: of what this process computes of it.
-        ranks: that hold it together; this one alone until the model has met the others.
-        adapter: that is merged in now, if there is one.
-        dtype: what weights are held in, once there are graphs.
+        config: configuration of the network, including the adapter.
+        rank_config: configuration of the part that this process computes.
+        ranks: the ranks of a split model; a single rank until the model has joined the others.
+        adapter: the merged adapter, if any.
+        dtype: dtype of the weights; set by :meth:`graphs`.
     """
 
     dtype: WeightDtype
@@ -51,7 +52,7 @@ class Network(ABC):
         return self.stored.name
 
     def files(self) -> AbstractContextManager[Path]:
-        """A folder with the tokenizer and the like."""
+        """A context manager for a folder with the tokenizer and the JSON files."""
         return self.stored.files()
 
     def checkpoint(self, adapter: Adapter | None) -> Checkpoint:
@@ -59,10 +60,10 @@ class Network(ABC):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the checkpoint alone."""
+        """Hash of the checkpoint without the adapter."""
         return self.stored.fingerprint()
 
-    # What is asked for, or what there is
+    # Settings in effect: as requested, or as exported
 
     def limits(self, asked: Limits) -> Limits:
         return asked
@@ -75,29 +76,31 @@ class Network(ABC):
 
     @abstractmethod
     def graphs(self, device: Device, dtype: AskedDtype, memory: Memory, backends: Backends, kv: KVSlots) -> Graphs:
-        """Graphs over these slots; the weights are read."""
+        """Read the weights and return graphs that use the given slots."""
 
     @abstractmethod
     def switch(self, graphs: Graphs, adapter: Adapter | None) -> Collection[str]:
-        """Put another adapter into the graphs, or none. Returns the published names of the weights that changed.
+        """Switch the graphs to another adapter, or to none. Returns the published names of the changed weights.
 
         Raises:
-            SetupError: that cannot be done here; nothing has changed.
+            SetupError: the adapter cannot be switched; nothing has changed.
         """
 
 
 class CheckpointNetwork(Network):
-    """Compiled from the network in ``modeling/``; or this rank's part of it."""
+    """Graphs compiled from the cells in ``modeling/``, for the whole network or a rank's part."""
 
     def __init__(self, stored: Checkpoint, adapter: Adapter | None, tensor_parallel: int = 1) -> None:
         check_ranks(tensor_parallel)
         super().__init__(stored, adapter)
-        self.rank_config = Split(0, tensor_parallel).config(self.config)  # that of every rank
+        self.rank_config = Split(0, tensor_parallel).config(self.config)  # the same on every rank
 
     def cache(self, asked: CacheConfig) -> CacheConfig:
         if self.rank_config is self.config:
             return asked
-        return dataclasses.replace(asked, cache_ttl_seconds=math.inf)  # no two clocks agree on what has expired
+        return dataclasses.replace(
+            asked, cache_ttl_seconds=math.inf
+        )  # entries would expire at different times on different ranks
 
     def graphs(self, device: Device, dtype: AskedDtype, memory: Memory, backends: Backends, kv: KVSlots) -> Graphs:
         with self.checkpoint(self.adapter).weights(self.config) as weights:
@@ -112,8 +115,8 @@ class CheckpointNetwork(Network):
         with self.files() as folder:
             if checkpoint.config(folder) != self.config:
                 raise SetupError(
-                    "the embedding and the head are tied under one of the adapters and not under the other: "
-                    "load a model of its own, with lora_weights_path"
+                    "the embedding and the head are tied with one of the adapters, but not with the other: "
+                    "load a second model with lora_weights_path"
                 )
         changed = {name for each in (self.adapter, adapter) if each is not None for name in each.changed}
         with checkpoint.weights(self.config) as weights:
@@ -123,10 +126,10 @@ class CheckpointNetwork(Network):
 
 
 class ExportedNetwork(Network):
-    """Run from MindIR: nearly all was settled when it was exported.
+    """Graphs loaded from MindIR. Most settings were fixed when the model was exported.
 
     Raises:
-        SetupError: the folder is damaged, or from another version.
+        SetupError: the folder is damaged, or was written by another version.
     """
 
     def __init__(self, stored: Checkpoint, folder: Path) -> None:
@@ -140,7 +143,8 @@ class ExportedNetwork(Network):
         largest = self.manifest.max_pixels
         if asked.max_pixels is not None and asked.max_pixels > largest:
             raise SetupError(
-                f"max_pixels is {asked.max_pixels}, {self.name} takes up to {largest}: give less, or export anew"
+                f"max_pixels is {asked.max_pixels}, but {self.name} supports up to {largest}: give less, or export the "
+                "model again"
             )
         return Limits(
             max_length=self.manifest.max_length,
@@ -160,29 +164,39 @@ class ExportedNetwork(Network):
         return dataclasses.replace(asked, slots=self.manifest.slots, kv_dtype=self.manifest.kv_dtype)
 
     def graphs(self, device: Device, dtype: AskedDtype, memory: Memory, backends: Backends, kv: KVSlots) -> Graphs:
-        from mindnlp_ocr.export.graphs import ExportedGraphs  # needs what only MindIR needs
+        from mindnlp_ocr.export.graphs import ExportedGraphs  # imported here because only exported models need it
 
         self._agree("device", device.kind, None, self.manifest.device)
         self._agree("dtype", dtype, "auto", self.manifest.dtype)
         return ExportedGraphs(self.folder, self.manifest, self.config, backends, kv)
 
     def switch(self, graphs: Graphs, adapter: Adapter | None) -> Collection[str]:
-        raise SetupError(f"{self.name} is exported, and cannot change its adapter: export a model with the other one")
+        raise SetupError(
+            f"{self.name} is an exported model, so its adapter cannot be changed: export the model with the other adapter"
+        )
 
     def _agree(self, what: str, asked: object, anything: object, settled: object) -> None:
         if asked not in (anything, settled):
-            raise SetupError(f"{what} is {asked}, {self.name} was exported for {settled}: leave it out, or export anew")
+            raise SetupError(
+                f"{what} is {asked}, but {self.name} was exported for {settled}: leave it out, or export the model again"
+            )
 
 
 def open_network(
     model_name: str | Path | Checkpoint, lora_weights_path: str | Path | None, tensor_parallel: int = 1
 ) -> Network:
-    """Errors as :func:`open_checkpoint`, :class:`Adapter` and :class:`ExportedNetwork`."""
+    """Open a checkpoint or an exported folder. Errors as :func:`open_checkpoint`, :class:`Adapter` and
+    :class:`ExportedNetwork`."""
     stored = open_checkpoint(model_name)
     if not isinstance(model_name, Checkpoint) and (Path(model_name) / FILE).exists():
         if lora_weights_path is not None:
-            raise SetupError(f"{stored.name} is exported, and takes no adapter: export the model with it (--lora)")
+            raise SetupError(
+                f"{stored.name} is an exported model and accepts no adapter: export the model with the adapter (--lora)"
+            )
         if tensor_parallel != 1:
-            raise SetupError(f"{stored.name} is exported whole, tensor_parallel is {tensor_parallel}: give its checkpoint")
+            raise SetupError(
+                f"{stored.name} is an exported model, which cannot be split, but tensor_parallel is {tensor_parallel}: give "
+                "its checkpoint"
+            )
         return ExportedNetwork(stored, Path(model_name))
     return CheckpointNetwork(stored, None if lora_weights_path is None else Adapter(lora_weights_path), tensor_parallel)

@@ -1,4 +1,4 @@
-"""Chat messages to requests of the engine, and what was read back to text."""
+"""Conversion of chat messages into requests of the engine, and of their tokens into text."""
 
 import time
 from collections import deque
@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.engine.generate import GREEDY, Generation, Reading
@@ -17,12 +20,12 @@ from mindnlp_ocr.sampling import GrammarCompiler, Sampler, SamplingParams
 
 
 class Request(NamedTuple):
-    """Chat messages with settings of their own, for :meth:`Qwen2VLModel.generate_batch`.
+    """Chat messages with individual settings, for :meth:`Qwen2VLModel.generate_batch`.
 
     Attributes:
         messages: see :meth:`Qwen2VLModel.generate`.
-        max_new_tokens: longest answer, in place of the call's.
-        sampling: in place of the call's.
+        max_new_tokens: maximum length of the answer; overrides the value of the call.
+        sampling: sampling parameters; override those of the call.
     """
 
     messages: Messages
@@ -31,20 +34,20 @@ class Request(NamedTuple):
 
 
 class RequestHandle:
-    """A request under way, from :meth:`Qwen2VLModel.submit`. It may be used from any thread."""
+    """A submitted request, returned by :meth:`Qwen2VLModel.submit`. It may be used from any thread."""
 
     def __init__(self, requests: "Requests", generation: Generation) -> None:
         self._requests, self._generation = requests, generation
-        self._handle: Handle | None = None  # until it is queued
+        self._handle: Handle | None = None  # set when the request is queued
 
     @property
     def token_ids(self) -> list[int]:
-        """The new tokens so far."""
+        """The tokens generated so far."""
         return self._generation.token_ids
 
     @property
     def logprobs(self) -> list[float]:
-        """The logarithms of their probabilities."""
+        """The log-probabilities of these tokens."""
         return self._generation.logprobs
 
     @property
@@ -54,35 +57,35 @@ class RequestHandle:
 
     @property
     def text(self) -> str:
-        """What may be shown of the text so far."""
+        """The text generated so far, without incomplete characters and possible beginnings of stop strings."""
         return self._generation.text
 
     @property
     def done(self) -> bool:
-        """Whether it has ended: read, failed or cancelled."""
+        """Whether the request has ended: successfully, with an error, or cancelled."""
         return self._handle is not None and self._handle.done
 
     @property
     def error(self) -> PageError | None:
-        """Why it cannot be read, or that it was cancelled."""
+        """The error of a failed or cancelled request, else None."""
         return None if self._handle is None else self._handle.error
 
     @property
     def queue_seconds(self) -> float | None:
-        """How long it waited for a slot; None as long as it does."""
+        """How long the request waited for a slot; None while it waits."""
         return None if self._handle is None else self._handle.queue_seconds
 
     def cancel(self) -> None:
-        """End it. Its slot is free at once, or at the end of the step that runs."""
+        """Cancel the request. Its slot is free immediately, or after the current step."""
         assert self._handle is not None
         self._handle.cancel()
 
     def result(self, timeout: float | None = None) -> Reading:
-        """What was read, when it has ended.
+        """Wait until the request has ended, and return its result.
 
         Raises:
-            PageError: it cannot be read, or was cancelled.
-            TimeoutError: it has not ended in so many seconds; it goes on.
+            PageError: the request failed or was cancelled.
+            TimeoutError: the request has not ended after ``timeout`` seconds; it continues to run.
         """
         assert self._handle is not None
         self._handle.wait(timeout)
@@ -91,24 +94,24 @@ class RequestHandle:
         return self._requests.reading(self._generation)
 
     def pieces(self) -> Iterator[str]:
-        """The text piece by piece. Closing the iterator cancels the request.
+        """Yield the text in pieces as it is generated. Closing the iterator cancels the request.
 
         Raises:
-            PageError: it cannot be read.
+            PageError: the request failed.
         """
         assert self._handle is not None
         return self._requests.pieces(self._handle)
 
 
 class Requests:
-    """Makes requests for one engine.
+    """Creates the requests of an engine.
 
     Args:
-        max_length: tokens of a slot.
-        max_new_tokens: longest answer where a request names none.
+        max_length: length of a slot in tokens.
+        max_new_tokens: maximum length of an answer if the request sets no limit.
 
     Attributes:
-        default: settings of requests that bring none.
+        default: sampling parameters of requests without their own.
     """
 
     def __init__(
@@ -131,14 +134,14 @@ class Requests:
         sampling: SamplingParams | None = None,
         grows: bool = False,
     ) -> Generation:
-        """A request that is not queued yet.
+        """Create a request without queueing it.
 
         Args:
-            max_new_tokens: before that of ``sampling``.
-            grows: whether somebody wants to see its text grow.
+            max_new_tokens: takes precedence over that of ``sampling``.
+            grows: whether the text is needed while it is generated.
 
         Raises:
-            PageError: these messages, images or settings cannot be read.
+            PageError: the messages, images or settings are invalid.
         """
         sampling = sampling or self.default
         if max_new_tokens is not None:
@@ -146,7 +149,7 @@ class Requests:
                 raise PageError(f"max_new_tokens is {max_new_tokens}: give 1 or more")
             sampling = replace(sampling, max_new_tokens=max_new_tokens)
         if self._ranks.count > 1 and not sampling.greedy and sampling.seed is None:
-            raise PageError("sampling over several ranks needs a seed, or each draws another token: give seed")
+            raise PageError("sampling over several ranks needs a seed, so that all ranks draw the same tokens: give seed")
         start = time.perf_counter()
         with self._ranks.agreement() as agreed:
             prompt = self._processor.prompt(messages)
@@ -189,7 +192,7 @@ class Requests:
     ) -> RequestHandle:
         """See :meth:`Qwen2VLModel.submit`."""
         if deadline_seconds is not None and self._ranks.count > 1:
-            raise PageError("a deadline over several ranks passes on each at another step: leave deadline_seconds out")
+            raise PageError("deadlines are not supported with tensor_parallel: leave deadline_seconds out")
         self._scheduler.check_room()
         request = RequestHandle(self, self.generation(messages, None, sampling, grows=True))
         request._handle = self._scheduler.submit(
@@ -201,7 +204,7 @@ class Requests:
         return request
 
     def read(self, generation: Generation, on_text: Callable[[str], None] | None = None) -> Reading:
-        """Run one request to its end."""
+        """Run a request to its end and return its result."""
         if on_text is None:
             deque(self._scheduler.run(generation), maxlen=0)
         else:
@@ -210,11 +213,11 @@ class Requests:
         return self.reading(generation)
 
     def stream(self, generation: Generation) -> Iterator[str]:
-        """The text of a request piece by piece; it is queued with the first."""
+        """Yield the text of a request in pieces. The request is queued when the first piece is requested."""
         yield from self.pieces(self._scheduler.submit(generation))
 
     def pieces(self, handle: Handle) -> Iterator[str]:
-        """The text of a request piece by piece."""
+        """Yield the text of a request in pieces."""
         pieces, sent = handle.generation.pieces, 0
         try:
             while not (handle.done and sent == len(pieces)):
@@ -260,11 +263,21 @@ class Requests:
             for handle in running.values():
                 handle.cancel()
 
+    def trace(self, messages: Messages, max_new_tokens: int | None = None) -> tuple[Reading, NDArray[np.float32]]:
+        """Generate greedily as :meth:`read`, and return the logits of every token as well, as float32 [tokens, vocab_size].
+
+        With them, devices, dtypes and checkpoints are compared. Errors as for :meth:`generation` and :meth:`read`.
+        """
+        generation = self.generation(messages, max_new_tokens)
+        generation.steps = []
+        reading = self.read(generation)
+        return reading, np.stack([step.numpy() for step in generation.steps])
+
     def _submit_patiently(self, generation: Generation) -> Handle:
         """Queue a request as soon as the queue has room for it.
 
         Raises:
-            QueueFullError: it never will have, since nothing waits.
+            QueueFullError: the queue is empty and still has no room.
         """
         while True:
             try:
@@ -275,7 +288,7 @@ class Requests:
             self._scheduler.advance(lambda waiting=waiting: self._scheduler.stats()["waiting"] < waiting)  # type: ignore[misc]
 
     def reading(self, generation: Generation) -> Reading:
-        """What an ended request has read."""
+        """Return the result of a finished request."""
         timings = {**generation.timings_ms, "total": (time.perf_counter() - generation.started) * 1e3}
         text = self._processor.decode(generation.token_ids, generation.sampling.skip_special_tokens)
         return Reading(

@@ -1,4 +1,4 @@
-"""The application: what is served under which path."""
+"""The ASGI application: the paths of the server and their handlers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -45,11 +45,11 @@ PAGE_POLICY = (
 
 
 class Server:
-    """A model behind HTTP.
+    """A model served over HTTP.
 
     Attributes:
-        app: the ASGI application. It drives the engine from when it starts to when it ends.
-        draining: whether new work is refused, because the server is going down.
+        app: the ASGI application. It runs the engine during its lifespan.
+        draining: whether new work is rejected because the server is shutting down.
 
     Args:
         model: a Qwen2VLModel.
@@ -77,15 +77,15 @@ class Server:
 
     @property
     def alive(self) -> bool:
-        """Whether requests are being worked on; within the application's lifespan."""
+        """Whether the engine's thread runs. Valid during the application's lifespan."""
         return bool(self._model.scheduler.alive)
 
     def _application(self) -> FastAPI:
         app = FastAPI(
             title="mindnlp-ocr",
             version=__version__,
-            description="Qwen2-VL reads documents: OpenAI's chat API, and documents as a whole.",
-            docs_url=None,  # its page loads scripts from elsewhere
+            description="Document reading with vision-language models: OpenAI's chat API, and whole documents.",
+            docs_url=None,  # FastAPI's page loads scripts from other servers
             redoc_url=None,
             lifespan=self._lifespan,
         )
@@ -107,11 +107,11 @@ class Server:
         return app
 
     def _routes(self, app: FastAPI) -> None:
-        app.get("/health", summary="Whether the server can read")(self.health)
-        app.get("/version", summary="The version of this program")(self.version)
-        app.get("/metrics", summary="Figures for Prometheus", response_class=Response)(self.prometheus)
-        app.get("/v1/models", summary="The one model")(self.models)
-        app.get("/v1/models/{name:path}", summary="The model of this name")(self.one_model)
+        app.get("/health", summary="Return whether the server is ready")(self.health)
+        app.get("/version", summary="Return the version of the server")(self.version)
+        app.get("/metrics", summary="Return metrics for Prometheus", response_class=Response)(self.prometheus)
+        app.get("/v1/models", summary="List the model of this server")(self.models)
+        app.get("/v1/models/{name:path}", summary="Return the model with this name")(self.one_model)
         app.post(
             "/v1/chat/completions",
             summary="Read images, or answer a conversation",
@@ -120,13 +120,13 @@ class Server:
         )(self._chat.complete)
         app.post(
             "/tokenize",
-            summary="The tokens of a text",
+            summary="Convert a text into token ids",
             response_model=protocol.Tokenized,
             openapi_extra=_body(protocol.TokenizeRequest),
         )(self.tokenize)
         app.post(
             "/detokenize",
-            summary="The text of tokens",
+            summary="Convert token ids into a text",
             response_model=protocol.Detokenized,
             openapi_extra=_body(protocol.DetokenizeRequest),
         )(self.detokenize)
@@ -145,12 +145,16 @@ class Server:
             status_code=202,
             openapi_extra=_body(DocumentRequest),
         )(documents.create)
-        app.get(path, summary="How far it is, or the whole in a format", response_model=DocumentState)(documents.get)
-        app.delete(path, summary="Stop reading, delete all of it", status_code=204)(documents.delete)
-        app.post(f"{path}/cancel", summary="Stop reading", response_model=DocumentState)(documents.cancel)
-        app.get(f"{path}/events", summary="Its pages as they are read", response_class=Response)(documents.events)
-        app.get(f"{path}/pages/{{number}}", summary="A page that was read")(documents.page)
-        app.get(f"{path}/pages/{{number}}/image", summary="Its picture", response_class=Response)(documents.image)
+        app.get(path, summary="Return the state of a document, or its content in a format", response_model=DocumentState)(
+            documents.get
+        )
+        app.delete(path, summary="Cancel reading a document and delete it", status_code=204)(documents.delete)
+        app.post(f"{path}/cancel", summary="Cancel reading a document", response_model=DocumentState)(documents.cancel)
+        app.get(f"{path}/events", summary="Stream the pages of a document", response_class=Response)(documents.events)
+        app.get(f"{path}/pages/{{number}}", summary="Return the result of a page")(documents.page)
+        app.get(f"{path}/pages/{{number}}/image", summary="Return the image of a page", response_class=Response)(
+            documents.image
+        )
 
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -167,7 +171,7 @@ class Server:
         event("stopped")
 
     def _now(self) -> Mapping[str, float]:
-        """What the engine and its cache say now."""
+        """Return the current figures of the engine and its cache, for the metrics."""
         cache = self._model.get_cache_stats()
         queue = self._model.scheduler.stats()
         slots = self._model.slots
@@ -180,11 +184,11 @@ class Server:
             "compilations": self._model.get_model_info()["compilations"],
         }
 
-    # What is small
+    # Other endpoints
 
     async def health(self) -> JSONResponse:
         if self.draining:
-            raise ApiError("this server is going down: ask another", 503, headers={"Retry-After": "10"})
+            raise ApiError("this server is shutting down: use another server", 503, headers={"Retry-After": "10"})
         return JSONResponse({"status": "ok"})
 
     async def version(self) -> JSONResponse:
@@ -229,7 +233,7 @@ class Server:
 
 
 def create_app(model: Any, config: ServerConfig | None = None) -> FastAPI:
-    """The ASGI application of a model, for a server of your own."""
+    """Return the ASGI application of a model, to be run with any ASGI server."""
     return Server(model, config or ServerConfig()).app
 
 
@@ -237,13 +241,13 @@ BODIES = (protocol.ChatRequest, protocol.TokenizeRequest, protocol.DetokenizeReq
 
 
 def _body(kind: type[BaseModel]) -> dict[str, Any]:
-    """The description of a body that the handler parses itself, after the queue was looked at."""
+    """Return the OpenAPI description of a body that the handler itself parses, after it has checked the queue."""
     schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 def _described(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI description, with the bodies that handlers parse themselves."""
+    """Return the OpenAPI description, including the bodies that handlers parse themselves."""
     if app.openapi_schema is None:
         schema = FastAPI.openapi(app)
         _, bodies = models_json_schema(
@@ -268,17 +272,21 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = str(first["loc"][-1])
-    return answer(ApiError(f"{where} cannot be used ({first['msg']}): give what the API's description says", param=where))
+    return answer(
+        ApiError(f"{where} cannot be used ({first['msg']}): see the API description in /openapi.json", param=where)
+    )
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        return answer(ApiError(f"{request.url.path[:80]} is no path of this server: see /openapi.json", 404))
+        return answer(ApiError(f"{request.url.path[:80]} is not a path of this server: see /openapi.json", 404))
     if error.status_code == 405:
         return answer(
             ApiError(
-                f"{request.method} is not what {request.url.path[:80]} takes: see /openapi.json", 405, headers=error.headers
+                f"the method {request.method} is not allowed for {request.url.path[:80]}: see /openapi.json",
+                405,
+                headers=error.headers,
             )
         )
     return answer(ApiError(f"the request cannot be used ({error.detail}): see /openapi.json", error.status_code))

@@ -1,4 +1,4 @@
-"""What a chat request asks of the engine: sampling, messages, and which of its fields are refused or passed over."""
+"""Conversion of chat requests for the engine: sampling parameters, messages, and unsupported or ignored fields."""
 
 import math
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from mindnlp_ocr.sampling.params import SMALLEST_TEMPERATURE, SamplingParams
 from mindnlp_ocr.server.errors import ApiError
 from mindnlp_ocr.server.protocol import ChatRequest, ImageUrl, Message, Part
 
-# Known fields that would change the answer and are not supported, and with which values they change nothing.
+# Unsupported fields that would change the answer, with the values that are accepted because they have no effect.
 REFUSED: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
     "tool_choice": ("none", "auto"),
@@ -37,7 +37,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "return_tokens_as_token_ids": (False,),
     "logits_processors": ([],),
 }
-# Known fields that change nothing here; they are not worth a word.
+# Fields that have no effect here and are not reported as ignored.
 SILENT = {
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls",
     "spaces_between_special_tokens",
@@ -45,10 +45,10 @@ SILENT = {
 
 
 def ignored(asked: ChatRequest) -> list[str]:
-    """The names of fields that change nothing.
+    """Return the names of ignored fields, to be reported to the client.
 
     Raises:
-        ApiError: a field would change the answer, and is not supported.
+        ApiError: a field is not supported and would change the answer.
     """
     names = []
     for name, value in (asked.model_extra or {}).items():
@@ -89,13 +89,13 @@ def _parts(asked: ChatRequest) -> Iterator[Part]:
 
 
 def sampling(asked: ChatRequest, most: int) -> SamplingParams:
-    """The settings of the first choice.
+    """Return the sampling parameters of the first choice.
 
     Args:
-        most: tokens of an answer to which no limit is given.
+        most: maximum number of tokens of an answer, also used if the request sets no limit.
 
     Raises:
-        PageError: a value is out of its range.
+        PageError: a value is out of range.
     """
     given: dict[str, Any] = {
         name: getattr(asked, name)
@@ -112,7 +112,7 @@ def sampling(asked: ChatRequest, most: int) -> SamplingParams:
     if asked.vllm_xargs and given["no_repeat_ngram_size"] is None:
         given["no_repeat_ngram_size"] = asked.vllm_xargs.get("no_repeat_ngram_size")
     temperature = asked.temperature
-    if temperature is not None and 0 < temperature < SMALLEST_TEMPERATURE:  # as vLLM has it
+    if temperature is not None and 0 < temperature < SMALLEST_TEMPERATURE:  # as in vLLM
         given["temperature"] = 0.0
     schema, expression = _grammar(asked)
     given |= {"json_schema": schema, "regex": expression}
@@ -125,7 +125,8 @@ def _grammar(asked: ChatRequest) -> tuple[Any, str | None]:
     if form is not None and form.type == "json_schema":
         if form.json_schema is None or form.json_schema.schema_ is None:
             raise ApiError(
-                "response_format.json_schema holds no schema: give {'type': 'json_schema', 'json_schema': {'schema': ...}}",
+                "response_format.json_schema contains no schema: give "
+                "{'type': 'json_schema', 'json_schema': {'schema': ...}}",
                 param="response_format",
             )
         schemas.append(form.json_schema.schema_)
@@ -143,15 +144,15 @@ def _grammar(asked: ChatRequest) -> tuple[Any, str | None]:
 
 
 def sources(asked: ChatRequest) -> list[str]:
-    """The addresses of all images in order."""
+    """Return the URLs of all images in order."""
     return [_address(part) for part in _parts(asked) if part.image_url is not None]
 
 
 def messages(asked: ChatRequest, images: list[bytes]) -> list[dict[str, Any]]:
-    """The conversation as the engine takes it; an image is bytes and never a name, so that no file is opened.
+    """Return the messages in the engine's format. Images are bytes, never names, so that no file is opened.
 
     Raises:
-        ApiError: a role or a part that cannot be read.
+        ApiError: a role or a part is not supported.
     """
     left = iter(images)
     return [{"role": _role(message), "content": _content(message, left)} for message in asked.messages]
@@ -169,7 +170,7 @@ def _role(message: Message) -> str:
         for name in ("tool_calls", "function_call", "audio"):
             if extra.get(name):
                 raise ApiError(
-                    f"a message holds {name}, which is not supported by this server: leave it out",
+                    f"a message contains {name}, which is not supported by this server: leave it out",
                     param="messages",
                     code="unsupported_field",
                 )
@@ -200,10 +201,10 @@ def _content(message: Message, images: Iterator[bytes]) -> str | list[dict[str, 
 
 
 def check_parts(asked: ChatRequest) -> None:
-    """Refuse what cannot be read before an image is decoded.
+    """Check the messages before any image is decoded.
 
     Raises:
-        ApiError: a role or a part that cannot be read.
+        ApiError: a role or a part is not supported.
     """
     messages(asked, [b""] * len(sources(asked)))
 
@@ -213,5 +214,5 @@ def _address(part: Part) -> str:
 
 
 def finite(value: float) -> float:
-    """A log-probability that JSON can hold, as vLLM has it."""
+    """Return a log-probability that JSON can represent: at least -9999, as in vLLM."""
     return max(value, -9999.0) if math.isfinite(value) else -9999.0

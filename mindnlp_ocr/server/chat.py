@@ -1,4 +1,4 @@
-"""``POST /v1/chat/completions``: OpenAI's format on the engine."""
+"""Handler of ``POST /v1/chat/completions``."""
 
 import asyncio
 import time
@@ -29,7 +29,7 @@ from mindnlp_ocr.server.tokens import Tokens
 
 FINGERPRINT = f"mindnlp-ocr-{__version__}"
 IGNORED_HEADER = "X-Ignored-Fields"
-SMALL_BODY = 1 << 16  # is parsed in the event loop
+SMALL_BODY = 1 << 16  # bytes; bodies up to this size are parsed in the event loop
 Kind = TypeVar("Kind", bound=BaseModel)
 
 
@@ -37,10 +37,10 @@ class Chat:
     """Answers chat requests.
 
     Args:
-        model: a Qwen2VLModel that is being served.
+        model: a Qwen2VLModel within its ``serving()`` context.
         pool: threads that decode images.
-        name: of the model in the API.
-        longest: tokens of a slot.
+        name: name of the model in the API.
+        longest: number of tokens of a KV slot.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Chat:
         self._metrics, self._admission, self._name, self._longest, self._fetch = metrics, admission, name, longest, fetch
 
     async def complete(self, http: Request) -> Response:
-        """The answer to a request: JSON, or a stream of events."""
+        """Answer a request with JSON or a stream of events."""
         try:
             self._admission.check()  # before the body is read and an image decoded
             self._model.check_room()
@@ -75,7 +75,8 @@ class Chat:
         count = asked.n or 1
         if count > self._config.max_choices:
             raise ApiError(
-                f"n is {count}, this server gives {self._config.max_choices} answers at most: ask for fewer, or start it "
+                f"n is {count}, but this server gives at most {self._config.max_choices} answers: request fewer, or "
+                "start it "
                 "with a higher --max-choices",
                 param="n",
             )
@@ -99,7 +100,11 @@ class Chat:
             return Response(whole.model_dump_json(), media_type="application/json", headers=headers)
 
     def check_model(self, name: str | None) -> None:
-        """Refuse another model than ours."""
+        """Check the name of the model in a request.
+
+        Raises:
+            ApiError: it is not the name of this server's model (404).
+        """
         if name and name != self._name:
             raise ApiError(
                 f"the model {name[:80]!r} does not exist: this server has {self._name!r}", 404, "model", "model_not_found"
@@ -113,7 +118,7 @@ class Chat:
             raise of_engine(error) from error
 
     def _submit(self, running: Running, asked: ChatRequest, settings: SamplingParams, count: int) -> None:
-        """Decode the images and queue every choice. In a thread of the pool."""
+        """Decode the images and submit every choice. Runs in a thread of the pool."""
         if running.gone:
             return
         try:
@@ -161,10 +166,10 @@ class Chat:
 
     @staticmethod
     def result(choice: Watched) -> Any:
-        """What was read.
+        """Return the result of a choice.
 
         Raises:
-            ApiError: it could not be.
+            ApiError: the choice failed.
         """
         try:
             return choice.handle.result(0)
@@ -172,7 +177,7 @@ class Chat:
             raise of_engine(error) from error
 
     def logprobs(self, handle: Any, start: int, end: int) -> protocol.ChoiceLogprobs:
-        """Of the tokens from one to another."""
+        """Return the log-probabilities of the tokens with indices from ``start`` up to ``end``, exclusive."""
         content = []
         for number in range(start, end):
             pairs = handle.top_logprobs[number] if number < len(handle.top_logprobs) else []
@@ -189,7 +194,7 @@ class Chat:
         }
 
     def chunk(self, name: str, created: int, choices: list[protocol.ChunkChoice], spent: Any = None) -> str:
-        """A part of a streamed answer, as an event."""
+        """Return a part of a streamed answer as an event."""
         chunk = protocol.ChatChunk(
             id=name,
             object="chat.completion.chunk",
@@ -204,7 +209,7 @@ class Chat:
 
 
 class _Streamed:
-    """A streamed answer: roles, texts as they grow, reasons, and what it took."""
+    """The events of a streamed answer: roles, pieces of text, finish reasons, and the usage."""
 
     def __init__(self, chat: Chat, running: Running, asked: ChatRequest, name: str) -> None:
         self._chat, self._running, self._asked, self._name = chat, running, asked, name
@@ -223,7 +228,7 @@ class _Streamed:
                         yield part
                 if not all(self._over) and not await self._running.step(KEEP_ALIVE_SECONDS):
                     yield KEEP_ALIVE
-        except ApiError as error:  # the status was sent long ago
+        except ApiError as error:  # the HTTP status has already been sent
             event("failed in a stream", 30, reason=str(error))
             yield event_json(body(error))
             yield event_text("[DONE]")
@@ -237,11 +242,11 @@ class _Streamed:
         yield event_text("[DONE]")
 
     def _new(self, number: int, choice: Watched) -> list[str]:
-        """Events of what is new of a choice."""
+        """Return the events for the new tokens of a choice."""
         if self._over[number]:
             return []
         handle = choice.handle
-        ended = handle.done  # before all else: what follows is then complete
+        ended = handle.done  # read first, so that everything read after it is complete
         result = self._chat.result(choice) if ended else None
         text = result.text if result is not None else handle.text
         known = len(handle.token_ids)
@@ -279,13 +284,14 @@ class _Streamed:
 
 
 def finish_reason(result: Any, asked: ChatRequest) -> str:
-    """Why a text ended, in the words that clients know: a text that was stopped because it repeats itself is too long."""
+    """Return the finish reason. Clients see "length" for a text that was stopped because it repeated itself, unless the
+    request asks for "repetition"."""
     reason: str = result.finish_reason
     return "length" if reason == "repetition" and not asked.report_repetition else reason
 
 
 def usage(readings: Sequence[Any]) -> protocol.Usage:
-    """What the choices of one request took; their prompt counts once."""
+    """Return the token counts of a request. The prompt, which its choices share, counts once."""
     prompt = readings[0].prompt_tokens if readings else 0
     new = sum(result.new_tokens for result in readings)
     cached = protocol.PromptTokensDetails(cached_tokens=readings[0].reused_tokens if readings else 0)
@@ -295,10 +301,10 @@ def usage(readings: Sequence[Any]) -> protocol.Usage:
 
 
 async def parsed(http: Request, kind: type[Kind], pool: ThreadPoolExecutor) -> Kind:
-    """The body of a request.
+    """Parse the body of a request.
 
     Raises:
-        ApiError: it is no JSON, or lacks a field, or has one of another type.
+        ApiError: the body is not JSON, or a field is missing or invalid.
     """
     form = http.headers.get("content-type", "").partition(";")[0].strip().lower()
     if form != "application/json":
@@ -313,20 +319,20 @@ async def parsed(http: Request, kind: type[Kind], pool: ThreadPoolExecutor) -> K
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "json_invalid":
-            raise ApiError(f"the body is no JSON ({first['msg']}): send a JSON object") from error
+            raise ApiError(f"the body is not JSON ({first['msg']}): send a JSON object") from error
         raise ApiError(
-            f"{where or 'the body'} cannot be used ({first['msg']}): give what the API's description says",
+            f"{where or 'the body'} cannot be used ({first['msg']}): see the API description in /openapi.json",
             param=where.split(".")[0] or None,
         ) from error
 
 
 async def drain(http: Request) -> None:
-    """Take what the client sends and forget it, so that it gets to read the answer."""
+    """Read and discard the body of a request, because many clients read the response only after they have sent it."""
     async for _ in http.stream():
         pass
 
 
 def _header(names: Sequence[str]) -> str:
-    """Names of fields, which may be anything, as a header may hold them."""
+    """Return names of fields, which may contain any characters, as the value of a header."""
     text = ", ".join(names[:20]).encode("ascii", "backslashreplace").decode()
     return "".join(c if c.isprintable() else "?" for c in text)[:500]

@@ -1,4 +1,4 @@
-"""``mindnlp-ocr serve`` and ``tools/serve.py``: load the model, then listen."""
+"""The command ``mindnlp-ocr serve``: load the model, then listen."""
 
 import argparse
 import socket
@@ -16,7 +16,7 @@ from mindnlp_ocr.settings import parsed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until a signal comes; returns the exit status."""
+    """Serve until the process receives a signal. Returns the exit status."""
     try:
         arguments = parsed(parser(), sys.argv[1:] if argv is None else argv)
         check(arguments)
@@ -40,7 +40,7 @@ def _run(arguments: argparse.Namespace, config: ServerConfig) -> int:
     set_up(config.log_level, config.log_format)
     listening = _bound(config)
     if open_to_all(config):
-        event("open to all: other machines may call without a key, see --api-key-file", 30, host=config.host)
+        event("no API key: every machine that reaches this one may send requests, see --api-key-file", 30, host=config.host)
     if arguments.ray is not None:
         return _on_ray(arguments, config, listening)
     with warnings.catch_warnings():
@@ -57,7 +57,7 @@ def _on_ray(arguments: argparse.Namespace, config: ServerConfig, listening: sock
     from mindnlp_ocr.server.on_ray import run
 
     port = listening.getsockname()[1]
-    listening.close()  # it was free: Ray Serve takes it
+    listening.close()  # the port is free, and Ray Serve binds it
     return run(arguments, replace(config, port=port))
 
 
@@ -69,7 +69,7 @@ def _uvicorn(uvicorn: Any, server: Any, config: ServerConfig) -> Any:
 
     settings = uvicorn.Config(
         server.app,
-        http="h11",  # alone of uvicorn's two bounds headers
+        http="h11",  # uvicorn's other implementation does not limit the size of headers
         log_config=None,
         access_log=False,
         server_header=False,
@@ -81,11 +81,11 @@ def _uvicorn(uvicorn: Any, server: Any, config: ServerConfig) -> Any:
 
 
 def _bound(config: ServerConfig) -> socket.socket:
-    """The socket, taken before the model is loaded: that takes seconds. It listens when the model can read."""
+    """Bind the socket before the model is loaded, so that a port in use is reported at once."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     listening = socket.socket(
         family, socket.SOCK_STREAM, socket.IPPROTO_TCP
-    )  # named, or asyncio leaves Nagle's algorithm on
+    )  # the protocol is explicit because asyncio otherwise leaves Nagle's algorithm on
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((config.host, config.port))

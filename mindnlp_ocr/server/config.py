@@ -1,4 +1,4 @@
-"""What an operator sets of the server."""
+"""The settings of the server, and its API keys."""
 
 import hashlib
 import hmac
@@ -14,10 +14,10 @@ MAX_HEADER_BYTES = 32 << 10
 
 
 class ApiKeys:
-    """Keys that may call the server. Only their digests are kept, and every comparison takes the same time.
+    """The accepted API keys. Only their digests are stored, and they are compared in constant time.
 
     Args:
-        keys: the keys; none: everyone may.
+        keys: the keys; if empty, no key is required.
     """
 
     def __init__(self, keys: tuple[str, ...] = ()) -> None:
@@ -25,18 +25,20 @@ class ApiKeys:
 
     @classmethod
     def from_file(cls, path: Path) -> "ApiKeys":
-        """Keys of a file, one a line; lines that begin with # are passed over.
+        """Read keys from a file with one key per line. Lines that begin with # are ignored.
 
         Raises:
-            SetupError: the file cannot be read, holds no key, or one that is too short to be secret.
+            SetupError: the file cannot be read, contains no key, or contains a key shorter than 16 characters.
         """
         try:
             lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
-            raise SetupError(f"--api-key-file {path} cannot be read ({error}): give a text file, a key a line") from error
+            raise SetupError(
+                f"--api-key-file {path} cannot be read ({error}): give a text file with one key per line"
+            ) from error
         keys = tuple(line for line in lines if line and not line.startswith("#"))
         if not keys:
-            raise SetupError(f"--api-key-file {path} holds no key: write one a line, or leave the option out")
+            raise SetupError(f"--api-key-file {path} contains no key: write one key per line, or leave the option out")
         if short := [number for number, key in enumerate(keys, 1) if len(key) < SHORTEST_KEY]:
             raise SetupError(
                 f"--api-key-file {path}: key {short[0]} has fewer than {SHORTEST_KEY} characters: make one with "
@@ -48,7 +50,7 @@ class ApiKeys:
         return bool(self._digests)
 
     def owner(self, key: str) -> str | None:
-        """A name of the key that does not give it away; None where it is no key of ours."""
+        """Return a name for a key that does not reveal it, or None if the key is unknown."""
         digest, found = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest(), None
         for number, known in enumerate(self._digests):
             if hmac.compare_digest(digest, known):
@@ -61,34 +63,34 @@ NO_KEYS = ApiKeys()
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """Settings of the server; those of the model are its own.
+    """Settings of the server. The settings of the model are separate.
 
     Attributes:
-        host, port: where it listens.
-        model_name: the model's name in the API; by default the last part of what the model was loaded from.
-        keys: who may call.
-        max_body_bytes: the longest body of a request.
-        max_images: images of one request.
-        max_image_pixels: pixels of one image, before it is resized.
-        max_choices: the most answers to one request (``n``).
-        max_waiting: requests that wait for a slot; more are refused.
-        request_seconds: the longest that a request may wait and run.
-        workers: threads that decode images and render pages.
-        cors_origins: web pages of other servers that may call.
-        allowed_hosts: names that a request may call the server by; empty: any.
-        url_hosts: hosts from which images may be fetched; none by default.
-        documents: the folder of uploaded documents; None: a temporary one, deleted at the end.
-        document_quota_bytes: what that folder may hold.
-        document_keep_seconds: how long a document stays when it has been read.
-        document_seconds: how long one document may be read.
-        document_pages: pages that are read of one document.
-        documents_at_once: documents that are read at a time; others wait.
-        documents_waiting: documents that wait; more are refused.
-        preset: how documents are read that do not say it, by its name or a file; None: as the checkpoint declares.
-        shutdown_seconds: how long running requests may go on when the server is stopped.
-        log_level, log_format: of standard error.
-        replica: the name of this server among several behind one address, which the ids of its documents hold; lower-case
-            letters and digits.
+        host, port: address to listen on.
+        model_name: name of the model in the API; by default the last component of the model's path.
+        keys: accepted API keys.
+        max_body_bytes: maximum size of the body of a request.
+        max_images: maximum number of images in a request.
+        max_image_pixels: maximum number of pixels of an image before it is resized.
+        max_choices: maximum number of answers to a request (``n``).
+        max_waiting: maximum number of requests that wait for a slot; further ones are rejected.
+        request_seconds: maximum time for which a request may wait and run.
+        workers: number of threads that decode images and render pages.
+        cors_origins: origins of other servers whose web pages may send requests.
+        allowed_hosts: accepted values of the Host header; empty: any.
+        url_hosts: hosts from which the server may fetch images; none by default.
+        documents: folder for uploaded documents; None: a temporary folder, deleted when the server stops.
+        document_quota_bytes: maximum size of that folder.
+        document_keep_seconds: time after which a finished document is deleted.
+        document_seconds: maximum time for reading a document.
+        document_pages: maximum number of pages of a document.
+        documents_at_once: number of documents that are read at a time; others wait.
+        documents_waiting: maximum number of documents that wait; further ones are rejected.
+        preset: name or file of the preset for documents whose request names none; None: the checkpoint's own settings.
+        shutdown_seconds: time that running requests have to finish when the server is stopped.
+        log_level, log_format: level and format of log lines on standard error.
+        replica: name of this server among several replicas, part of the ids of its documents; lower-case letters and
+            digits.
     """
 
     host: str = "127.0.0.1"
@@ -120,10 +122,9 @@ class ServerConfig:
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """Names that the server may be called by: on loopback its own alone, so that no web page reaches it under a name
-        whose address it changed."""
+        """Accepted values of the Host header. On loopback only its own names, which prevents DNS rebinding."""
         return self.allowed_hosts or (LOOPBACK if self.host in LOOPBACK else ())
 
     def url(self, port: int) -> str:
-        """Where it is called, at a port."""
+        """Return the URL of the server at a port."""
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{port}"

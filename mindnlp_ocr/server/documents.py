@@ -1,4 +1,4 @@
-"""``/v1/documents``: whole documents, their pages as they are read, and files in every output format."""
+"""Handlers of ``/v1/documents``: upload, state, page events, and files in every output format."""
 
 import asyncio
 import base64
@@ -39,22 +39,22 @@ TYPES = {
     "alto": "application/xml",
     "pdf": "application/pdf",
 }
-# A file that a document became is no page of ours: no script in it runs in our name.
+# Output files contain text of unknown origin: scripts in them must not run with the origin of this server.
 INERT = {"Content-Security-Policy": "sandbox; default-src 'none'", "Cache-Control": "no-store"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class DocumentRequest(BaseModel):
-    """``POST /v1/documents``, as JSON; as a form, ``file`` holds the document.
+    """The body of ``POST /v1/documents`` as JSON. In a form, the field ``file`` contains the document.
 
     Attributes:
         document: the file in base64, or as a data URL.
-        name: how the file is called in answers.
-        pages: which pages to read, such as 1-3,7.
-        preset: how pages are read; null: as the server was started.
-        skip_furniture: leave out page headers, footers, page numbers and marginal text, where the layout tells them.
-        stream: answer with events, a page each, as they are read.
-        format: answer with the document in this format when it has been read.
+        name: name of the file in responses.
+        pages: pages to read, such as 1-3,7.
+        preset: preset for reading pages; null: the server's default.
+        skip_furniture: leave out page headers, footers, page numbers and marginal text if the layout identifies them.
+        stream: respond with a stream of events, one for each page.
+        format: respond with the document in this format after all pages have been read.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -73,13 +73,13 @@ class DocumentRequest(BaseModel):
 
 
 class DocumentState(BaseModel):
-    """How far a document has come.
+    """The state of a document.
 
     Attributes:
-        pages: that are to be read; null as long as the document has not been opened.
-        pages_read: of those, the ones whose results are there.
-        error: why it could not be read, or not all of it.
-        expires_at: when it is deleted, in seconds since 1970; null as long as it is being read.
+        pages: number of pages to read; null until the document has been opened.
+        pages_read: number of pages with a result.
+        error: reason why the document, or a part of it, could not be read.
+        expires_at: time at which it is deleted, in seconds since 1970; null until it has been read.
     """
 
     id: str
@@ -94,13 +94,14 @@ class DocumentState(BaseModel):
 
 
 class Documents:
-    """The handlers."""
+    """The handlers of the endpoints."""
 
     def __init__(self, jobs: Jobs, config: ServerConfig, pool: ThreadPoolExecutor) -> None:
         self._jobs, self._config, self._pool = jobs, config, pool
 
     async def create(self, http: Request) -> Response:
-        """Take a document. The answer is its state at once (202), its pages as events, or the whole in a format."""
+        """Accept a document. Responds at once with its state (202), with its pages as events, or with the whole document in
+        a format."""
         try:
             self._jobs.check_room()
         except ApiError:
@@ -120,40 +121,42 @@ class Documents:
         return JSONResponse(self.state(job).model_dump(), 202, {"Location": f"/v1/documents/{job.id}"})
 
     async def get(self, http: Request, document_id: str, format: Format | None = None) -> Response:
-        """The state of a document, or the document in a format when it has been read."""
+        """Return the state of a document, or the finished document in a format."""
         job = self._job(http, document_id)
         if format is None:
             return JSONResponse(self.state(job).model_dump())
         if not job.over:
             raise ApiError(
-                f"the document has {len(job.numbers)} of its pages read: ask for a format when its status is done", 409
+                f"the document is not finished, only {len(job.numbers)} pages have been read: try again when its status "
+                "is done",
+                409,
             )
         return await self._file(job, format)
 
     async def events(self, http: Request, document_id: str) -> Response:
-        """Its pages as events: those that were read, then those that are, then its end."""
+        """Stream the pages of a document as events, beginning with those already read."""
         seen = http.headers.get("last-event-id", "")
         return self._stream(http, self._job(http, document_id), int(seen) if re.fullmatch(r"\d{1,6}", seen) else 0)
 
     async def page(self, http: Request, document_id: str, number: int) -> PageResult:
-        """A page that was read."""
+        """Return the result of a page."""
         job = self._job(http, document_id)
         return PageResult.of(await self._in_pool(job.page, self._number(job, number)))
 
     async def image(self, http: Request, document_id: str, number: int) -> Response:
-        """The picture of a page that was read."""
+        """Return the image of a page as JPEG."""
         job = self._job(http, document_id)
         content = await self._in_pool(picture, job, self._number(job, number))
         return Response(content, media_type="image/jpeg", headers=INERT)
 
     async def cancel(self, http: Request, document_id: str) -> Response:
-        """Stop reading; the pages that were read stay."""
+        """Stop reading a document. Its finished pages stay available."""
         job = self._job(http, document_id)
         self._jobs.cancel(job)
         return JSONResponse(self.state(job).model_dump())
 
     async def delete(self, http: Request, document_id: str) -> Response:
-        """Stop reading, and delete all that there is of it."""
+        """Stop reading a document and delete all its files."""
         self._jobs.remove(self._job(http, document_id))
         return Response(status_code=204)
 
@@ -170,7 +173,7 @@ class Documents:
             expires_at=int(job.ended + keep) if job.ended is not None else None,
         )
 
-    # What is sent
+    # Requests
 
     async def _json(self, http: Request) -> tuple[DocumentRequest, bytes | None]:
         return await parsed(http, DocumentRequest, self._pool), None
@@ -191,11 +194,11 @@ class Documents:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"])
             raise ApiError(
-                f"{where} cannot be used ({first['msg']}): give what the API's description says", param=where
+                f"{where} cannot be used ({first['msg']}): see the API description in /openapi.json", param=where
             ) from error
 
     def _take(self, asked: DocumentRequest, content: bytes | None, owner: str | None) -> Job:
-        """In a thread of the pool."""
+        """Check and queue a document. Runs in a thread of the pool."""
         if content is None:
             content = _decoded(asked.document)
         if not content:
@@ -215,7 +218,7 @@ class Documents:
         )
         return self._jobs.add(content, _shown(asked.name), how, owner)
 
-    # What is answered
+    # Responses
 
     def _job(self, http: Request, document_id: str) -> Job:
         return self._jobs.get(document_id, http.scope["state"].get("owner"))
@@ -260,14 +263,14 @@ class Documents:
         except PageError as error:
             raise of_engine(error) from error
         except FileNotFoundError as error:
-            raise ApiError("the document has gone meanwhile: send it again", 404) from error
+            raise ApiError("the document was deleted during the request: send it again", 404) from error
 
 
 class _Watch:
-    """Waits for news of a document, and for the client to hang up.
+    """Waits for changes of a document, and for the client to disconnect.
 
     Args:
-        jobs: where the document is of no use to anybody else: it is cancelled when the client hangs up.
+        jobs: given if the document is to be cancelled when the client disconnects, else None.
     """
 
     def __init__(self, http: Request, job: Job, jobs: Jobs | None) -> None:
@@ -304,7 +307,7 @@ class _Watch:
         self._changed.set()
 
     async def step(self) -> bool:
-        """Wait for news. False: there were none for a while."""
+        """Wait for a change. Returns False if there was none for ``KEEP_ALIVE_SECONDS``."""
         try:
             await asyncio.wait_for(self._changed.wait(), KEEP_ALIVE_SECONDS)
         except asyncio.TimeoutError:
@@ -317,11 +320,11 @@ def _decoded(text: str) -> bytes:
     data = text.partition(",")[2] if text[:5].lower() == "data:" else text
     try:
         return base64.b64decode("".join(data.split()), validate=True)
-    except ValueError as error:  # binascii.Error, or letters beyond ASCII
+    except ValueError as error:  # binascii.Error, or non-ASCII characters
         raise ApiError(f"document is damaged base64 ({error}): encode the file again", param="document") from error
 
 
 def _shown(name: str) -> str:
-    """A name as it may stand in answers and headers: its last part, without control characters."""
+    """Return a file name that is safe in responses and headers: its last component, without control characters."""
     last = re.split(r"[\\/]", name)[-1]
     return _CONTROL.sub("", last.encode("utf-8", "replace").decode()).strip(" .") or "document"

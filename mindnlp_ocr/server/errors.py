@@ -1,4 +1,4 @@
-"""What a request is told when it cannot be answered, in the form that OpenAI's clients read."""
+"""Error responses in the format of OpenAI's API."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,13 +22,13 @@ KINDS = {
 
 
 class ApiError(OCRError):
-    """A request that is refused.
+    """An error that is returned to the client.
 
     Attributes:
-        status: of HTTP.
-        param: the field that is at fault, where it is one.
-        code: a word that programs may compare.
-        headers: of the answer.
+        status: HTTP status code.
+        param: the field of the request that caused the error, if any.
+        code: machine-readable error code.
+        headers: headers of the response.
     """
 
     def __init__(
@@ -44,10 +44,10 @@ class ApiError(OCRError):
 
 
 class BusyError(ApiError):
-    """The answer to who comes when nothing more can be queued.
+    """A queue is full (429).
 
     Args:
-        seconds: after which to try again.
+        seconds: value of the Retry-After header.
     """
 
     def __init__(self, message: str, seconds: float) -> None:
@@ -55,8 +55,13 @@ class BusyError(ApiError):
 
 
 def of_engine(error: PageError) -> ApiError:
-    """The engine's own errors: of this request (400), a full queue (429), a deadline (504), a step that failed (500)."""
-    from mindnlp_ocr.engine.scheduler import DeadlineError, EngineError, QueueFullError  # the front of replicas needs none
+    """Convert an error of the engine: an invalid request (400), a full queue (429), a deadline (504), a failed step
+    (500)."""
+    from mindnlp_ocr.engine.scheduler import (
+        DeadlineError,
+        EngineError,
+        QueueFullError,
+    )  # not needed by the front of replicas
 
     if isinstance(error, QueueFullError):
         return BusyError(str(error), error.retry_after)
@@ -65,11 +70,11 @@ def of_engine(error: PageError) -> ApiError:
 
 
 def body(error: ApiError) -> dict[str, Any]:
-    """The error as JSON."""
+    """Return the JSON body of an error."""
     kind = KINDS.get(error.status, "invalid_request_error")
     return {"error": {"message": str(error), "type": kind, "param": error.param, "code": error.code}}
 
 
 def answer(error: ApiError) -> JSONResponse:
-    """The error as an answer."""
+    """Return the response for an error."""
     return JSONResponse(body(error), error.status, headers=error.headers)

@@ -1,4 +1,4 @@
-"""Images from hosts that the operator names: no private addresses, no redirects, bounded in size and time."""
+"""Download of images from hosts that the operator allows: no private addresses, no redirects, limits on size and time."""
 
 import http.client
 import ipaddress
@@ -13,16 +13,17 @@ from mindnlp_ocr.server.errors import ApiError
 SECONDS = 20.0
 CHUNK = 1 << 16
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-# Addresses that carry another inside: what they lead to is decided elsewhere.
+# Networks whose addresses embed an IPv4 address that other machines may translate to.
 TUNNELS = [ipaddress.ip_network(network) for network in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")]
 
 
 class Fetcher:
-    """Fetches what an address holds. It connects to the address that it checked, so a name that changes is no way around.
+    """Downloads images. It connects to the address that it has checked, which prevents DNS rebinding.
 
     Args:
-        hosts: names, with a port where it is not the usual one.
-        most: bytes of one image.
+        hosts: allowed host names, with a port unless it is the default one.
+        most: maximum size of an image in bytes.
+        seconds: time limit of a download.
     """
 
     def __init__(self, hosts: Sequence[str], most: int, seconds: float = SECONDS) -> None:
@@ -30,7 +31,7 @@ class Fetcher:
         self._tls = ssl.create_default_context()
 
     def __call__(self, url: str) -> bytes:
-        """The bytes behind an address. In a thread of a pool.
+        """Return the bytes at a URL. Runs in a thread of a pool.
 
         Raises:
             ApiError: the host is not allowed, has a private address, redirects, or sends too much or too slowly.
@@ -48,11 +49,11 @@ class Fetcher:
             parts = urlsplit(url)
             name, port = (parts.hostname or "").lower(), parts.port
         except ValueError as error:
-            raise _refused(url, "is no address") from error
+            raise _refused(url, "is not a valid address") from error
         if parts.username is not None or parts.password is not None or not url.isascii() or not url.isprintable():
-            raise _refused(url, "is no address")
+            raise _refused(url, "is not a valid address")
         if (f"{name}:{port}" if port else name) not in self._hosts:
-            raise _refused(url, "is not of a host that this server may fetch from (--allow-url)")
+            raise _refused(url, "is not on a host from which this server may fetch (--allow-url)")
         return parts
 
     def _get(self, parts: SplitResult, end: float) -> bytes:
@@ -95,7 +96,7 @@ class Fetcher:
 
 
 def public(address: Address) -> bool:
-    """Whether an address is of the internet at large: not of this machine, its network, or its cloud's own services."""
+    """Return whether an address is public: not of this machine, a private network, or a cloud's metadata service."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return public(address.ipv4_mapped)

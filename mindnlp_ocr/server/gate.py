@@ -1,4 +1,4 @@
-"""What every request passes: its id, who may call, by which name, from which page, how long its body may be; and the log."""
+"""ASGI middleware: request ids, API keys, checks of Host and Origin, size limits, and the request log."""
 
 import re
 import time
@@ -13,17 +13,17 @@ from mindnlp_ocr.server.config import MAX_HEADER_BYTES, ServerConfig
 from mindnlp_ocr.server.errors import ApiError, answer
 from mindnlp_ocr.server.logs import REQUEST_ID, event
 
-OPEN = ("/health", "/", "/web/")  # needs no key: whether the server lives, and its web page, which asks for one
+OPEN = ("/health", "/", "/web/")  # paths that need no key; the web page asks the user for one
 _ID = re.compile(r"[\w.:-]{1,128}")
 
 
 class Gate:
-    """Pure ASGI, so that the application sees a client hang up.
+    """The middleware. It is pure ASGI, so that the application notices when a client disconnects.
 
     Args:
-        app: what lies behind.
+        app: the wrapped application.
         observe: called with method, path template, status and seconds of every request.
-        draining: whether the server is going down.
+        draining: returns whether the server is shutting down.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Gate:
         except Exception as error:
             event("failed", 40, error, path=scope["path"])
             if not started:
-                message = f"this request failed, its id is {request_id}: look it up in the log of the server"
+                message = f"this request failed (id {request_id}): look up the id in the server's log"
                 await answer(ApiError(message, 500))(scope, receive, sent)
         finally:
             seconds = time.perf_counter() - start
@@ -87,7 +87,7 @@ class Gate:
     def _check_draining(self, scope: Scope) -> None:
         if self._draining() and scope["method"] not in ("GET", "HEAD", "OPTIONS"):
             raise ApiError(
-                "this server is going down and takes no new work: ask another, or this one again in a while",
+                "this server is shutting down and accepts no new work: use another server, or try again later",
                 503,
                 headers={"Retry-After": "10"},
             )
@@ -107,10 +107,10 @@ class Gate:
 
 
 def owner_of(scope: Scope, headers: dict[str, str], config: ServerConfig) -> str | None:
-    """The key of a request that may come in, under a name that does not give it away; None where no key is needed.
+    """Check the headers of a request. Returns the name of its API key, or None if no key is required.
 
     Raises:
-        ApiError: it may not, whatever its body holds.
+        ApiError: the request is not allowed.
     """
     if (size := sum(len(name) + len(value) for name, value in scope["headers"])) > MAX_HEADER_BYTES:
         raise ApiError(f"the headers of the request take {size} bytes: send at most {MAX_HEADER_BYTES}", 431)
@@ -137,7 +137,7 @@ def _check_host(headers: dict[str, str], config: ServerConfig) -> None:
     name = urlsplit(f"//{host}").hostname if _plain_host(host) else None
     if config.hosts and name not in config.hosts:
         raise ApiError(
-            f"the Host header names {host[:80]!r}, which is no name of this server: call it by "
+            f"the Host header names {host[:80]!r}, which is not a name of this server: call it by "
             f"{config.hosts[0]}, or start it with --allowed-host NAME",
             403,
         )
@@ -151,7 +151,7 @@ def _check_host(headers: dict[str, str], config: ServerConfig) -> None:
 
 
 def _plain_host(text: str) -> bool:
-    """Whether this is a name or an address with or without a port, which ``urlsplit`` takes without an error."""
+    """Return whether a text is a host name or an address, with or without a port, that ``urlsplit`` can parse."""
     return re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d{1,5})?", text, re.ASCII) is not None
 
 

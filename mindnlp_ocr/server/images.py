@@ -1,4 +1,4 @@
-"""Images of requests: data URLs, checked before anything is decoded."""
+"""Images of chat requests: decoding of data URLs, and size checks before an image is decoded."""
 
 import base64
 import io
@@ -13,14 +13,14 @@ from mindnlp_ocr.server.errors import ApiError
 
 
 def read(sources: Sequence[str], config: ServerConfig, fetch: Callable[[str], bytes] | None = None) -> list[bytes]:
-    """The files of images, each within the limits of the server. Runs in a pool: it may take long.
+    """Return the contents of image files, each within the limits of the server. Runs in a thread of a pool.
 
     Args:
-        fetch: gives what an address holds, where the server allows any.
+        fetch: downloads the image at a web address; None if the server allows no addresses.
 
     Raises:
-        ApiError: too many, too large, or not a data URL.
-        PageError: not an image.
+        ApiError: there are too many images, or one is too large or not a data URL.
+        PageError: the content is not an image.
     """
     check_count(sources, config)
     contents = []
@@ -32,17 +32,18 @@ def read(sources: Sequence[str], config: ServerConfig, fetch: Callable[[str], by
 
 
 def check_count(sources: Sequence[str], config: ServerConfig) -> None:
-    """Refuse too many images."""
+    """Raise an ApiError if there are too many images."""
     if len(sources) > config.max_images:
         raise ApiError(
-            f"the request holds {len(sources)} images, this server takes {config.max_images}: send fewer, or start it with "
+            f"the request contains {len(sources)} images, but this server accepts at most {config.max_images}: send "
+            "fewer, or start it with "
             "a higher --max-images",
             param="messages",
         )
 
 
 def check_size(content: bytes, config: ServerConfig) -> None:
-    """Refuse an image whose header says that it has too many pixels; nothing is decoded."""
+    """Raise an ApiError if the header of an image states too many pixels. The image is not decoded."""
     name = f"an image of {len(content)} bytes"
     with errors_of(name), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -50,7 +51,8 @@ def check_size(content: bytes, config: ServerConfig) -> None:
             width, height = image.size
     if width * height > config.max_image_pixels:
         raise ApiError(
-            f"an image has {width} x {height} pixels, this server takes {config.max_image_pixels}: send it smaller, or "
+            f"an image has {width} x {height} pixels, but this server accepts at most {config.max_image_pixels}: send "
+            "it smaller, or "
             "start the server with a higher --max-image-mpixels",
             413,
             param="messages",
@@ -65,37 +67,40 @@ def _content(source: str, config: ServerConfig, fetch: Callable[[str], bytes] | 
     if source[:8].lower().startswith(("http://", "https://")):
         if fetch is None:
             raise ApiError(
-                f"{source[:80]!r} is an address, and this server fetches nothing: send the image as a data URL, or start "
+                f"{source[:80]!r} is a web address, but this server does not fetch images: send the image as a data "
+                "URL, or start "
                 "the server with --allow-url HOST",
                 param="messages",
                 code="url_not_allowed",
             )
         return fetch(source)
     raise ApiError(
-        f"{source[:40]!r} is no data URL: send an image as data:image/png;base64,... (no files of the server are opened)",
+        f"{source[:40]!r} is not a data URL: send an image as data:image/png;base64,... (no files of the server are opened)",
         param="messages",
         code="invalid_image_url",
     )
 
 
 def decoded(head: str, comma: str, data: str) -> bytes:
-    """The bytes of a data URL in base64."""
+    """Return the bytes of a base64 data URL that was split at its first comma."""
     kind, *attributes = head[5:].lower().split(";")
     if not comma or "base64" not in [attribute.strip() for attribute in attributes]:
         raise ApiError(
-            f"{head[:40]!r} is no data URL in base64: send data:image/png;base64,...",
+            f"{head[:40]!r} is not a data URL in base64: send data:image/png;base64,...",
             param="messages",
             code="invalid_image_url",
         )
     if kind and not kind.startswith(("image/", "application/octet-stream")):
         raise ApiError(
-            f"a data URL holds {kind[:40]!r}, no image: send an image, or a document to /v1/documents",
+            f"a data URL contains {kind[:40]!r}, which is not an image: send an image, or a document to /v1/documents",
             param="messages",
             code="invalid_image_url",
         )
     try:
         return base64.b64decode("".join(data.split()) if any(c in data for c in " \r\n\t") else data, validate=True)
-    except ValueError as error:  # binascii.Error, or letters beyond ASCII
+    except ValueError as error:  # binascii.Error, or non-ASCII characters
         raise ApiError(
-            f"a data URL holds damaged base64 ({error}): encode the file again", param="messages", code="invalid_image_url"
+            f"a data URL contains damaged base64 ({error}): encode the file again",
+            param="messages",
+            code="invalid_image_url",
         ) from error

@@ -1,4 +1,4 @@
-"""Documents that are being read: kept in a folder for a while, within a quota, and gone after."""
+"""Documents of the server: reading in background threads, storage within a quota, and expiry."""
 
 import asyncio
 import re
@@ -28,13 +28,13 @@ from mindnlp_ocr.server.logs import event
 from mindnlp_ocr.server.metrics import Metrics
 
 State = Literal["waiting", "reading", "done", "failed", "cancelled"]
-FOLDER = re.compile(r"doc-[0-9a-f]{32}")  # never that of a replica: its folder is a temporary one
+FOLDER = re.compile(r"doc-[0-9a-f]{32}")  # folders of replicas never match: they are temporary
 RETRY_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a document is to be read."""
+    """Settings for reading a document."""
 
     pages: str | None = None
     layout: LayoutChoice = "auto"
@@ -47,12 +47,12 @@ class Reading:
 
 @dataclass(eq=False)
 class Job:
-    """A document and how far it has come.
+    """A document and its state.
 
     Attributes:
-        name: under which it was sent; never a path of ours.
-        owner: the key that sent it, which alone may see it.
-        numbers: of the pages that were read, in their order.
+        name: name given by the client; never used as a path.
+        owner: name of the API key that sent it; other keys cannot access it.
+        numbers: numbers of the pages that were read, in order.
     """
 
     id: str
@@ -79,20 +79,20 @@ class Job:
         return self.folder / "source"
 
     def page(self, number: int) -> Page:
-        """A page that was read."""
+        """Return the result of a page."""
         return Page.model_validate_json((self.folder / f"{number}.json").read_bytes())
 
     def tell(self) -> None:
-        """Wake up who watches. From any thread."""
+        """Notify all listeners. May be called from any thread."""
         for listener in list(self.listeners):
             listener()
 
 
 class Jobs:
-    """All documents of a server. Its methods are called in the event loop, unless they say otherwise.
+    """All documents of a server. Methods are called in the event loop unless stated otherwise.
 
     Args:
-        model: a Qwen2VLModel that is being served.
+        model: a Qwen2VLModel within its ``serving()`` context.
     """
 
     def __init__(self, model: Any, config: ServerConfig, metrics: Callable[[], Metrics]) -> None:
@@ -109,7 +109,7 @@ class Jobs:
         root = self._config.documents
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for entry in root.iterdir():  # of a run before: nobody knows their ids any more
+            for entry in root.iterdir():  # left by an earlier process: their ids are lost
                 if FOLDER.fullmatch(entry.name) and entry.is_dir() and not entry.is_symlink():
                     shutil.rmtree(entry, ignore_errors=True)
         except OSError as error:
@@ -117,22 +117,23 @@ class Jobs:
         return root
 
     def states(self) -> dict[str, int]:
-        """How many documents are in each state."""
+        """Return the number of documents in each state."""
         counts = dict.fromkeys(("waiting", "reading", "done", "failed", "cancelled"), 0)
         for job in list(self._jobs.values()):
             counts[job.state] += 1
         return counts
 
     def get(self, job_id: str, owner: str | None) -> Job:
-        """A document of this owner.
+        """Return a document of an owner.
 
         Raises:
-            ApiError: there is none, or it has gone.
+            ApiError: there is no such document, or no longer (404).
         """
         job = self._jobs.get(job_id)
         if job is None or job.owner != owner:
             raise ApiError(
-                f"the document {job_id[:80]!r} does not exist: documents are gone {self._config.document_keep_seconds:g} s "
+                f"the document {job_id[:80]!r} does not exist: documents are deleted "
+                f"{self._config.document_keep_seconds:g} s "
                 "after they were read",
                 404,
                 code="document_not_found",
@@ -140,23 +141,24 @@ class Jobs:
         return job
 
     def check_room(self) -> None:
-        """Refuse what finds no room.
+        """Check that another document may wait.
 
         Raises:
-            ApiError: as many documents wait as may.
+            BusyError: the queue is full (429).
         """
         waiting = self.states()["waiting"]
         if waiting >= self._config.documents_waiting:
             raise BusyError(
-                f"{waiting} documents wait, this server takes {self._config.documents_waiting}: try again later",
+                f"{waiting} documents are waiting, but this server accepts at most {self._config.documents_waiting}: "
+                "try again later",
                 RETRY_SECONDS,
             )
 
     def add(self, content: bytes, name: str, how: Reading, owner: str | None) -> Job:
-        """Keep a document and queue it. In a thread of a pool: it writes a file.
+        """Store a document and queue it. Runs in a thread of a pool, because it writes a file.
 
         Raises:
-            ApiError: no room is left.
+            ApiError: the quota is exceeded.
         """
         self._make_room(len(content))
         replica = f"{self._config.replica}-" if self._config.replica else ""
@@ -174,7 +176,8 @@ class Jobs:
         quota = self._config.document_quota_bytes
         if size > quota:
             raise ApiError(
-                f"the document has {size} bytes, this server keeps {quota}: send a smaller one, or start it with a higher "
+                f"the document has {size} bytes, but this server keeps at most {quota}: send a smaller one, or start it "
+                "with a higher "
                 "--documents-quota-mb",
                 413,
                 code="request_too_large",
@@ -184,27 +187,27 @@ class Jobs:
         while sum(job.size for job in list(self._jobs.values())) + size > quota:
             if not ended:
                 raise BusyError(
-                    f"documents that are being read take the {quota} bytes that this server keeps: try again later, or "
+                    f"documents that are being read occupy all {quota} bytes of the quota: try again later, or "
                     "start it with a higher --documents-quota-mb",
                     RETRY_SECONDS,
                 )
             self.remove(ended.pop(0))
 
     def cancel(self, job: Job) -> None:
-        """Stop reading, at the end of the page at the latest. What was read stays."""
+        """Stop reading a document, at the latest after the current page. Finished pages stay available."""
         job.unwanted = True
         if job.state == "waiting":
             self._end(job, "cancelled")
 
     def remove(self, job: Job) -> None:
-        """Forget a document and delete its files."""
+        """Remove a document and delete its files."""
         self.cancel(job)
         self._jobs.pop(job.id, None)
         if job.over:
-            shutil.rmtree(job.folder, ignore_errors=True)  # else at the end of the page
+            shutil.rmtree(job.folder, ignore_errors=True)  # a document that is being read is deleted after its current page
 
     async def expire(self) -> None:
-        """Remove what was kept long enough, for ever."""
+        """Remove expired documents periodically. Runs until it is cancelled."""
         while True:
             await asyncio.sleep(min(30.0, self._config.document_keep_seconds / 4))
             oldest = time.time() - self._config.document_keep_seconds
@@ -213,7 +216,7 @@ class Jobs:
                     self.remove(job)
 
     def close(self, seconds: float) -> None:
-        """Read what is being read for so long at most, and delete what is ours alone. In a thread."""
+        """Finish documents for up to ``seconds``, cancel the others, and delete all files. Runs in a thread."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and any(job.state in ("waiting", "reading") for job in list(self._jobs.values())):
             time.sleep(0.05)
@@ -225,11 +228,10 @@ class Jobs:
         if self._temporary:
             shutil.rmtree(self._root, ignore_errors=True)
 
-    # In the threads that read
+    # In the reading threads
 
     def _reader(self, how: Reading) -> Any:
-        """A reader of this thread: its line detector is no other's. What a document does not say is as the server was
-        started."""
+        """Return the reader of this thread, since line detectors are not shared. The server's preset is the default."""
         from mindnlp_ocr.documents.reader import DocumentReader
 
         readers: dict[Any, DocumentReader] = self._readers.__dict__.setdefault("made", {})
@@ -250,7 +252,7 @@ class Jobs:
             self._end(job, "failed", str(error))
         except Exception as error:
             event("document failed", 40, error, document=job.id)
-            self._end(job, "failed", "the document could not be read: look up its id in the log of the server")
+            self._end(job, "failed", "the document could not be read: look up its id in the server's log")
         finally:
             if job.id not in self._jobs:
                 shutil.rmtree(job.folder, ignore_errors=True)
@@ -285,7 +287,8 @@ class Jobs:
         job.total = pages
         if pages > self._config.document_pages:
             raise ApiError(
-                f"the document has {pages} pages, this server reads {self._config.document_pages} of one: choose some with "
+                f"the document has {pages} pages, but this server reads at most {self._config.document_pages} per "
+                "document: choose some with "
                 "pages, or start it with a higher --document-pages"
             )
         job.tell()
@@ -308,13 +311,13 @@ class Jobs:
         event("document ended", document=job.id, state=state, pages=len(job.numbers))
         job.tell()
 
-    # In threads of a pool, for who asks
+    # In threads of a pool
 
     def written(self, job: Job, format_name: str) -> Path:
-        """A document that has ended, as a file in one of the formats.
+        """Write a finished document in a format, unless this was done before. Returns the file.
 
         Raises:
-            ApiError: no room is left.
+            ApiError: the quota is exceeded.
         """
         kind = FORMATS[format_name]
         path = job.folder / f"written{kind.suffix}"
@@ -349,7 +352,8 @@ def _picture(source: Source, number: int, dpi: float | None, password: str | Non
 
 
 def picture(job: Job, number: int) -> bytes:
-    """A page as a JPEG file, of the size that the positions of its lines refer to. In a thread of a pool."""
+    """Return a page as a JPEG file, in the resolution to which the positions of its lines refer. Runs in a thread of a
+    pool."""
     source, file = Source(str(job.source), job.how.dpi, job.how.password), BytesIO()
     try:
         source.page(number - 1).image.save(file, "JPEG", quality=85)

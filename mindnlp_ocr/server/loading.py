@@ -1,4 +1,4 @@
-"""A server with the model that the options of its command line describe."""
+"""Construction of a server from command-line options."""
 
 import argparse
 from dataclasses import replace
@@ -9,13 +9,13 @@ from mindnlp_ocr.server.config import ServerConfig
 
 
 def open_server(arguments: argparse.Namespace, config: ServerConfig) -> Server:
-    """Load the model, and compile its graphs unless the options say otherwise.
+    """Load the model and, unless --no-warm-up is given, compile its graphs.
 
     Raises:
-        SetupError: as :func:`mindnlp_ocr.opening.load_model`.
+        SetupError: see :func:`mindnlp_ocr.opening.load_model`.
     """
     model = load_model(arguments)
-    # The server bounds what is asked of it itself; lines of documents wait beside that.
+    # The server itself limits waiting requests. The scheduler also queues the lines of documents.
     waiting = config.max_waiting + model.slots * (config.documents_at_once + 1)
     model.scheduler.config = replace(model.scheduler.config, max_waiting=waiting)
     if not arguments.no_warm_up:

@@ -1,4 +1,4 @@
-"""Log lines on standard error: one an event, as text or JSON, with the request that it belongs to."""
+"""Structured logging to standard error: one line per event, as text or JSON, with the id of the request."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 
 
 def event(name: str, level: int = logging.INFO, exception: BaseException | None = None, **fields: Any) -> None:
-    """Log an event with what is known of it. Texts of users and keys never belong there."""
+    """Log an event with its fields. Never pass texts of users or API keys."""
     if LOGGER.isEnabledFor(level):
         LOGGER.log(level, name, extra={"fields": fields}, exc_info=exception)
 
@@ -38,7 +38,7 @@ class _Formatter(logging.Formatter):
 
 
 class _StandardError(logging.StreamHandler[Any]):
-    """Writes to what is standard error now."""
+    """A handler that looks up ``sys.stderr`` for every record, since it may be replaced."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -51,7 +51,7 @@ def _quoted(value: Any) -> str:
 
 
 def set_up(level: str, form: str) -> None:
-    """Send our events, and those of uvicorn that matter, to standard error."""
+    """Send the events of the server and of uvicorn to standard error."""
     handler = _StandardError()
     handler.setFormatter(_Formatter(form == "json"))
     for name in ("mindnlp_ocr.server", "uvicorn", "uvicorn.error"):
@@ -59,4 +59,4 @@ def set_up(level: str, form: str) -> None:
         logger.handlers = [handler] if name != "uvicorn.error" else []
         logger.setLevel(level.upper())
         logger.propagate = name == "uvicorn.error"
-    logging.getLogger("uvicorn.access").disabled = True  # the gate logs requests, with their ids
+    logging.getLogger("uvicorn.access").disabled = True  # the gate logs requests together with their ids

@@ -1,4 +1,4 @@
-"""``mindnlp-ocr serve --ray``: replicas of the server on the cards and machines of a cluster, with Ray Serve."""
+"""The server on a Ray cluster (``mindnlp-ocr serve --ray``): replicas on its machines and cards, with Ray Serve."""
 
 import argparse
 import logging
@@ -22,15 +22,15 @@ from mindnlp_ocr.settings import parsed
 prepare()
 
 ROUTER = "mindnlp_ocr.server.routing:Router"
-NAME = "mindnlp-ocr"  # of the application on the cluster: whoever starts it again replaces it
+NAME = "mindnlp-ocr"  # name of the application on the cluster; a second start replaces the first
 HEALTH_SECONDS = 10.0
-HEALTH_TIMEOUT_SECONDS = 60.0  # compiling a graph may hold the interpreter for as long
+HEALTH_TIMEOUT_SECONDS = 60.0  # the compilation of a graph may block the interpreter for this long
 LEAST_SHUTDOWN_SECONDS = 1.0
-FRONT_REQUESTS = 1000  # at a time, of one front: it waits for the replicas
+FRONT_REQUESTS = 1000  # concurrent requests of a front, which only waits for the replicas
 
 
 def run(arguments: argparse.Namespace, config: ServerConfig) -> int:
-    """Serve until a signal comes; returns the exit status.
+    """Serve until the process receives a signal. Returns the exit status.
 
     Raises:
         SetupError: Ray is missing or cannot be used, or the replicas cannot start.
@@ -44,13 +44,13 @@ def run(arguments: argparse.Namespace, config: ServerConfig) -> int:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with connected(arguments.ray), _until_signal() as stopped:
         if serve.status().proxies:
-            event("Ray Serve runs already: it keeps its --host and --port", 30)
+            event("Ray Serve is already running: --host and --port are ignored", 30)
         serve.start(proxy_location="EveryNode", http_options={"host": config.host, "port": config.port})
         try:
             serve.run(application, name=NAME)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
-            raise SetupError(f"the replicas cannot start ({reason}): see their logs, and give other options") from error
+            raise SetupError(f"the replicas cannot start ({reason}): see their logs and change the options") from error
         low, high = replicas(arguments)
         event("listening", url=config.url(config.port), replicas=f"{low}:{high}")
         stopped.wait()
@@ -61,11 +61,11 @@ def run(arguments: argparse.Namespace, config: ServerConfig) -> int:
 
 
 def application(options: Mapping[str, str]) -> Any:
-    """What a RayService or `serve run` deploys: ``mindnlp_ocr.server.on_ray:application``.
+    """Return the application that a RayService or `serve run` deploys: ``mindnlp_ocr.server.on_ray:application``.
 
     Args:
-        options: under the key "options", those of ``mindnlp-ocr serve`` in one line, but for --ray, --host and --port, which
-            are Ray's own.
+        options: {"options": options of ``mindnlp-ocr serve`` as one string}, without --ray, --host and --port, which Ray
+            determines.
     """
     arguments = parsed(parser(), ["--ray", "auto", "--host", "0.0.0.0", *shlex.split(options.get("options", ""))])
     check(arguments)
@@ -73,7 +73,7 @@ def application(options: Mapping[str, str]) -> Any:
 
 
 def deployed(arguments: argparse.Namespace, config: ServerConfig) -> Any:
-    """The replicas and their front, as Ray Serve deploys them."""
+    """Return the deployments of the replicas and their front."""
     from ray import serve
 
     from mindnlp_ocr.server.replicas import Front, Reader
@@ -89,7 +89,7 @@ def deployed(arguments: argparse.Namespace, config: ServerConfig) -> Any:
     reader = serve.deployment(
         name="Reader",
         **({"num_replicas": low} if low == high else {"autoscaling_config": scaling}),
-        max_ongoing_requests=2 * slots,  # of more, the next replica has to learn the image
+        max_ongoing_requests=2 * slots,  # further requests go to another replica, which has to read the image as well
         max_queued_requests=config.max_waiting,
         ray_actor_options={
             "num_cpus": threads,
@@ -109,7 +109,7 @@ def deployed(arguments: argparse.Namespace, config: ServerConfig) -> Any:
 
 @contextmanager
 def _until_signal() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, and SIGINT too, which comes again afterwards."""
+    """An event that SIGTERM and SIGINT set. After SIGINT, KeyboardInterrupt is raised on exit."""
     stopped, interrupted = threading.Event(), False
 
     def stop(number: int, _: Any) -> None:

@@ -16,73 +16,92 @@ examples:
   %(prog)s --ray local --replicas 1:8 --device npu:0    a model on each of up to 8 cards of this machine
   curl http://127.0.0.1:8000/v1/models
 
-It answers when /health says 200. The API is OpenAI's; docs/server.md has the rest.
+The server is ready when /health returns 200. The API is compatible with OpenAI's; see docs/server.md.
 """
 
 
 def parser() -> Parser:
-    """The options."""
+    """Return the parser of the command."""
     parser = Parser(
         prog="mindnlp-ocr serve",
-        description="Serve Qwen2-VL over HTTP: OpenAI's API, documents, metrics, and a web page.",
+        description="Serve a model over HTTP: OpenAI's API, documents, metrics and a web page.",
         epilog=EPILOG,
     )
     add_options(parser)
-    parser.add_argument("--host", default="127.0.0.1", metavar="NAME", help="address (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000, metavar="N", help="port; 0: any that is free (default: 8000)")
-    parser.add_argument("--api-key-file", metavar="FILE", help="keys that may call, one a line (default: everyone may)")
+    parser.add_argument("--host", default="127.0.0.1", metavar="NAME", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument(
-        "--allowed-host", action="append", default=[], metavar="NAME", help="a name it may be called by; may be repeated"
+        "--port", type=int, default=8000, metavar="N", help="port to listen on; 0: any free port (default: 8000)"
+    )
+    parser.add_argument(
+        "--api-key-file", metavar="FILE", help="file of API keys, one per line (default: no key is required)"
+    )
+    parser.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="host name under which clients may reach the server; may be repeated (default: on loopback only its own "
+        "names, else any)",
     )
     parser.add_argument(
         "--cors-origin",
         action="append",
         default=[],
         metavar="URL",
-        help="a web page's origin that may call, such as https://example.org; may be repeated (default: none)",
+        help="origin whose web pages may send requests, such as https://example.org; may be repeated (default: none)",
     )
     parser.add_argument(
         "--allow-url",
         action="append",
         default=[],
         metavar="HOST",
-        help="a host from which images may be fetched, as HOST or HOST:PORT; may be repeated (default: none)",
+        help="host from which the server may fetch images, as HOST or HOST:PORT; may be repeated (default: none)",
     )
-    parser.add_argument("--served-model-name", metavar="NAME", help="the model's name in the API (default: its folder's)")
-    _number(parser, "--max-waiting", 128, "requests that wait for a slot; more are refused")
-    _number(parser, "--request-seconds", 600, "the longest that a request may wait and run")
-    _number(parser, "--max-body-mb", 64, "the longest body of a request, in MiB")
-    _number(parser, "--max-images", 16, "images of one request")
-    _number(parser, "--max-image-mpixels", 64, "millions of pixels of one image, before it is resized")
-    _number(parser, "--max-choices", 16, "answers to one request (n)")
-    _number(parser, "--image-threads", 2, "threads that decode images and render pages")
-    _number(parser, "--shutdown-seconds", 30, "how long running requests may go on when it is stopped")
     parser.add_argument(
-        "--documents-dir", metavar="DIR", help="where uploaded documents lie (default: a temporary folder, gone at the end)"
+        "--served-model-name", metavar="NAME", help="name of the model in the API (default: name of its folder)"
     )
-    _number(parser, "--documents-quota-mb", 1024, "what that folder may hold, in MiB")
-    _number(parser, "--document-keep-seconds", 3600, "how long a document stays when it was read")
-    _number(parser, "--document-seconds", 3600, "how long one document may be read")
-    _number(parser, "--document-pages", 2000, "pages of one document")
-    _number(parser, "--documents-at-once", 1, "documents that are read at a time")
-    _number(parser, "--documents-waiting", 32, "documents that wait; more are refused")
+    _number(parser, "--max-waiting", 128, "maximum number of requests that wait for a slot; further ones are rejected")
+    _number(parser, "--request-seconds", 600, "maximum time for which a request may wait and run, in seconds")
+    _number(parser, "--max-body-mb", 64, "maximum size of the body of a request, in MiB")
+    _number(parser, "--max-images", 16, "maximum number of images in a request")
+    _number(parser, "--max-image-mpixels", 64, "maximum size of an image before it is resized, in millions of pixels")
+    _number(parser, "--max-choices", 16, "maximum number of answers to a request (n)")
+    _number(parser, "--image-threads", 2, "number of threads that decode images and render pages")
+    _number(
+        parser, "--shutdown-seconds", 30, "time that running requests have to finish when the server is stopped, in seconds"
+    )
+    parser.add_argument(
+        "--documents-dir",
+        metavar="DIR",
+        help="folder for uploaded documents (default: a temporary folder, deleted when the server stops)",
+    )
+    _number(parser, "--documents-quota-mb", 1024, "maximum size of that folder, in MiB")
+    _number(parser, "--document-keep-seconds", 3600, "time after which a finished document is deleted, in seconds")
+    _number(parser, "--document-seconds", 3600, "maximum time for reading a document, in seconds")
+    _number(parser, "--document-pages", 2000, "maximum number of pages of a document")
+    _number(parser, "--documents-at-once", 1, "number of documents that are read at a time")
+    _number(parser, "--documents-waiting", 32, "maximum number of documents that wait; further ones are rejected")
     parser.add_argument(
         "--preset",
         metavar="NAME",
-        help="how documents are read: mineru, nanonets, olmocr, olmocr2, plain, rolmocr, or a YAML file (default: as the "
-        "checkpoint declares, or by its name)",
+        help="preset for reading documents: mineru, nanonets, olmocr, olmocr2, plain, rolmocr, or a YAML file (default: the "
+        "checkpoint's own settings, or the preset for its name)",
     )
     parser.add_argument(
         "--ray",
         metavar="ADDRESS",
-        help="serve with replicas on a Ray cluster: its address; auto; or local, which starts Ray on this machine",
+        help="serve with replicas on the Ray cluster at this address; auto finds it, local starts Ray on this machine",
     )
     parser.add_argument(
-        "--replicas", metavar="MIN[:MAX]", help="processes with a model, of --threads CPUs or one NPU each (default: 1)"
+        "--replicas", metavar="MIN[:MAX]", help="number of replicas, each with --threads CPUs or one NPU (default: 1)"
     )
-    parser.add_argument("--no-warm-up", action="store_true", help="compile graphs when they are needed, not at the start")
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(default: info)")
-    parser.add_argument("--log-format", choices=("text", "json"), default="text", help="of log lines (default: text)")
+    parser.add_argument(
+        "--no-warm-up", action="store_true", help="compile graphs when they are first needed, not at the start"
+    )
+    parser.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="log level (default: info)"
+    )
+    parser.add_argument("--log-format", choices=("text", "json"), default="text", help="format of log lines (default: text)")
     return parser
 
 
@@ -91,13 +110,13 @@ def _number(parser: Parser, name: str, default: int, about: str) -> None:
 
 
 def server_config(arguments: argparse.Namespace) -> ServerConfig:
-    """The settings of the server.
+    """Return the server's settings from the parsed options.
 
     Raises:
-        SetupError: a number that nothing can be served with, or a key file that cannot be used.
+        SetupError: an option is out of range, or the key file cannot be used.
     """
     if not 0 <= arguments.port <= 65535:
-        raise SetupError(f"--port is {arguments.port}: give 1 to 65535, or 0 for any that is free")
+        raise SetupError(f"--port is {arguments.port}: give 1 to 65535, or 0 for any free port")
     least = {"max_waiting": 0, "shutdown_seconds": 0}
     for name in (
         "max_waiting", "request_seconds", "max_body_mb", "max_images", "max_image_mpixels", "max_choices", "image_threads",
@@ -108,9 +127,9 @@ def server_config(arguments: argparse.Namespace) -> ServerConfig:
             raise SetupError(f"--{name.replace('_', '-')} is {value}: give {least.get(name, 1)} or more")
     replicas(arguments)
     if arguments.ray is not None and arguments.documents_dir is not None:
-        raise SetupError("--documents-dir is of one server, and --ray starts several: leave it out")
+        raise SetupError("--documents-dir applies to a single server, but --ray starts several: leave it out")
     if arguments.preset is not None:
-        presets.load(arguments.preset)  # what is wrong with it is said before the model is loaded
+        presets.load(arguments.preset)  # reports errors before the model is loaded
     return ServerConfig(
         host=arguments.host,
         port=arguments.port,
@@ -141,23 +160,23 @@ def server_config(arguments: argparse.Namespace) -> ServerConfig:
 
 
 def replicas(arguments: argparse.Namespace) -> tuple[int, int]:
-    """How many replicas there are at least and at most.
+    """Return the minimum and maximum number of replicas.
 
     Raises:
-        SetupError: it is no such number, or there is no cluster for them.
+        SetupError: --replicas is malformed, or --ray is not given.
     """
     text = arguments.replicas
     if text is None:
         return 1, 1
     if arguments.ray is None:
-        raise SetupError(f"--replicas is {text}, and they need a Ray cluster: give --ray ADDRESS, or --ray local")
+        raise SetupError(f"--replicas is {text}, but replicas need a Ray cluster: give --ray ADDRESS, or --ray local")
     match = re.fullmatch(r"([1-9]\d*)(?::([1-9]\d*))?", text)
     low, high = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
     if high < low:
-        raise SetupError(f"--replicas is {text}: give a number, or two such as 1:8 for at least 1 and at most 8")
+        raise SetupError(f"--replicas is {text}: give a number, or a range such as 1:8")
     return low, high
 
 
 def open_to_all(config: ServerConfig) -> bool:
-    """Whether other machines may call without a key."""
+    """Return whether other machines may send requests without a key."""
     return config.host not in LOOPBACK and not config.keys

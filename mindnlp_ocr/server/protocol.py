@@ -1,4 +1,4 @@
-"""Requests and answers of OpenAI's API, with the fields that vLLM adds."""
+"""Types of the requests and responses of OpenAI's API, with vLLM's additional fields."""
 
 import time
 from typing import Any, Literal
@@ -7,13 +7,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Asked(BaseModel):
-    """A request. Fields that it does not know are kept, to be named in the answer's headers."""
+    """A request. Unknown fields are kept, so that the response's headers can list them."""
 
     model_config = ConfigDict(extra="allow")
 
 
 class ImageUrl(BaseModel):
-    """The image of a part: a data URL; another address only where the server allows its host."""
+    """The image of a part: a data URL, or a web address whose host the server allows."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -63,7 +63,7 @@ class ResponseFormat(BaseModel):
 
 
 class StructuredOutputs(BaseModel):
-    """vLLM's name for what restricts the text."""
+    """vLLM's constraints on the generated text."""
 
     model_config = ConfigDict(extra="allow", populate_by_name=True)
 
@@ -72,7 +72,7 @@ class StructuredOutputs(BaseModel):
 
 
 class ChatRequest(Asked):
-    """``POST /v1/chat/completions``. What is None was not given, and takes the default of the engine."""
+    """The body of ``POST /v1/chat/completions``. None means that the field was not given; the engine's default applies."""
 
     messages: list[Message] = Field(min_length=1)
     model: str | None = None
@@ -90,7 +90,7 @@ class ChatRequest(Asked):
     logprobs: bool | None = False
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     response_format: ResponseFormat | None = None
-    # of vLLM
+    # vLLM's extensions
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
@@ -107,13 +107,13 @@ class ChatRequest(Asked):
     vllm_xargs: dict[str, Any] | None = None
     priority: int | None = Field(default=None, ge=-(2**31), lt=2**31)
     request_id: str | None = Field(default=None, max_length=128)
-    # of this server
+    # extensions of this server
     repetition_guard: bool | None = None
     report_repetition: bool | None = False
 
 
 class Answer(BaseModel):
-    """An answer, or a part of one."""
+    """A response, or a part of one."""
 
 
 class PromptTokensDetails(Answer):
@@ -205,7 +205,7 @@ class ModelList(Answer):
 
 
 class TokenizeRequest(Asked):
-    """``POST /tokenize``: a text."""
+    """The body of ``POST /tokenize``."""
 
     model: str | None = None
     prompt: str
@@ -220,7 +220,7 @@ class Tokenized(Answer):
 
 
 class DetokenizeRequest(Asked):
-    """``POST /detokenize``: token ids."""
+    """The body of ``POST /detokenize``."""
 
     model: str | None = None
     tokens: list[int]

@@ -1,4 +1,4 @@
-"""What runs on a Ray cluster: replicas that hold a model each and answer requests, and the front that hands these out."""
+"""The deployments of Ray Serve: replicas, each with a model, and a front that distributes requests among them."""
 
 import argparse
 import asyncio
@@ -32,15 +32,15 @@ SCOPE = (
     "client",
     "server",
 )
-TRIES = 3  # of a request whose replica ends before it answers
+TRIES = 3  # attempts for a request whose replica exits before it answers
 RETRY_SECONDS = 5.0
 
 
 class Reader:
-    """A model with the application of ``mindnlp-ocr serve`` in front of it, which is asked through Ray.
+    """A replica: a model with the application of ``mindnlp-ocr serve``, called through Ray.
 
     Args:
-        arguments: the options of the command line.
+        arguments: the parsed command-line options.
     """
 
     async def __init__(self, arguments: argparse.Namespace, config: ServerConfig) -> None:  # type: ignore[misc]
@@ -54,7 +54,7 @@ class Reader:
         await self._open.enter_async_context(self._server.app.router.lifespan_context(self._server.app))
 
     async def __call__(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[dict[str, Any]]:
-        """The messages of ASGI that answer a request. Where nobody takes them any more, the request is given up."""
+        """Yield the ASGI messages that answer a request. If the consumer stops reading, the request is cancelled."""
         messages: asyncio.Queue[Any] = asyncio.Queue()
         taken, gone = False, asyncio.Event()
 
@@ -77,29 +77,29 @@ class Reader:
             gone.set()
 
     async def check_health(self) -> None:
-        """Asked by Ray, which puts another in the place of a replica that fails this."""
+        """Called by Ray, which replaces a replica that raises an error here."""
         if not self._server.alive:
-            raise RuntimeError("the thread of the engine has ended: see the log of the replica")
+            raise RuntimeError("the thread of the engine has ended: see the replica's log")
 
     async def __del__(self) -> None:
-        """Ray has waited until all requests were answered; documents that are being read end here."""
-        if hasattr(self, "_open"):  # it has begun to serve
+        """Shut down. Ray has waited for all requests; documents that are still being read are cancelled."""
+        if hasattr(self, "_open"):  # __init__ has succeeded
             self._server.draining = True
             await self._open.aclose()
 
 
 class Front:
-    """Takes requests of HTTP and hands each to the replica that has read its image before. Holds no model.
+    """Accepts HTTP requests and forwards each to the replica that has read its image before. It has no model.
 
     Args:
-        readers: a handle of the replicas.
+        readers: the Ray Serve handle of the replicas.
     """
 
     def __init__(self, readers: Any, config: ServerConfig) -> None:
         self._readers, self._config = readers.options(stream=True), config
 
     async def __call__(self, request: Request) -> Response:
-        """Answer a request as a replica does."""
+        """Answer a request with the response of a replica."""
         body = await self._body(request)
         scope = {name: request.scope[name] for name in SCOPE if name in request.scope}
         readers = self._readers.options(session_id=session_of(request.url.path, body))
@@ -110,13 +110,13 @@ class Front:
                 return _response(start, messages)
             except BackPressureError:
                 error: ApiError = BusyError(
-                    f"all replicas have their hands full, and {self._config.max_waiting} requests wait: try again later, or "
+                    f"all replicas are busy, and {self._config.max_waiting} requests are waiting: try again later, or "
                     "start the server with more --replicas",
                     RETRY_SECONDS,
                 )
                 return answer(error)
             except (RayActorError, RayServeException, TaskCancelledError, StopAsyncIteration):
-                continue  # it was ended before it answered: another can
+                continue  # the replica exited before it answered: try another
         return answer(
             ApiError(
                 f"{TRIES} replicas ended before they answered this request: send it again, and see the logs of the replicas",
@@ -126,7 +126,7 @@ class Front:
         )
 
     async def _body(self, request: Request) -> bytes:
-        """The body of a request, or so much of it that a replica refuses it as it would the whole."""
+        """Return the body of a request, cut off once it is longer than a replica accepts."""
         headers = {name.lower(): value for name, value in request.headers.items()}
         try:
             owner_of(request.scope, headers, self._config)

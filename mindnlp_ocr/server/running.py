@@ -1,4 +1,4 @@
-"""One HTTP request in the engine: its choices, watched from the event loop, and given up when its client hangs up."""
+"""Running chat requests: their choices in the engine, which are cancelled when the client disconnects."""
 
 import asyncio
 import time
@@ -17,41 +17,42 @@ RETRY_SECONDS = 2.0
 
 
 class Admission:
-    """How many requests are let in: those that decode images count as well as those in the engine's queue.
+    """The limit of concurrent requests, including those whose images are being decoded.
 
     Args:
-        most: requests at a time, those that run included.
+        most: maximum number of running and waiting choices.
     """
 
     def __init__(self, most: int) -> None:
         self.most, self.count = most, 0
 
     def check(self, choices: int = 1) -> None:
-        """Refuse what finds no room.
+        """Check that there is room for more choices.
 
         Raises:
-            ApiError: 429, with the time after which to try again.
+            BusyError: there is none (429, with Retry-After).
         """
         if self.count + choices > self.most:
             raise BusyError(
-                f"{self.count} requests run or wait, this server takes {self.most}: try again later, or start it with a "
+                f"{self.count} requests are running or waiting, but this server accepts at most {self.most}: try again "
+                "later, or start it with a "
                 "higher --max-waiting",
                 RETRY_SECONDS,
             )
 
     def enter(self, choices: int) -> None:
-        """Take the room of so many choices."""
+        """Count choices as running. Errors as :meth:`check`."""
         self.check(choices)
         self.count += choices
 
     def leave(self, choices: int) -> None:
-        """Give it back."""
+        """Count choices as finished."""
         self.count -= choices
 
 
 @dataclass
 class Watched:
-    """A choice: a handle of the engine, and when it gained tokens."""
+    """A choice of a request: its handle in the engine, and the times of its tokens."""
 
     handle: Any
     started: float
@@ -62,7 +63,7 @@ class Watched:
     times: list[float] = field(default_factory=list)
 
     def look(self) -> None:
-        """Note new tokens and the end, for the metrics. Called in the event loop after every step."""
+        """Record new tokens and the end in the metrics. Called in the event loop after every step."""
         if self.ended:
             return
         done = self.handle.done
@@ -80,10 +81,10 @@ class Watched:
 
 
 class Running:
-    """The choices of one request, as a context that gives them up when it is left early.
+    """The choices of a request, as a context manager that cancels unfinished ones on exit.
 
     Args:
-        receive: of ASGI, when the body has been read; tells that the client has gone.
+        receive: ASGI's receive function after the body was read; it reports that the client has disconnected.
     """
 
     def __init__(self, receive: Receive, admission: Admission, choices: int, metrics: Metrics) -> None:
@@ -103,7 +104,7 @@ class Running:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._watch.cancel()
-        self.gone = True  # what is still being submitted is given up as well
+        self.gone = True  # cancels choices that are still being submitted
         for choice in self.watched:
             if not choice.ended:
                 choice.handle.cancel()
@@ -112,7 +113,7 @@ class Running:
         self._admission.leave(self._choices)
 
     def submit(self, start: Callable[[Callable[[Any], None]], Any]) -> None:
-        """Submit one choice, in a thread of the pool. ``start`` is given what the engine calls after each step."""
+        """Submit a choice. Runs in a thread of the pool. ``start`` receives the callback for the end of each step."""
         if self.gone:
             return
         handle = start(self._on_change)
@@ -134,13 +135,13 @@ class Running:
         self._changed.set()
 
     async def step(self, seconds: float | None = None) -> bool:
-        """Wait until something changed. False: nothing did in so many seconds."""
+        """Wait for a step of the engine. Returns False if there was none within ``seconds``."""
         try:
             await asyncio.wait_for(self._changed.wait(), seconds)
         except asyncio.TimeoutError:
             return False
         self._changed.clear()
-        if self.gone:  # they are cancelled, which is no fault of theirs
+        if self.gone:  # the choices were cancelled and must not count as failed
             return True
         for choice in self.watched:
             choice.look()
@@ -152,6 +153,6 @@ class Running:
         return all(choice.ended for choice in self.watched)
 
     async def finish(self) -> None:
-        """Wait until all choices have ended, or the client has gone."""
+        """Wait until all choices have ended or the client has disconnected."""
         while not (self.done or self.gone):
             await self.step()

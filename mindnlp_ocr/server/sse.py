@@ -1,4 +1,4 @@
-"""Server-sent events: a response that ends what it stands for, however it is left."""
+"""Server-sent events: their format, and a response that always releases its resources."""
 
 import asyncio
 import json
@@ -14,21 +14,21 @@ KEEP_ALIVE = ": waiting\n\n"
 
 
 def event_text(data: str, name: str | None = None) -> str:
-    """An event as it is sent."""
+    """Return an event in the wire format."""
     return (f"event: {name}\n" if name else "") + f"data: {data}\n\n"
 
 
 def event_json(value: Any, name: str | None = None) -> str:
-    """An event with a JSON value."""
+    """Return an event with a JSON value."""
     return event_text(json.dumps(value, ensure_ascii=False), name)
 
 
 class EventStream(Response):
-    """Sends events as they come.
+    """A response that sends events as they arrive.
 
     Args:
-        events: texts of events. They end by themselves when the client has gone.
-        close: is awaited at the end, in any case.
+        events: texts of events. The iterator must end when the client disconnects.
+        close: awaited at the end, also after an error.
     """
 
     media_type = "text/event-stream"
@@ -47,7 +47,7 @@ class EventStream(Response):
             async for text in self._events:
                 await send({"type": "http.response.body", "body": text.encode("utf-8", "replace"), "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except OSError:  # the client has gone, and the server says so
+        except OSError:  # the client has disconnected
             pass
         finally:
             await asyncio.shield(self._close())

@@ -1,4 +1,4 @@
-"""Tokens as bytes and text, for log-probabilities, /tokenize and /detokenize."""
+"""Conversion of tokens to bytes and text, for log-probabilities, /tokenize and /detokenize."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -11,17 +11,17 @@ from mindnlp_ocr.server.errors import ApiError
 
 
 def _letters() -> dict[str, int]:
-    """The bytes that the letters of a byte-level BPE stand for (GPT-2's table, which Qwen2 uses too)."""
+    """Return the byte for each character of a byte-level BPE vocabulary (GPT-2's table, which Qwen2 also uses)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + number): byte for number, byte in enumerate(others)}
 
 
 class Tokens:
-    """The tokenizer of a checkpoint, for what clients read of single tokens.
+    """The tokenizer of a checkpoint, with access to the bytes of single tokens.
 
     Args:
-        folder: with the files of the tokenizer.
+        folder: folder with the files of the tokenizer.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,31 +39,31 @@ class Tokens:
         return letters.encode()
 
     def text_of(self, token_id: int) -> str:
-        """The token as text; what is no whole character is U+FFFD, as OpenAI has it."""
+        """Return a token as text, with U+FFFD for incomplete characters, as in OpenAI's API."""
         return self.bytes_of(token_id).decode("utf-8", "replace")
 
     def encode(self, text: str) -> list[int]:
-        """A text as token ids, nothing added.
+        """Return the token ids of a text, without additional special tokens.
 
         Raises:
-            ApiError: it is no Unicode.
+            ApiError: the text is not valid Unicode.
         """
         try:
             ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         except (UnicodeEncodeError, TypeError) as error:  # half of a surrogate pair
-            raise ApiError("prompt is no Unicode: give UTF-8", param="prompt") from error
+            raise ApiError("prompt is not valid Unicode: give UTF-8", param="prompt") from error
         return ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of tokens, special ones too.
+        """Return the text of tokens, including special tokens.
 
         Raises:
-            ApiError: an id that the model does not have.
+            ApiError: an id is outside the vocabulary.
         """
         size = self._tokenizer.get_vocab_size()
         if wrong := [token_id for token_id in token_ids if not 0 <= token_id < size]:
             raise ApiError(
-                f"tokens holds {wrong[0]}, the model has {size} tokens: give ids from 0 up to that", param="tokens"
+                f"tokens contains {wrong[0]}, but the model has {size} tokens: give ids below that", param="tokens"
             )
         text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
         return text

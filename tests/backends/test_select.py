@@ -177,7 +177,7 @@ def test_where_flash_is_supported_the_settings_decide_and_an_npu_waits_to_be_ask
 def test_flash_that_is_demanded_and_not_there_is_an_error_with_the_reason(asked: Any, enable: bool, automatic: bool) -> None:
     with pytest.raises(SetupError) as error:
         choose_attention(CPU, asked, (), enable, automatic)
-    assert str(error.value) == "flash attention is demanded: Not supported (no): use --attn auto or eager"
+    assert str(error.value) == "flash attention is required: Not supported (no): use --attn auto or eager"
 
 
 @pytest.mark.parametrize("enable", [ON, OFF])

@@ -65,9 +65,13 @@ def test_a_json_holds_the_truth_of_many_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.json", '[[1, 2, 3, "x"]]', r"a\.json is no truth \(.*: give \[\[LEFT, TOP, RIGHT, BOTTOM, TEXT\], \.\.\.\]"),
-        ("a.json", "{", r"a\.json is no truth \(Invalid JSON"),
-        ("a.hocr", "<p>text</p>", r"a\.hocr is no hOCR: it has no element of the class ocr_line"),
+        (
+            "a.json",
+            '[[1, 2, 3, "x"]]',
+            r"a\.json is not a ground truth \(.*: give \[\[LEFT, TOP, RIGHT, BOTTOM, TEXT\]",
+        ),
+        ("a.json", "{", r"a\.json is not a ground truth \(Invalid JSON"),
+        ("a.hocr", "<p>text</p>", r"a\.hocr is not hOCR: it has no element of the class ocr_line"),
         ("a.hocr", "\udcff", r"a\.hocr cannot be read \(.*: give the text of a\.png in UTF-8"),
     ],
 )
@@ -79,5 +83,5 @@ def test_what_is_no_truth_is_refused(tmp_path: Path, name: str, text: str, messa
 
 def test_a_json_of_another_kind_is_no_data_set(tmp_path: Path) -> None:
     shutil.copy(ROOT / "tests" / "goldens" / "shapes.json", tmp_path / "a.json")
-    with pytest.raises(SetupError, match=r"a\.json is no list of pages \("):
+    with pytest.raises(SetupError, match=r"a\.json is not a list of pages \("):
         dataset(str(tmp_path / "a.json"))

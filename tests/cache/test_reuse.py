@@ -31,7 +31,7 @@ def fresh(model: Qwen2VLModel) -> Iterator[Qwen2VLModel]:
     model.clear_cache()
     model.reset_cache_stats()
     yield model
-    model._engine.manager.check_integrity()
+    model.engine.manager.check_integrity()
     model.clear_cache()
 
 
@@ -54,7 +54,7 @@ def test_a_second_question_about_an_image_runs_neither_vision_nor_its_prefill(
     alone = run(fresh, ask(page, "What is the first word?"), 6)
     fresh.clear_cache()
     run(fresh, ask(page, "Extract all text from this image."), 6)
-    graphs = fresh._engine.graphs
+    graphs = fresh.engine.graphs
     prefilled: list[int] = []
     prefill = graphs.prefill
     monkeypatch.setattr(graphs, "vision", lambda *_: pytest.fail("the vision tower ran"))
@@ -88,13 +88,13 @@ def test_what_the_template_puts_ahead_of_an_image_is_computed_once_and_has_its_b
 ) -> None:
     off = Qwen2VLModel(cache_config=CacheConfig(enable_kv_cache=False))
     prefilled: list[tuple[int, int]] = []
-    prefill = fresh._engine.graphs.prefill
+    prefill = fresh.engine.graphs.prefill
     monkeypatch.setattr(
-        fresh._engine.graphs,
+        fresh.engine.graphs,
         "prefill",
         lambda *parts: prefilled.extend((part.cached, len(part.token_ids)) for part in parts) or prefill(*parts),
     )
-    fresh._engine._preamble = None
+    fresh.engine._preamble = None
     for number, name in enumerate(("line_392x28", "word_56x56", "zh_line_336x34")):
         generation = run(fresh, case(name)["messages"], 6)
         ahead = generation.key.images[0].start
@@ -129,7 +129,7 @@ def test_features_are_kept_when_the_keys_and_values_are_gone(fresh: Qwen2VLModel
     others = "word_56x56 line_392x28 small_48x30 zh_line_336x34 alpha_308x140 mono_448x210 odd_301x173 tall_126x644"
     for name in others.split():
         fresh.generate(case(name)["messages"], 1)
-    monkeypatch.setattr(fresh._engine.graphs, "vision", lambda *_: pytest.fail("the vision tower ran"))
+    monkeypatch.setattr(fresh.engine.graphs, "vision", lambda *_: pytest.fail("the vision tower ran"))
     again = fresh.generate(golden["messages"])
     assert (again.reused_tokens, again.token_ids) == (0, golden["token_ids"])
     stats = fresh.get_cache_stats()
@@ -138,7 +138,7 @@ def test_features_are_kept_when_the_keys_and_values_are_gone(fresh: Qwen2VLModel
 
 def test_an_entry_expires_after_its_time() -> None:
     model = Qwen2VLModel(cache_config=CacheConfig(cache_ttl_seconds=10, slots=1))
-    manager = model._engine.manager
+    manager = model.engine.manager
     assert manager is not None
     manager._clock = clock = Clock()
     messages = case("word_56x56")["messages"]
@@ -224,13 +224,13 @@ def test_whatever_is_reused_tokens_and_log_probabilities_are_the_same_bits() -> 
 
     chance = random.Random(0)
     model = Qwen2VLModel(cache_config=CacheConfig(slots=5, max_cache_size_mb=60.2))
-    manager = model._engine.manager
+    manager = model.engine.manager
     assert manager is not None
     done = 0
     while done < 260:
         numbers = chance.choices(range(len(requests)), k=chance.choice([1, 1, 2, 3, 5, 8]))
         batch_size = chance.randint(1, 5)
-        generations = [model._requests.generation(requests[number], 6) for number in numbers]
+        generations = [model.requests.generation(requests[number], 6) for number in numbers]
         for generation in generations:
             generation.steps = []
         run_together(model, generations, batch_size)

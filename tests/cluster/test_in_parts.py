@@ -131,12 +131,14 @@ def test_workers_without_numbers_and_a_cache_on_disk_are_refused_by_the_command_
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([PAGES[0], "--tensor-parallel", "2", "--cache-dir", "cache"]) == 2
-    assert "--cache-dir holds whole heads, --tensor-parallel has parts of them" in capsys.readouterr().err
+    assert (
+        "--cache-dir stores whole heads, but with --tensor-parallel each worker has only a part" in capsys.readouterr().err
+    )
     msrun = {"MS_ROLE": "MS_WORKER", "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": "1", "MS_WORKER_NUM": "2"}
     for name, value in msrun.items():
         monkeypatch.setenv(name, value)
     assert main([PAGES[0]]) == 2
-    assert "msrun has not numbered its workers: give --node_rank on every machine" in capsys.readouterr().err
+    assert "msrun assigned no rank to this worker: give --node_rank on every machine" in capsys.readouterr().err
 
 
 # The weights of a part

@@ -43,7 +43,8 @@ def test_the_part_is_that_of_the_rank_unless_another_is_given() -> None:
     assert Shard.choose(None, None, None) == Shard()
     assert Shard.choose("0/1", None, None) == Shard()
     with pytest.raises(
-        SetupError, match="this is worker 1 of 2, and each would write all of the output: give --output-dir DIR"
+        SetupError,
+        match="this is worker 1 of 2, and each worker would overwrite the output of the others: give --output-dir DIR",
     ):
         Shard.choose(None, launch, None)
 
@@ -87,7 +88,10 @@ def test_workers_of_msrun_read_their_parts(tmp_path: Path) -> None:
 def test_without_a_folder_for_them_workers_are_told_what_to_do(tmp_path: Path) -> None:
     assert run("tools/infer.py", *PAGES, "--output", str(tmp_path / "all.txt"), logs=tmp_path / "logs") == 1
     said = log(tmp_path / "logs", "worker_0") + log(tmp_path / "logs", "worker_1")
-    assert "each would write all of the output: give --output-dir DIR --resume for a file a document" in said
+    assert (
+        "each worker would overwrite the output of the others: give --output-dir DIR --resume for one file per document"
+        in said
+    )
     assert not (tmp_path / "all.txt").exists()
 
 

@@ -126,7 +126,7 @@ def test_what_was_found_is_drawn(run: Any, tmp_path: Path) -> None:
         (["--pages", "0"], "--pages 0 is not a selection of pages: give numbers from 1, such as 1-3,7"),
         (["--dpi", "5"], "--dpi is 5: give 10 to 2400"),
         (["--min-confidence", "2"], "--min-confidence is 2: give 0 to 1"),
-        (["--format", "hocr", "--image", WORD], "a hocr file holds one document, 2 are named: give --output-dir DIR"),
+        (["--format", "hocr", "--image", WORD], "a hocr file contains one document, but 2 are named: give --output-dir DIR"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(
@@ -140,4 +140,4 @@ def test_pages_that_are_not_there_are_an_error_of_the_document(
     run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(WORD, "--pages", "2-3", "--output", tmp_path / "x") == 1
-    assert capsys.readouterr().err == f"error: {WORD}: it has 1 pages, none of which is selected: change --pages\n"
+    assert capsys.readouterr().err == f"error: {WORD}: none of its 1 pages is selected: change --pages\n"

@@ -85,9 +85,9 @@ def test_a_device_that_fails_on_one_page_fails_that_page_alone(
 ) -> None:
     names = ["word_56x56", "line_392x28", "small_48x30"]
     model.clear_cache()
-    graphs = model._engine.graphs
+    graphs = model.engine.graphs
     sound = getattr(graphs, graph)
-    victim = model._processor.prompt(case("line_392x28")["messages"])
+    victim = model.processor.prompt(case("line_392x28")["messages"])
     pixels = len(victim.images[0].patches().pixels)
 
     def failing(first: Any, *rest: Any) -> Any:
@@ -107,7 +107,7 @@ def test_a_device_that_fails_on_one_page_fails_that_page_alone(
         assert results[number].token_ids == case(names[number])["token_ids"]
     monkeypatch.undo()
     assert model.get_cache_stats()["slots"]["live"] == 0
-    model._engine.manager.check_integrity()
+    model.engine.manager.check_integrity()
     assert model.infer(case("line_392x28")["messages"]) == case("line_392x28")["text"]
 
 
@@ -164,15 +164,15 @@ def test_threads_wait_for_a_slot_and_all_get_their_tokens() -> None:
     for thread in threads:
         thread.join(120)
     assert read == {name: case(name)["token_ids"] for name in names}
-    assert model._engine.manager is not None
-    model._engine.manager.check_integrity()
+    assert model.engine.manager is not None
+    model.engine.manager.check_integrity()
 
 
 def test_a_batch_larger_than_the_slots_names_the_settings_that_would_do(model: Qwen2VLModel) -> None:
     with pytest.raises(
         SetupError,
-        match=r"batch_size is 9, there are 8 KV slots: give at most 8, or CacheConfig\(slots=9\) and a max_cache_size_mb of "
-        "at least 108",
+        match=r"batch_size is 9, but there are only 8 KV slots: give at most 8, or "
+        r"CacheConfig\(slots=9\) and a max_cache_size_mb of at least 108",
     ):
         model.infer_batch([case("word_56x56")["messages"]], batch_size=9)
     with pytest.raises(SetupError, match="batch_size is 0: give 1 or more"):
@@ -194,15 +194,15 @@ def test_slots_can_be_resized_under_a_running_request_which_keeps_its_bits() -> 
     model.clear_cache()
     for name in ("word_56x56", "line_392x28"):  # so that the request's slot is a high one
         model.infer(case(name)["messages"])
-    generation = model._requests.generation(golden["messages"], None)
+    generation = model.requests.generation(golden["messages"], None)
     generation.steps = []
     tokens = model.scheduler.run(generation)
     for slots in (4, 1, 6, 2):
         next(tokens)
         model.update_cache_config(CacheConfig(slots=slots))
         assert model.get_model_info()["kv_slots"] == slots
-        assert model._engine.manager is not None
-        model._engine.manager.check_integrity()
+        assert model.engine.manager is not None
+        model.engine.manager.check_integrity()
     assert len(list(tokens)) == len(golden["token_ids"]) - 4
     assert logit_bits(generation) == expected
     stats = model.get_cache_stats()

@@ -34,9 +34,9 @@ def test_positions_that_the_checkpoint_does_not_know_end_the_text_or_are_the_pag
     golden = case("second_question")
     model = Qwen2VLModel(max_length=512, max_pixels=100_352)
     reading = model.generate(golden["messages"])
-    prompt = model._processor.prompt(golden["messages"])
+    prompt = model.processor.prompt(golden["messages"])
     known = len(prompt.token_ids) + golden["rope_delta"] + 4
-    requests = model._requests
+    requests = model.requests
     requests.config = model.config.model_copy(update={"max_position_embeddings": known})
     shorter = model.generate(golden["messages"])
     assert (shorter.token_ids, shorter.finish_reason) == (reading.token_ids[:5], "length")
@@ -70,7 +70,7 @@ def test_a_failing_device_is_the_pages_error_and_the_next_page_is_read(
         raise RuntimeError("Memory not enough\nstack")
 
     with monkeypatch.context() as patch:
-        patch.setattr(model._engine.graphs, "_vision", full)
+        patch.setattr(model.engine.graphs, "_vision", full)
         with pytest.raises(PageError, match=r"MindSpore failed in vision \(Memory not enough\): lower max_pixels"):
             model.infer(golden["messages"])
     assert model.infer(golden["messages"]) == golden["text"]
@@ -119,13 +119,13 @@ def test_the_cache_can_be_switched_at_run_time() -> None:
     model = Qwen2VLModel()
     golden = case("line_392x28")
     expected_memory = {True: 96, False: 0}
-    vision = model._engine.graphs._vision
+    vision = model.engine.graphs._vision
     for enabled in (True, False, True):
         model.update_cache_config(CacheConfig(enable_kv_cache=enabled))
         assert model.generate(golden["messages"]).token_ids == golden["token_ids"]
         held = float(model.get_cache_stats()["total_memory_mb"].removesuffix("MB"))
         assert expected_memory[enabled] <= held <= 1.01 * expected_memory[enabled]  # eight slots, and features
-        assert model._engine.graphs._vision is vision  # the slots are no business of the images' graphs
+        assert model.engine.graphs._vision is vision  # the slots are no business of the images' graphs
 
 
 @pytest.mark.parametrize(

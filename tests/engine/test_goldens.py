@@ -8,7 +8,7 @@ import pytest
 
 from mindnlp_ocr.modeling.rope import mrope_positions
 from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
-from tests.conftest import CASES, run
+from tests.conftest import CASES
 
 every_case = pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
 
@@ -17,7 +17,7 @@ every_case = pytest.mark.parametrize("case", CASES, ids=[case["name"] for case i
 def test_prompt_tokens_grids_pixels_and_positions_are_exactly_the_references(
     model: Qwen2VLModel, golden_arrays: Any, case: dict[str, Any]
 ) -> None:
-    prompt = model._processor.prompt(case["messages"])
+    prompt = model.processor.prompt(case["messages"])
     assert prompt.token_ids.tolist() == case["prompt_ids"]
     assert [list(image.grid_thw) for image in prompt.images] == case["image_grid_thw"]
     pixels = b"".join(image.patches().pixels.astype("<f4").tobytes() for image in prompt.images)
@@ -32,13 +32,13 @@ def test_prompt_tokens_grids_pixels_and_positions_are_exactly_the_references(
 def test_features_and_logits_are_within_a_thousandth_and_tokens_identical(
     model: Qwen2VLModel, golden_arrays: Any, case: dict[str, Any]
 ) -> None:
-    prompt = model._processor.prompt(case["messages"])
+    prompt = model.processor.prompt(case["messages"])
     if prompt.images:
-        features = np.concatenate([model._engine.graphs.vision([image.patches()])[0] for image in prompt.images])
+        features = np.concatenate([model.engine.graphs.vision([image.patches()])[0] for image in prompt.images])
         np.testing.assert_allclose(features[::8], golden_arrays[f"{case['name']}/vision"], atol=1e-3)
-    generation = run(model, case["messages"], case["max_new_tokens"])
-    assert generation.token_ids == case["token_ids"]
-    assert generation.finish_reason == case["finish_reason"]
-    assert generation.steps
-    np.testing.assert_allclose(generation.steps[0].numpy(), golden_arrays[f"{case['name']}/logits"], atol=1e-3)
-    assert model._processor.decode(generation.token_ids) == case["text"]
+    reading, logits = model.requests.trace(case["messages"], case["max_new_tokens"])
+    assert reading.token_ids == case["token_ids"]
+    assert reading.finish_reason == case["finish_reason"]
+    assert logits.shape == (len(case["token_ids"]), model.config.vocab_size)
+    np.testing.assert_allclose(logits[0], golden_arrays[f"{case['name']}/logits"], atol=1e-3)
+    assert reading.text == case["text"]

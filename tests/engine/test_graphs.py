@@ -46,7 +46,7 @@ def test_after_warm_up_30_images_of_different_sizes_and_prompts_compile_nothing(
 def test_a_compiled_decode_step_reads_weights_and_slots_where_they_lie() -> None:
     model = Qwen2VLModel()
     model.infer(_ask(Image.open("tests/pages/word_56x56.png"), "OCR"))
-    graphs, kv = model._engine.graphs, model._engine.kv
+    graphs, kv = model.engine.graphs, model.engine.kv
 
     def logits() -> bytes:
         return graphs.decode([NewToken(5, 20, 0, 30)])[0].numpy().tobytes()

@@ -64,7 +64,7 @@ def half(**options: Any) -> Qwen2VLModel:
 def test_float16_weights_on_mindspores_products_give_the_references_tokens() -> None:
     model = half()
     assert model.get_model_info()["dtype"] == "fp16"
-    held = {parameter.name: str(parameter.dtype) for parameter in model._engine.graphs.parameters()}
+    held = {parameter.name: str(parameter.dtype) for parameter in model.engine.graphs.parameters()}
     assert held["model.layers.0.self_attn.o_proj.weight"] == held["visual.blocks.0.mlp.fc1.weight"] == "Float16"
     assert held["model.embed_tokens.weight"] == held["model.norm.weight"] == "Float32"
     for name in ("word_56x56", "line_392x28", "zh_line_336x34", "two_images", "text_only"):
@@ -107,13 +107,13 @@ def test_an_overflow_while_decoding_ends_the_page_and_its_slot_is_not_reused(att
     if attn == "flash" and not native.available()[0]:
         pytest.skip(native.available()[1])
     model, golden = Qwen2VLModel(attn=attn, dtype="fp32"), case("line_392x28")
-    generation = model._requests.generation(golden["messages"], None)
+    generation = model.requests.generation(golden["messages"], None)
     tokens = model.scheduler.run(generation)
     assert next(tokens) == golden["token_ids"][0]
     assert generation.lease is not None
-    keys, values = model._engine.kv.read(generation.lease.slot, generation.cached)
+    keys, values = model.engine.kv.read(generation.lease.slot, generation.cached)
     keys[2, :, 5] = np.nan
-    model._engine.kv.write(generation.lease.slot, keys, values)
+    model.engine.kv.write(generation.lease.slot, keys, values)
     with pytest.raises(PageError) as error:
         list(tokens)
     remedy = "check whether the checkpoint itself contains such values, and copy it again"

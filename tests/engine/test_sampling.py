@@ -73,7 +73,7 @@ def test_greedy_from_the_logits_gives_the_tokens_of_the_fused_operator(model: Qw
 
 def test_penalties_and_bans_change_the_text_as_their_arithmetic_says(model: Qwen2VLModel) -> None:
     """Against the rules written out over the logits of every step."""
-    generation = model._requests.generation(
+    generation = model.requests.generation(
         case("receipt")["messages"], 60, SamplingParams(repetition_penalty=1.7, frequency_penalty=1.5, presence_penalty=2.0)
     )
     generation.steps = []
@@ -95,7 +95,7 @@ def test_an_ngram_is_not_generated_twice_and_a_bad_word_not_at_all(model: Qwen2V
     pairs = list(zip(banned.token_ids, banned.token_ids[1:], strict=False))
     assert len(set(pairs)) == len(pairs)
     word = LINE["text"].split()[0]
-    ids = model._processor.tokenizer.encode(word, add_special_tokens=False).ids
+    ids = model.processor.tokenizer.encode(word, add_special_tokens=False).ids
     assert LINE["token_ids"][: len(ids)] == ids
     tokens = read(model, "line_400x60", bad_words=[word]).token_ids  # the same letters in other tokens are not banned
     assert all(tokens[i : i + len(ids)] != ids for i in range(len(tokens)))
@@ -169,14 +169,14 @@ def test_the_end_of_text_can_be_ignored(model: Qwen2VLModel) -> None:
     assert (reading.token_ids[: len(golden)], len(reading.token_ids)) == (golden, 10)
     assert reading.finish_reason == "length"
     shown = read(model, "word_56x56", skip_special_tokens=False).text
-    assert shown == case("word_56x56")["text"] + model._processor.tokenizer.id_to_token(golden[-1])
+    assert shown == case("word_56x56")["text"] + model.processor.tokenizer.id_to_token(golden[-1])
 
 
 def test_a_text_that_repeats_itself_without_end_is_cut_to_the_first_time(
     model: Qwen2VLModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The decode graph writes one word over and over; with ``repetition_guard`` off it does so up to the limit."""
-    word = model._processor.tokenizer.encode("again and ", add_special_tokens=False).ids
+    word = model.processor.tokenizer.encode("again and ", add_special_tokens=False).ids
     made = 0
 
     def loop(new: Any) -> list[Step]:
@@ -188,7 +188,7 @@ def test_a_text_that_repeats_itself_without_end_is_cut_to_the_first_time(
             made += count
         return steps
 
-    monkeypatch.setattr(model._engine.graphs, "decode", loop)
+    monkeypatch.setattr(model.engine.graphs, "decode", loop)
     reading = read(model, "word_56x56", max_new_tokens=1500)
     assert reading.finish_reason == "repetition"
     assert reading.text == model.decode(reading.token_ids)
@@ -211,8 +211,8 @@ def test_a_prompt_that_is_cut_beside_a_growing_text_has_the_bits_of_one_that_is_
     model.clear_cache()
     model.scheduler.config = SchedulerConfig(stall_ms=0.0)  # the smallest pieces
     pieces: list[int] = []
-    prefill = model._engine.graphs.prefill
-    model._engine.graphs.prefill = lambda *parts: pieces.extend(len(p.token_ids) for p in parts) or prefill(*parts)  # type: ignore[func-returns-value]
+    prefill = model.engine.graphs.prefill
+    model.engine.graphs.prefill = lambda *parts: pieces.extend(len(p.token_ids) for p in parts) or prefill(*parts)  # type: ignore[func-returns-value]
     stream = model.stream(case("invoice")["messages"])
     begun = next(stream)
     pieces.clear()
@@ -245,8 +245,8 @@ def test_tokens_that_a_graph_samples_are_those_of_the_host() -> None:
     host, device = Qwen2VLModel(attn="eager"), Qwen2VLModel(attn="eager")
     device._backends.text.samples_in_graph = True
     asked: list[int] = []
-    sample = device._engine.graphs.sample
-    device._engine.graphs.sample = lambda logits, rows: asked.append(len(rows)) or sample(logits, rows)  # type: ignore[method-assign, func-returns-value]
+    sample = device.engine.graphs.sample
+    device.engine.graphs.sample = lambda logits, rows: asked.append(len(rows)) or sample(logits, rows)  # type: ignore[method-assign, func-returns-value]
     settings: list[dict[str, Any]] = [
         {"temperature": 1.5, "seed": 3, "top_p": 0.9},
         {"repetition_penalty": 1.7, "presence_penalty": 1.0, "no_repeat_ngram_size": 2},

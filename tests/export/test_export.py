@@ -132,14 +132,26 @@ def test_eager_attention_is_exported_as_well(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"max_length": 256}, "max_length is 256, exported was exported for 128: leave it out, or export anew"),
-        ({"attn": "eager"}, "attn is eager, exported was exported for flash"),
-        ({"dtype": "int8"}, "dtype is int8, exported was exported for bf16"),
-        ({"max_pixels": 10**6}, "max_pixels is 1000000, exported takes up to 12544: give less, or export anew"),
-        ({"cache_config": CacheConfig(slots=3)}, "slots is 3, exported was exported for 2"),
-        ({"cache_config": CacheConfig(kv_dtype="bf16")}, "kv_dtype is bf16, exported was exported for fp32"),
-        ({"cache_config": CacheConfig(enable_kv_cache=False)}, "enable_kv_cache is False, exported was exported for True"),
-        ({"lora_weights_path": "x"}, r"exported is exported, and takes no adapter: export the model with it \(--lora\)"),
+        (
+            {"max_length": 256},
+            "max_length is 256, but exported was exported for 128: leave it out, or export the model again",
+        ),
+        ({"attn": "eager"}, "attn is eager, but exported was exported for flash"),
+        ({"dtype": "int8"}, "dtype is int8, but exported was exported for bf16"),
+        (
+            {"max_pixels": 10**6},
+            "max_pixels is 1000000, but exported supports up to 12544: give less, or export the model again",
+        ),
+        ({"cache_config": CacheConfig(slots=3)}, "slots is 3, but exported was exported for 2"),
+        ({"cache_config": CacheConfig(kv_dtype="bf16")}, "kv_dtype is bf16, but exported was exported for fp32"),
+        (
+            {"cache_config": CacheConfig(enable_kv_cache=False)},
+            "enable_kv_cache is False, but exported was exported for True",
+        ),
+        (
+            {"lora_weights_path": "x"},
+            r"exported is an exported model and accepts no adapter: export the model with the adapter \(--lora\)",
+        ),
     ],
 )
 def test_settings_other_than_those_of_the_export_are_refused(small: Path, settings: dict[str, Any], words: str) -> None:
@@ -149,9 +161,9 @@ def test_settings_other_than_those_of_the_export_are_refused(small: Path, settin
 
 def test_settings_are_refused_later_too_and_change_nothing(small: Path) -> None:
     model = Qwen2VLModel.from_exported(small, cache_config=CacheConfig(slots=2))
-    with pytest.raises(SetupError, match="slots is 5, exported was exported for 2"):
+    with pytest.raises(SetupError, match="slots is 5, but exported was exported for 2"):
         model.update_cache_config(CacheConfig(slots=5))
-    with pytest.raises(SetupError, match="exported is exported, and cannot change its adapter"):
+    with pytest.raises(SetupError, match="exported is an exported model, so its adapter cannot be changed"):
         model.set_adapter(GOLDENS / "lora" / "patterns")
     model.update_cache_config(CacheConfig(cache_ttl_seconds=10))
     assert model.generate(LINE["messages"]).token_ids == LINE["token_ids"]
@@ -247,7 +259,7 @@ def test_a_folder_that_is_damaged_says_where(
     [
         (lambda m: changed(m, format="mindnlp_ocr.export 2"), "has format 'mindnlp_ocr.export 2', but this release reads"),
         (lambda m: changed(m, mindnlp_ocr="0.0.1"), "was exported by mindnlp_ocr 0.0.1, but this is "),
-        (lambda m: changed(m, device="Ascend"), "device is CPU, damaged was exported for Ascend"),
+        (lambda m: changed(m, device="Ascend"), "device is CPU, but damaged was exported for Ascend"),
         (lambda m: changed(m, more=1), "export.json cannot be used: more: Extra inputs are not permitted"),
         (lambda m: m.pop("slots"), "export.json cannot be used: slots: Field required"),
         (lambda m: changed(m, slots=-1), "export.json cannot be used: slots: "),
@@ -278,7 +290,7 @@ def test_graphs_for_other_shapes_than_the_manifest_says_are_refused(small: Path,
 
 
 def test_a_checkpoint_is_no_export() -> None:
-    with pytest.raises(SetupError, match=r"holds no export\.json: give a folder that `mindnlp-ocr export` wrote"):
+    with pytest.raises(SetupError, match=r"contains no export\.json: give a folder written by mindnlp-ocr export"):
         Qwen2VLModel.from_exported(EMBEDDED)
 
 

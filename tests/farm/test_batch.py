@@ -123,7 +123,7 @@ def test_twenty_kills_change_no_byte_and_nothing_that_was_kept_is_read_again(clu
     status, said = kills.run()
     assert status == 1, said
     assert len(kills.kept) == KILLS
-    assert "1 x SIGSEGV ended the process that worked on nothing else, N times" in said
+    assert "1 x SIGSEGV ended the process that worked only on this page, N times" in said
     (output / FOLDER / "settings.json").unlink()  # which a driver alone writes
     assert contents(output) == contents(tmp_path / "whole")
     lines = log.read_text(encoding="utf-8").splitlines()
@@ -155,7 +155,7 @@ def test_where_all_of_ray_dies_the_next_run_goes_on_and_a_page_that_ends_every_a
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     remedy = "leave the page out, or give its reader more memory"
     expected = [f"{tmp_path / 'a.tif'} {index}" for index in range(40)]
-    expected[37] = f"3 actors ended while they worked on nothing else: {remedy}"
+    expected[37] = f"3 actors ended while they worked only on this page: {remedy}"
     assert texts(rows(tmp_path / "out")) == expected
 
 
@@ -176,7 +176,7 @@ def test_with_the_model_the_files_are_those_of_one_process(
     (report,) = (tmp_path / "farm" / FOLDER / "runs").iterdir()
     assert json.loads(report.read_text(encoding="utf-8"))["pages"] == len(one)
     assert main([*argv, "--dpi", "100"]) == 2
-    assert "was begun with dpi 200.0, and dpi is now 100.0: give another --output" in capsys.readouterr().err
+    assert "was started with dpi 200.0, but dpi is now 100.0: give another --output" in capsys.readouterr().err
 
 
 def test_what_the_cluster_has_no_room_for_is_refused(

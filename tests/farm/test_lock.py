@@ -45,7 +45,7 @@ def test_a_second_run_is_refused_on_a_disk_and_one_that_was_killed_blocks_nobody
     first = subprocess.Popen([sys.executable, "-c", HOLD, store.uri], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert first.stdout is not None
     assert first.stdout.readline() == "held\n"
-    says = f"is being written by another run .process {first.pid} on {platform.node()}.: wait until it has ended, or give"
+    says = f"is being written by another run .process {first.pid} on {platform.node()}.: wait until it ends, or give"
     with pytest.raises(SetupError, match=says), locked(store, "second"):
         pass
     first.kill()
@@ -100,6 +100,8 @@ def test_a_run_that_had_stood_still_stops_where_another_has_taken_over(elsewhere
         end = time.monotonic() + 20
         while held.taken is None:
             assert time.monotonic() < end
-        with pytest.raises(SetupError, match="was taken over by process 5 on another, since this run had stood still"):
+        with pytest.raises(
+            SetupError, match="was taken over by process 5 on another, because this run sent no heartbeat for too long"
+        ):
             held.check(elsewhere.uri)
     assert json.loads(elsewhere.read(NAME))["run"] == "second"

@@ -71,7 +71,7 @@ def test_documents_are_planned_in_chunks_and_those_that_come_later_are_added(fol
 
 def test_a_document_without_selected_pages_says_so(folder: Path) -> None:
     (account,) = farm("in/a.tif", "--output", "out", "--pages", "3")
-    assert account.failures[0]["error"] == "it has 1 pages, none of which is selected: change --pages"
+    assert account.failures[0]["error"] == "none of its 1 pages is selected: change --pages"
 
 
 # What a user names
@@ -89,10 +89,10 @@ def test_lists_and_references_name_documents(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("refs.jsonl", b'{"name": "a"}\n', "line 1 of refs.jsonl is no reference: give a line such as"),
-        ("refs.parquet", b"nothing", "refs.parquet is no Parquet file"),
+        ("refs.jsonl", b'{"name": "a"}\n', "line 1 of refs.jsonl is not a reference: give a line such as"),
+        ("refs.parquet", b"nothing", "refs.parquet is not a Parquet file"),
         ("names.txt", None, "the list names.txt cannot be read"),
-        ("other.parquet", "x", "other.parquet has neither of the columns path and uri, but x: rename one"),
+        ("other.parquet", "x", "other.parquet has no column path or uri, only x: rename one"),
     ],
 )
 def test_lists_that_cannot_be_read_are_refused(folder: Path, name: str, content: bytes | str | None, message: str) -> None:
@@ -137,7 +137,7 @@ def test_documents_that_would_share_a_file_with_those_of_before_are_refused(fold
     farm("in/a.tif", "--output", "out", "--format", "text")
     Path("more").mkdir()
     tiff(folder / "more" / "a.tif", 1)
-    with pytest.raises(SetupError, match=r"a.txt holds the text of .*in/a.tif, and more/a.tif would be written to it"):
+    with pytest.raises(SetupError, match=r"a.txt contains the text of .*in/a.tif, but more/a.tif would be written to it"):
         farm("more/a.tif", "--output", "out", "--format", "text")
 
 
@@ -152,7 +152,7 @@ def test_a_page_that_ended_its_process_is_read_alone_and_reported_with_the_signa
     assert ended.returncode == -signal.SIGSEGV
     (account,) = farm(*argv)
     remedy = "leave the page out, or give its reader more memory"
-    crash = f"SIGSEGV ended the process that worked on nothing else, 2 times: {remedy}"
+    crash = f"SIGSEGV ended the process that worked only on this page, 2 times: {remedy}"
     good = [f"in/b.tif {index}" for index in range(5)]
     assert texts(rows("out")) == [*good[:2], crash, "refused: give another", good[4]]
     assert [failure["page"] for failure in account.failures] == [3, 4]
@@ -162,7 +162,7 @@ def test_a_page_that_ended_its_process_is_read_alone_and_reported_with_the_signa
 def test_a_fault_that_is_no_pages_own_is_narrowed_down_to_its_page(folder: Path) -> None:
     (account,) = farm("in/b.tif", "in/a.tif", "--output", "out", "--prompt", "raise b.tif:1")
     assert [failure["page"] for failure in account.failures] == [2]
-    assert account.failures[0]["error"] == "ValueError: nothing that a page should do: see the log of the worker"
+    assert account.failures[0]["error"] == "ValueError: nothing that a page should do: see the worker's log"
 
 
 def test_a_model_that_cannot_be_loaded_stops_the_farm(folder: Path) -> None:
@@ -209,5 +209,5 @@ def test_a_preset_whose_file_has_changed_does_not_go_on_with_an_output(folder: P
     check_settings(store, settings)
     check_settings(store, settings)
     (folder / "mine.yaml").write_text("layout: lines\n", encoding="utf-8")
-    with pytest.raises(SetupError, match=r"out was begun with the content of its preset \w{64}, and the content of"):
+    with pytest.raises(SetupError, match=r"out was started with the content of its preset \w{64}, but the content of"):
         check_settings(store, settings)

@@ -132,7 +132,7 @@ def main() -> None:
     for attn in ("flash", "eager"):
         ours = Qwen2VLModel.from_mindnlp(model, attn=attn)
         read = {name: ours.generate(cases[name]["messages"]).token_ids for name in (SMALL, LONGER)}
-        held = {parameter.name: parameter for parameter in ours._engine.graphs.parameters()}
+        held = {parameter.name: parameter for parameter in ours.engine.graphs.parameters()}
         found[attn] = read
         found["shared"] = [
             name

@@ -45,8 +45,8 @@ def reader(folder: Path) -> Qwen2VLModel:
 
 
 def features(model: Qwen2VLModel) -> np.ndarray:
-    prompt = model._processor.prompt(ask(*PAGES))
-    return np.concatenate([model._engine.graphs.vision([image.patches()])[0] for image in prompt.images])
+    prompt = model.processor.prompt(ask(*PAGES))
+    return np.concatenate([model.engine.graphs.vision([image.patches()])[0] for image in prompt.images])
 
 
 def test_a_cached_image_gives_the_bits_of_a_fresh_one(reader: Qwen2VLModel) -> None:

@@ -71,7 +71,7 @@ def test_keys_come_from_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("# nothing\n", "holds no key"), ("short\n", "fewer than 16"), (None, "cannot be")]
+    ("text", "says"), [("# nothing\n", "contains no key"), ("short\n", "fewer than 16"), (None, "cannot be")]
 )
 def test_a_key_file_that_protects_nothing_is_refused(text: str | None, says: str, tmp_path: Path) -> None:
     file = tmp_path / "keys.txt"

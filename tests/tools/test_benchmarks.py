@@ -126,7 +126,7 @@ def test_a_report_without_matplotlib_is_refused_before_anything_is_measured(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err == (
-        "error: --report draws with matplotlib, which is not installed: run `pip install 'mindnlp-ocr[bench]'`\n"
+        "error: --report needs matplotlib, which is not installed: run `pip install 'mindnlp-ocr[bench]'`\n"
     )
 
 

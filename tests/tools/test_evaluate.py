@@ -120,7 +120,7 @@ def test_lines_at_true_boxes_are_scored_one_by_one(run: Tool, tmp_path: Path, ca
     (tmp_path / "truths.json").write_text(json.dumps(truths), encoding="utf-8")
     assert run(tmp_path, "--true-boxes", "--output", tmp_path / "out" / "a.json") == 1
     printed = capsys.readouterr()
-    assert f"skipped: the truth of {tmp_path / 'word.png'} has no boxes\n" in printed.err
+    assert f"skipped: the ground truth of {tmp_path / 'word.png'} has no boxes\n" in printed.err
     assert f"error: {tmp_path / 'broken.png'}: " in printed.err
     broken, line = Results.load(tmp_path / "out" / "a.json").sections["pages"].rows
     assert (broken["characters"], broken["character_errors"], broken["lines"]) == (2, 2, 1)
@@ -180,7 +180,7 @@ def test_an_image_that_browsers_do_not_show_becomes_a_png(tmp_path: Path) -> Non
         ([WORD, "--max-cer", "-1"], "argument --max-cer: '-1' is given: give a percentage, 0 or more"),
         ([WORD, "--max-cer", "nan"], "argument --max-cer: 'nan' is given"),
         ([WORD, "--worst", "0"], "argument --worst: '0' is given: give 1 or more"),
-        ([WORD, "--true-boxes"], "error: --true-boxes: no page has a truth with boxes: give hOCR or JSON with boxes"),
+        ([WORD, "--true-boxes"], "error: --true-boxes: no page has a ground truth with boxes: give hOCR or JSON with boxes"),
         ([WORD, "--true-boxes", "--peers", "rapidocr"], "error: --true-boxes and --peers are both given"),
         ([WORD, "--dpi", "1"], "error: --dpi is 1: give 10 to 2400"),
         ([WORD, "--batch-size", "0"], "error: --batch-size is 0: give 1 or more"),

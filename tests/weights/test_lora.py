@@ -91,8 +91,8 @@ def test_what_is_cached_is_reused_under_its_own_adapter_alone() -> None:
 def test_a_request_that_waited_while_the_adapter_changed_is_read_and_cached_under_the_new_one() -> None:
     model = Qwen2VLModel(dtype="fp32")
     page = PAGES["everything"][LINE]
-    waiting = model._requests.generation(page["messages"], page["max_new_tokens"])
-    model._engine.run_vision([waiting])  # ahead of admission, as a batch does it
+    waiting = model.requests.generation(page["messages"], page["max_new_tokens"])
+    model.engine.run_vision([waiting])  # ahead of admission, as a batch does it
     model.set_adapter(LORA / "everything")
     assert list(model.scheduler.run(waiting)) == page["token_ids"]
     again = model.generate(page["messages"], page["max_new_tokens"])
