@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Our attention beside its eager form, PyTorch's scaled_dot_product_attention and the machine's limits, in float32.
+"""Compare our attention with eager attention, PyTorch's scaled_dot_product_attention and the machine's limits (float32).
 
-The sides take turns on the same inputs, so that a machine whose speed drifts is fair to all; medians are compared. A time is
+The engines alternate on the same inputs, so that drifts of the machine's speed affect all; medians are compared. A time is
 one layer of a graph of four (of a loop of four calls for PyTorch), so that calling it hardly counts; above 4,096 tokens a
 graph has one, for a decode step 16. Our prefill writes its keys and values into a slot and reads them there; PyTorch's has
 them already. The peer runs in an environment of its own:
@@ -188,10 +188,12 @@ def times(work: str, workers: dict[str, Worker], runs: int, smoke: bool) -> Iter
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", nargs="*", metavar="WORK", help="vision, prefill, decode (default: all)")
-    parser.add_argument("--peer-python", help="the interpreter of an environment with torch")
-    parser.add_argument("--runs", type=int, default=5, help="counted runs a shape, after two to warm up (default: 5)")
-    parser.add_argument("--output", help="write the figures there, as JSON")
-    parser.add_argument("--smoke", action="store_true", help="only try that it runs: one run of the smallest shapes")
+    parser.add_argument("--peer-python", help="Python interpreter of an environment with torch")
+    parser.add_argument(
+        "--runs", type=int, default=5, help="number of measured runs per shape, after two warm-up runs (default: 5)"
+    )
+    parser.add_argument("--output", help="write the figures to FILE as JSON")
+    parser.add_argument("--smoke", action="store_true", help="only check that it runs: one run of the smallest shapes")
     parser.add_argument("--serve", choices=("flash", "eager", "torch"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A checkpoint beside transformers on PyTorch: the first token of a picture, further tokens, and memory at the peak.
+"""Compare a checkpoint with transformers on PyTorch: time to the first token, time per token, and peak memory.
 
 uv run tools/benchmark_load.py --make /tmp/mineru --shapes mineru2.5-1.2b --runs 0     # random weights at these shapes
 uv run tools/benchmark_checkpoint.py /tmp/mineru --peer-python .venv-reference/bin/python
@@ -23,14 +23,18 @@ READER = Path(__file__).resolve().parent / "peers" / "shapes_reader.py"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", metavar="FOLDER", help="a Qwen2-VL folder")
-    parser.add_argument("--peer-python", metavar="FILE", help="the interpreter of an environment with transformers")
-    parser.add_argument("--dtypes", default="bf16,int8", metavar="A,B", help="fp32, bf16, int8 (default: bf16,int8)")
-    parser.add_argument("--pixels", type=positive, default=448, help="along each side of the picture (default: 448)")
-    parser.add_argument("--tokens", type=positive, default=16, help="of the text (default: 16)")
-    parser.add_argument("--runs", type=positive, default=2, help="in a process, after one to warm up (default: 2)")
-    parser.add_argument("--turns", type=positive, default=2, help="processes of each (default: 2)")
-    parser.add_argument("--output", metavar="FILE", help="write the figures there, as JSON")
+    parser.add_argument("model", metavar="FOLDER", help="a checkpoint folder")
+    parser.add_argument("--peer-python", metavar="FILE", help="Python interpreter of an environment with transformers")
+    parser.add_argument(
+        "--dtypes", default="bf16,int8", metavar="A,B", help="dtypes of weights: fp32, bf16, int8 (default: bf16,int8)"
+    )
+    parser.add_argument("--pixels", type=positive, default=448, help="side length of the image in pixels (default: 448)")
+    parser.add_argument("--tokens", type=positive, default=16, help="number of generated tokens (default: 16)")
+    parser.add_argument(
+        "--runs", type=positive, default=2, help="number of measured runs per process, after a warm-up run (default: 2)"
+    )
+    parser.add_argument("--turns", type=positive, default=2, help="number of processes per engine (default: 2)")
+    parser.add_argument("--output", metavar="FILE", help="write the figures to FILE as JSON")
     arguments = parser.parse_args()
     engines = {"ours": sys.executable} | ({"transformers": arguments.peer_python} if arguments.peer_python else {})
     measured: dict[tuple[str, str], list[list[float]]] = {}

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How long whole pages take, and how many of their words are found: this project beside RapidOCR and Tesseract.
+"""Compare the time and word accuracy of whole pages with RapidOCR and Tesseract.
 
     uv run tools/benchmark_documents.py scans/ --dtype int8
     uv run tools/benchmark_documents.py scans/ --truth scans/typeset.json --limit 16 --output documents.json
@@ -81,11 +81,13 @@ def main() -> int:
     parser.add_argument("folder", help="a folder of page images")
     options.add_options(parser)
     options.add_document_options(parser)
-    parser.add_argument("--truth", metavar="FILE", help="the texts of the pages, as JSON")
-    parser.add_argument("--limit", type=positive, default=10_000, metavar="N", help="pages to read at most")
-    parser.add_argument("--no-tesseract", action="store_true", help="leave Tesseract out, which takes longest")
-    parser.add_argument("--tesseract-languages", default="eng", metavar="L", help="for Tesseract's -l (default: eng)")
-    parser.add_argument("--output", metavar="FILE", help="write the figures there, as JSON")
+    parser.add_argument("--truth", metavar="FILE", help="JSON file with the texts of the pages")
+    parser.add_argument("--limit", type=positive, default=10_000, metavar="N", help="maximum number of pages")
+    parser.add_argument("--no-tesseract", action="store_true", help="skip Tesseract, which is the slowest engine")
+    parser.add_argument(
+        "--tesseract-languages", default="eng", metavar="L", help="languages for Tesseract's -l (default: eng)"
+    )
+    parser.add_argument("--output", metavar="FILE", help="write the figures to FILE as JSON")
     arguments = parser.parse_args()
     options.check(arguments)
     writable(arguments.output)
@@ -94,7 +96,7 @@ def main() -> int:
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     paths = [path for path in paths if not truth or path.name in truth][: arguments.limit]
     if not paths:
-        raise SetupError(f"{folder} holds no page to measure: give a folder of images")
+        raise SetupError(f"{folder} contains no page to measure: give a folder of images")
     results = Results.start()
     stages: collections.Counter[str] = collections.Counter()
     engines: dict[str, Reader] = {"ours": ours(arguments, stages), "rapidocr": rapidocr()}

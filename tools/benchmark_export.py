@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""An exported model beside the live one on a page, in turns, nothing cached; same tokens, asserted. Exports it first.
+"""Compare an exported model with the original on a page, without cached prefixes. The tokens must be equal.
 
 uv run tools/benchmark_export.py [PAGE ...]
 """
@@ -40,11 +40,13 @@ def compare(models: dict[str, Qwen2VLModel], pages: list[str], runs: int) -> Ite
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pages", nargs="*", default=[str(path) for path in sorted((ROOT / "examples").glob("*.png"))])
-    parser.add_argument("--model", default=EMBEDDED, help="what to export (default: the built-in model)")
-    parser.add_argument("--runs", type=int, default=7, help="of each, after one to warm up (default: 7)")
-    parser.add_argument("--max-length", type=int, help="of the export, as that of tools/export.py")
-    parser.add_argument("--vision-patches", type=int, nargs="*", default=[], help="of the export, likewise")
-    parser.add_argument("--output", help="write the figures there, as JSON")
+    parser.add_argument("--model", default=EMBEDDED, help="model to export (default: the built-in model)")
+    parser.add_argument("--runs", type=int, default=7, help="number of measured runs, after a warm-up run (default: 7)")
+    parser.add_argument("--max-length", type=int, help="maximum length of the export, see tools/export.py")
+    parser.add_argument(
+        "--vision-patches", type=int, nargs="*", default=[], help="sizes of the export's vision graphs, see tools/export.py"
+    )
+    parser.add_argument("--output", help="write the figures to FILE as JSON")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "exported"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a farm on Ray costs: pages a second beside one process, and the overhead of a farm whose readers sleep.
+"""Measure a farm on Ray: its speed compared with one process, and the overhead with simulated readers that sleep.
 
 uv run tools/benchmark_farm.py --output farm.json
 uv run tools/benchmark_farm.py --copies 4 --simulated-pages 20000 --simulated-actors 4 8 --sleep-ms 250
@@ -35,11 +35,19 @@ PAGES_A_FILE = 1000  # of the documents of a simulated farm
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--image", default=str(ROOT / "examples" / "letter.png"), help="the page (default: the letter)")
-    parser.add_argument("--copies", type=int, default=32, help="of the page (default: 32); 0: nothing is read")
-    parser.add_argument("--pages-per-task", type=positive, default=4, help="of the farm that reads (default: 4)")
-    parser.add_argument("--simulated-pages", type=positive, default=20000, help="of 16 a task (default: 20000)")
-    parser.add_argument("--simulated-actors", type=positive, nargs="+", default=[4], help="(default: 4)")
+    parser.add_argument("--image", default=str(ROOT / "examples" / "letter.png"), help="page to read (default: the letter)")
+    parser.add_argument(
+        "--copies", type=int, default=32, help="number of copies of the page; 0: read no pages (default: 32)"
+    )
+    parser.add_argument(
+        "--pages-per-task", type=positive, default=4, help="pages per task of the farm that reads (default: 4)"
+    )
+    parser.add_argument(
+        "--simulated-pages", type=positive, default=20000, help="number of simulated pages, 16 per task (default: 20000)"
+    )
+    parser.add_argument(
+        "--simulated-actors", type=positive, nargs="+", default=[4], help="numbers of simulated actors (default: 4)"
+    )
     parser.add_argument(
         "--actors-per-process",
         type=positive,
@@ -48,7 +56,7 @@ def main() -> None:
         "processes do not fit into the machine",
     )
     parser.add_argument("--sleep-ms", type=int, default=0, help="a simulated page (default: 0, which leaves the overhead)")
-    parser.add_argument("--output", help="write the figures there, as JSON")
+    parser.add_argument("--output", help="write the figures to FILE as JSON")
     arguments = parser.parse_args()
     writable(arguments.output)
     results = Results.start()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What each fused operator and each weight dtype buys on a page: the same page without it, in turns; same tokens, asserted.
+"""Measure the gain of each fused operator and weight dtype on a page. The tokens must be equal.
 
 uv run tools/benchmark_fusion.py [PAGE]
 """
@@ -50,8 +50,10 @@ def rows_of(readings: dict[str, list[Any]]) -> Iterator[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", nargs="?", default=str(ROOT / "examples" / "invoice.png"))
-    parser.add_argument("--runs", type=int, default=7, help="of each variant, after one to warm up (default: 7)")
-    parser.add_argument("--output", help="write the figures there, as JSON")
+    parser.add_argument(
+        "--runs", type=int, default=7, help="number of measured runs per variant, after a warm-up run (default: 7)"
+    )
+    parser.add_argument("--output", help="write the figures to FILE as JSON")
     arguments = parser.parse_args()
     content = [{"type": "image", "image": arguments.page}, {"type": "text", "text": DEFAULT_PROMPT}]
     models = {name: model_of(*variant) for name, variant in VARIANTS.items()}

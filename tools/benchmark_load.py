@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How long checkpoints take to load, and the most memory that it takes, each in a process of its own.
+"""Measure load time and peak memory of checkpoints, each in a separate process.
 
 uv run tools/benchmark_load.py --make /tmp/2b                    # a folder with the shapes of Qwen2-VL-2B, random, bf16
 uv run tools/convert.py /tmp/2b /tmp/2b.npz
@@ -75,11 +75,11 @@ def make(folder: Path, shapes_of: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", metavar="PATH[:DTYPE]", help="what to load")
-    parser.add_argument("--make", type=Path, metavar="DIR", help="write a random checkpoint there first")
-    parser.add_argument("--shapes", choices=CONFIGS, default="2b", help="of that checkpoint (default: 2b)")
-    parser.add_argument("--runs", type=int, default=3, help="of each, in turns (default: 3)")
-    parser.add_argument("--output", help="write the figures there, as JSON")
+    parser.add_argument("models", nargs="*", metavar="PATH[:DTYPE]", help="models to load")
+    parser.add_argument("--make", type=Path, metavar="DIR", help="first write a random checkpoint to this folder")
+    parser.add_argument("--shapes", choices=CONFIGS, default="2b", help="shapes of that checkpoint (default: 2b)")
+    parser.add_argument("--runs", type=int, default=3, help="number of runs per model, interleaved (default: 3)")
+    parser.add_argument("--output", help="write the figures to FILE as JSON")
     arguments = parser.parse_args()
     if arguments.make:
         make(arguments.make, arguments.shapes)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What speculative decoding by prompt lookup could save: tokens a step if every right guess were free.
+"""Estimate the gain of speculative decoding by prompt lookup: tokens per step if correct guesses cost nothing.
 
 A guess is what followed the newest n tokens where they last stood in the text (Saxena 2023, "Prompt Lookup Decoding"). The
 prompt of a page is its image: only the text that is read so far can be looked up. Nothing of this is in the engine.

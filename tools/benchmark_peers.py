@@ -132,9 +132,9 @@ def commands(arguments: argparse.Namespace) -> Commands:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="*", help="files, folders or patterns (default: examples/)")
-    parser.add_argument("--peers", metavar="A,B", help=f"{', '.join(PEERS)} or none (default: those that are here)")
-    parser.add_argument("--peer-python", metavar="FILE", help="the interpreter of an environment with transformers")
-    parser.add_argument("--openvino-python", metavar="FILE", help="the interpreter of an environment with openvino-genai")
+    parser.add_argument("--peers", metavar="A,B", help=f"{', '.join(PEERS)} or none (default: all available peers)")
+    parser.add_argument("--peer-python", metavar="FILE", help="Python interpreter of an environment with transformers")
+    parser.add_argument("--openvino-python", metavar="FILE", help="Python interpreter of an environment with openvino-genai")
     parser.add_argument(
         "--tesseract-psm",
         type=positive,
@@ -155,13 +155,17 @@ def main() -> int:
         choices=("eager", "mindnlp_ocr_flash"),
         action="append",
         default=[],
-        help="mindnlp's own Qwen2-VL, with its own attention or ours; may be repeated",
+        help="mindnlp's own Qwen2-VL, with its attention or ours; may be repeated",
     )
-    parser.add_argument("--dtype", choices=("auto", *WEIGHT_DTYPES), default="auto", help="of our weights (default: auto)")
-    parser.add_argument("--runs", type=positive, default=5, help="counted runs a page, after one to warm up (default: 5)")
-    parser.add_argument("--output", metavar="FILE", help="write the figures there, as JSON")
-    parser.add_argument("--report", metavar="DIR", type=Path, help="write report.md and report.html there, with plots")
-    parser.add_argument("--smoke", action="store_true", help="only try that all of it runs: one run, one small page")
+    parser.add_argument(
+        "--dtype", choices=("auto", *WEIGHT_DTYPES), default="auto", help="dtype of our weights (default: auto)"
+    )
+    parser.add_argument(
+        "--runs", type=positive, default=5, help="number of measured runs per page, after a warm-up run (default: 5)"
+    )
+    parser.add_argument("--output", metavar="FILE", help="write the figures to FILE as JSON")
+    parser.add_argument("--report", metavar="DIR", type=Path, help="write report.md, report.html and plots to DIR")
+    parser.add_argument("--smoke", action="store_true", help="only check that everything runs: one run, one small page")
     arguments = parser.parse_args()
     names = [str(ROOT / "tests" / "pages" / "word_56x56.png")] if arguments.smoke else arguments.images
     pages = [page for name in names or [str(ROOT / "examples")] for page in expand(name)]

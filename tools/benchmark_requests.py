@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Many small requests, requests that arrive at random, and what sampling costs.
+"""Measure many small requests, requests that arrive at random, and the cost of sampling.
 
     uv run tools/benchmark_requests.py                       # all sections
     uv run tools/benchmark_requests.py lines --dtype int8    # one section, other weights
@@ -228,18 +228,20 @@ TITLES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)} (default: all)")
-    parser.add_argument("--dtype", default="auto", help="what weights are held in (default: auto)")
-    parser.add_argument("--runs", type=positive, default=3, help="after one to warm up (default: 3)")
-    parser.add_argument("--lines", type=positive, default=256, help="of a run (default: 256)")
-    parser.add_argument("--rate", type=float, default=2.0, help="requests that arrive in a second, on average (default: 2)")
-    parser.add_argument("--requests", type=positive, nargs="+", default=[1, 8, 32], help="that arrive (default: 1 8 32)")
-    parser.add_argument("--openvino-python", help="Python of an environment with OpenVINO GenAI")
+    parser.add_argument("--dtype", default="auto", help="dtype of weights (default: auto)")
+    parser.add_argument("--runs", type=positive, default=3, help="number of measured runs, after a warm-up run (default: 3)")
+    parser.add_argument("--lines", type=positive, default=256, help="number of lines per run (default: 256)")
+    parser.add_argument("--rate", type=float, default=2.0, help="mean number of requests per second (default: 2)")
+    parser.add_argument(
+        "--requests", type=positive, nargs="+", default=[1, 8, 32], help="numbers of requests (default: 1 8 32)"
+    )
+    parser.add_argument("--openvino-python", help="Python interpreter of an environment with OpenVINO GenAI")
     parser.add_argument("--openvino-model", help="export of the checkpoint, see tools/benchmark_peers.py")
-    parser.add_argument("--output", help="write the figures there, as JSON")
+    parser.add_argument("--output", help="write the figures to FILE as JSON")
     parser.set_defaults(report=None)
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.sections if name not in SECTIONS]:
-        parser.error(f"{unknown[0]!r} is no section: give some of {', '.join(SECTIONS)}")
+        parser.error(f"{unknown[0]!r} is not a section: give some of {', '.join(SECTIONS)}")
     ready(arguments)
     results = Results.start()
     work = {"lines": lines, "prompts": prompts, "arrivals": arrivals, "sampling": sampling}

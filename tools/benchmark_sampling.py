@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a token costs on the host by each rule, filter and check of sampling, beside the network's own time.
+"""Measure the time per token of each rule, filter and check of sampling on the host, compared with the network's time.
 
 One rule at a time on logits of the shape that a network gives: a few tokens far above many. Medians, one thread.
 
@@ -79,11 +79,11 @@ def costs(vocab: int, tokens: int, rounds: int, flat: bool, tokenizer: Tokenizer
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=positive, default=1000, metavar="N", help="generated before (default 1000)")
-    parser.add_argument("--rounds", type=positive, default=50, metavar="N", help="calls that are timed (default 50)")
     parser.add_argument(
-        "--flat", action="store_true", help="logits that are all about equal, the most that filters can cost"
+        "--tokens", type=positive, default=1000, metavar="N", help="number of previously generated tokens (default: 1000)"
     )
+    parser.add_argument("--rounds", type=positive, default=50, metavar="N", help="number of timed calls (default: 50)")
+    parser.add_argument("--flat", action="store_true", help="use nearly equal logits, the most expensive case for filters")
     arguments = parser.parse_args()
     tokenizer = Tokenizer.from_file(str(ROOT / "mindnlp_ocr/assets/qwen2vl-ocr-tiny/tokenizer.json"))
     columns = [costs(vocab, arguments.tokens, arguments.rounds, arguments.flat, tokenizer) for vocab in SIZES]

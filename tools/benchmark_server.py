@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The server under load: clients of mixed sizes, some of which hang up or send rubbish; then the same work in Python.
+"""Test the server under load, with clients that disconnect or send invalid requests, and compare it with the Python API.
 
 uv run tools/benchmark_server.py --clients 32 --seconds 600      # the soak, and what is left behind
 uv run tools/benchmark_server.py --seconds 20 --requests 100     # shorter; --requests is the work that is compared
@@ -206,10 +206,16 @@ def overhead(url: str, model: Any) -> tuple[float, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clients", type=positive, default=32, metavar="N", help="at a time (default: 32)")
-    parser.add_argument("--seconds", type=positive, default=600, metavar="N", help="of the soak (default: 600)")
-    parser.add_argument("--requests", type=positive, default=200, metavar="N", help="that are compared (default: 200)")
-    parser.add_argument("--peer", metavar="URL", help="another OpenAI server that has the same model, to be compared too")
+    parser.add_argument(
+        "--clients", type=positive, default=32, metavar="N", help="number of concurrent clients (default: 32)"
+    )
+    parser.add_argument(
+        "--seconds", type=positive, default=600, metavar="N", help="duration of the load test (default: 600)"
+    )
+    parser.add_argument(
+        "--requests", type=positive, default=200, metavar="N", help="number of requests of the comparison (default: 200)"
+    )
+    parser.add_argument("--peer", metavar="URL", help="another OpenAI-compatible server with the same model to compare with")
     arguments = parser.parse_args()
     process, url = started([])
     try:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run all layers of a published checkpoint, random weights: vision, prefill, decode beside the machine's limits, and memory.
+"""Run a published checkpoint's shapes with random weights: vision, prefill and decode against the machine's limits, memory.
 
 Every run is followed by one of the machine's own limit (multiply-adds, or reading memory); medians are compared.
 
@@ -80,15 +80,19 @@ def speeds(graphs: Graphs, config: ModelConfig, side: int, tokens: int, runs: in
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", choices=published.CONFIGS, default="2b", help="of which checkpoint (default: 2b)")
+    parser.add_argument(
+        "--shapes", choices=published.CONFIGS, default="2b", help="checkpoint whose shapes are used (default: 2b)"
+    )
     parser.add_argument("--side", type=int, default=32, help="patches along each side of the image (default: 32)")
-    parser.add_argument("--tokens", type=int, default=12, help="tokens to decode (default: 12)")
-    parser.add_argument("--runs", type=int, default=3, help="of vision and prefill (default: 3)")
-    parser.add_argument("--layers", type=int, help="of the language model and the vision tower each (default: all)")
+    parser.add_argument("--tokens", type=int, default=12, help="number of tokens to decode (default: 12)")
+    parser.add_argument("--runs", type=int, default=3, help="number of runs of vision and prefill (default: 3)")
+    parser.add_argument(
+        "--layers", type=int, help="number of layers of the language model and of the vision tower (default: all)"
+    )
     parser.add_argument("--max-length", type=int, default=1024, help="length of the KV slot (default: 1024)")
     parser.add_argument("--attn", choices=("auto", "eager", "flash"), default="auto", help="attention (default: auto)")
-    parser.add_argument("--dtype", choices=WEIGHT_DTYPES, default="fp32", help="of weights (default: fp32)")
-    parser.add_argument("--output", help="write the figures there, as JSON")
+    parser.add_argument("--dtype", choices=WEIGHT_DTYPES, default="fp32", help="dtype of weights (default: fp32)")
+    parser.add_argument("--output", help="write the figures to FILE as JSON")
     arguments = parser.parse_args()
     shapes, called = dict(published.CONFIGS[arguments.shapes]), published.NAMES[arguments.shapes]
     if arguments.layers:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How long a cold process takes to the first text of a page, beside `import mindspore` alone; processes take turns.
+"""Measure the time from a cold start to the first text of a page, compared with `import mindspore`.
 
 uv run tools/benchmark_start.py
 uv run tools/benchmark_start.py --runs 9 --image examples/letter.png -- --dtype int8    # what follows -- goes to infer.py
@@ -31,10 +31,12 @@ def seconds(command: list[str]) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--image", default=str(ROOT / "examples" / "invoice.png"), help="the page (default: the invoice)")
-    parser.add_argument("--runs", type=int, default=5, help="of each (default: 5)")
-    parser.add_argument("options", nargs="*", help="for infer.py")
-    parser.add_argument("--output", help="write the figures there, as JSON")
+    parser.add_argument(
+        "--image", default=str(ROOT / "examples" / "invoice.png"), help="page to read (default: the invoice)"
+    )
+    parser.add_argument("--runs", type=int, default=5, help="number of runs per process (default: 5)")
+    parser.add_argument("options", nargs="*", help="options for infer.py")
+    parser.add_argument("--output", help="write the figures to FILE as JSON")
     arguments = parser.parse_args()
     alone = [sys.executable, "-c", "import mindspore; print(flush=True)"]
     page = [sys.executable, str(ROOT / "tools" / "infer.py"), arguments.image, *arguments.options]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How long small calls of a CPU operator take on teams of several sizes, and after a larger team has run.
+"""Measure small calls of a CPU operator with several numbers of threads, and after a call with more threads.
 
 uv run tools/benchmark_threads.py [LIBRARY ...]
 """
@@ -68,8 +68,10 @@ def main() -> None:
     parser.add_argument(
         "libraries", nargs="*", default=[BUILT], help="built operators to compare (default: those installed)"
     )
-    parser.add_argument("--runs", type=int, default=21, help="rows of calls, whose median is shown (default: 21)")
-    parser.add_argument("--calls", type=int, default=300, help="in a row (default: 300)")
+    parser.add_argument(
+        "--runs", type=int, default=21, help="number of series of calls, whose median is shown (default: 21)"
+    )
+    parser.add_argument("--calls", type=int, default=300, help="number of calls per series (default: 300)")
     arguments = parser.parse_args()
     if None in arguments.libraries:
         raise SystemExit("error: the CPU operators are not built: name a library")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The vision tower of a published checkpoint, random weights: beside transformers on PyTorch and this machine's limit.
+"""Compare a published vision tower, with random weights, with transformers on PyTorch and the machine's limit.
 
 uv run tools/benchmark_vision.py --peer-python .venv-reference/bin/python
 uv run tools/benchmark_vision.py --shapes 2b                       # the same images in a tower without windows
@@ -69,13 +69,18 @@ def tower(config: ModelConfig, dtype: Any) -> Graphs:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", choices=published.CONFIGS, default="qwen2.5-3b", help="default: qwen2.5-3b")
-    parser.add_argument("--blocks", type=positive, default=8, help="of the tower (default: 8)")
+    parser.add_argument(
+        "--shapes",
+        choices=published.CONFIGS,
+        default="qwen2.5-3b",
+        help="checkpoint whose shapes are used (default: qwen2.5-3b)",
+    )
+    parser.add_argument("--blocks", type=positive, default=8, help="number of blocks of the tower (default: 8)")
     parser.add_argument("--sides", default="64,90,128", metavar="A,B", help="patches along each side (default: 64,90,128)")
-    parser.add_argument("--runs", type=positive, default=3, help="of each engine and image (default: 3)")
+    parser.add_argument("--runs", type=positive, default=3, help="number of runs per engine and image (default: 3)")
     parser.add_argument("--dtype", choices=WEIGHT_DTYPES, default="fp32", help="of our weights (default: fp32)")
-    parser.add_argument("--peer-python", metavar="FILE", help="the interpreter of an environment with transformers")
-    parser.add_argument("--output", metavar="FILE", help="write the figures there, as JSON")
+    parser.add_argument("--peer-python", metavar="FILE", help="Python interpreter of an environment with transformers")
+    parser.add_argument("--output", metavar="FILE", help="write the figures to FILE as JSON")
     arguments = parser.parse_args()
     shapes = dict(published.CONFIGS[arguments.shapes])
     shapes |= {**SMALL, "vision_config": {**shapes["vision_config"], "depth": arguments.blocks}}

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a weight dtype changes in the text of pages: character error rates, and the tokens that differ from float32's.
+"""Measure the effect of a weight dtype on the text of pages: character error rates, and tokens that differ from float32.
 
 uv run tools/compare_dtypes.py                       # int8 on all pages of the tests and examples
 uv run tools/compare_dtypes.py --dtype bf16 scans/   # pages with their text: DATASET as tools/evaluate.py takes it
@@ -38,9 +38,11 @@ def differences(ours: Sequence[int], theirs: Sequence[int]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("datasets", nargs="*", metavar="DATASET", help="default: all pages of the tests and examples")
-    parser.add_argument("--model", default=str(EMBEDDED), help="a Qwen2-VL folder (default: the one that is built in)")
-    parser.add_argument("--dtype", choices=WEIGHT_DTYPES, default="int8", help="compared with fp32 (default: int8)")
-    parser.add_argument("--points", type=float, default=0.1, help="that the error rate may rise by (default: 0.1)")
+    parser.add_argument("--model", default=str(EMBEDDED), help="a checkpoint folder (default: the built-in model)")
+    parser.add_argument("--dtype", choices=WEIGHT_DTYPES, default="int8", help="dtype to compare with fp32 (default: int8)")
+    parser.add_argument(
+        "--points", type=float, default=0.1, help="maximum increase of the error rate in percentage points (default: 0.1)"
+    )
     arguments = parser.parse_args()
     pages, _ = datasets(arguments.datasets or own_datasets())
     models = {dtype: Qwen2VLModel(arguments.model, dtype=dtype) for dtype in ("fp32", arguments.dtype)}

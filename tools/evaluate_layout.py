@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How far the blocks that a model finds agree with those of the line detector, and what reading by them makes of the text.
+"""Measure how well a model's blocks agree with those of the line detector, and their effect on the text.
 
     uv run tools/evaluate_layout.py tests/data/dev
     uv run tools/evaluate_layout.py scans/ --model MODEL --preset mineru --output layout.json
@@ -91,8 +91,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("datasets", nargs="+", metavar="DATASET", help="pages with their text")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N pages of each (default: all)")
-    parser.add_argument("--preset", metavar="NAME", help="as of mindnlp-ocr")
-    parser.add_argument("--output", metavar="FILE", help="write the figures there, as JSON")
+    parser.add_argument("--preset", metavar="NAME", help="see mindnlp-ocr --help")
+    parser.add_argument("--output", metavar="FILE", help="write the figures to FILE as JSON")
     options.add_options(parser)
     arguments = parser.parse_args()
     model = opening.load_model(arguments)

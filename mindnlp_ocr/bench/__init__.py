@@ -1,1 +1,1 @@
-"""What the self-test and the benchmarks share."""
+"""Code shared by the self-test and the benchmarks."""

@@ -1,4 +1,4 @@
-"""How much of a page was read wrongly: pages with their true text, and errors counted in characters, words and lines."""
+"""Accuracy of reading: data sets with ground truth, and error rates of characters, words and lines."""
 
 import codecs
 import os

@@ -1,4 +1,4 @@
-"""One shape of attention work: its inputs, its answer in float64, and a graph that runs it on an implementation."""
+"""Test cases of attention: inputs, the expected result in float64, and a graph that runs an implementation."""
 
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""The memory that attention over an image takes at its peak, flash beside eager, each in a process of its own."""
+"""Peak memory of flash and eager attention over an image, each measured in a separate process."""
 
 import subprocess
 import sys

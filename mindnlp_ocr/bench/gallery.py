@@ -1,4 +1,4 @@
-"""Pages with what was read on them and a coloured difference from the truth, as one HTML page that stands alone."""
+"""A self-contained HTML page with images, the texts read, and coloured differences from the ground truth."""
 
 import base64
 import io
@@ -73,7 +73,7 @@ code { font-size: .9em; overflow-wrap: anywhere; }
 
 @dataclass(frozen=True)
 class Entry:
-    """A page as it was read; ``fault`` is why it could not be."""
+    """The result of a page; ``fault`` is the error if it could not be read."""
 
     page: Page
     reading: str | None
@@ -107,7 +107,7 @@ class Entry:
 
 
 def gallery(results: Results, totals: Sequence[Row], entries: Sequence[Entry], about: str) -> str:
-    """The page, with the entries in their order."""
+    """Return the HTML page with the given entries."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["shown"] = shown
     values = {"results": results, "totals": totals, "entries": entries, "about": about}

@@ -1,4 +1,4 @@
-"""What this machine can do at most: multiply-adds and reading memory, on the threads that our operators run on."""
+"""The limits of this machine: multiply-add rate and memory bandwidth, with the threads of our operators."""
 
 import ctypes
 import time
@@ -12,7 +12,7 @@ READ_MB = 256  # far more than the processor's caches
 
 
 class Machine:
-    """Two figures that stand beside others, measured in turns with them."""
+    """The limits of the machine, measured alternately with other figures."""
 
     def __init__(self) -> None:
         self._library = ctypes.CDLL(str(LIBRARY))
@@ -20,30 +20,30 @@ class Machine:
         self._memory = np.ones(READ_MB << 18, np.float32)
 
     def gflops(self) -> float:
-        """float32 multiply-adds a second, in GFLOP/s."""
+        """Return the float32 multiply-add rate in GFLOP/s."""
         start = time.perf_counter()
         done = self._library.FmaFlops(ctypes.c_int64(10_000_000))
         return float(done) / (time.perf_counter() - start) / 1e9
 
     def read_gbs(self) -> float:
-        """Bytes read a second, in GB/s."""
+        """Return the memory read bandwidth in GB/s."""
         start = time.perf_counter()
         self._library.ReadAll(self._memory.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(self._memory.size))
         return self._memory.nbytes / (time.perf_counter() - start) / 1e9
 
 
 def memory_mb() -> float:
-    """What this process has resident."""
+    """Return the resident memory of this process in MB."""
     return _status("VmRSS")
 
 
 def peak_memory_mb() -> float:
-    """The most memory that this process has had resident so far, or since :func:`forget_peak`."""
+    """Return the peak resident memory of this process in MB, since its start or :func:`forget_peak`."""
     return _status("VmHWM")
 
 
 def forget_peak() -> None:
-    """Let the peak begin anew."""
+    """Reset the peak of the resident memory."""
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 

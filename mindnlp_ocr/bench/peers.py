@@ -1,4 +1,4 @@
-"""Engines that read the same pages in processes of their own: asked in turns, then compared in time, tokens and text."""
+"""Comparison of engines that read the same pages in separate processes, by time, tokens and text."""
 
 import json
 import shutil
@@ -21,18 +21,18 @@ LANGUAGES = ("eng", "chi_sim")  # of Tesseract
 
 
 class Absent(Exception):
-    """A peer that is not here; the message says what is missing and how to get it."""
+    """A peer is not installed. The message states what is missing and how to install it."""
 
 
 def tesseract_command(serve: Path, segmentation: int) -> list[str]:
-    """How Tesseract is started.
+    """Return the command that starts Tesseract.
 
     Args:
         serve: tools/peers/peer.py.
         segmentation: its --psm.
 
     Raises:
-        Absent: it is not installed, or a language is not.
+        Absent: Tesseract or one of its languages is not installed.
     """
     remedy = "run `apt-get install tesseract-ocr tesseract-ocr-chi-sim`"
     if shutil.which("tesseract") is None:
@@ -44,16 +44,16 @@ def tesseract_command(serve: Path, segmentation: int) -> list[str]:
 
 
 def rapidocr_command(serve: Path) -> list[str]:
-    """How RapidOCR is started, which our own environment has: it finds the lines of pages."""
+    """Return the command that starts RapidOCR, which is a dependency of this package."""
     return [sys.executable, str(serve), "rapidocr"]
 
 
 class Stopped(Exception):
-    """An engine's process has ended; the message says why, as far as it said."""
+    """The process of an engine has exited. The message contains the end of its output."""
 
 
 class Worker:
-    """A process that reads pages when asked: a path a line in, a JSON object a line out (tools/peers/peer.py)."""
+    """A process that reads pages: one path per line as input, one JSON object per line as output (tools/peers/peer.py)."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
@@ -65,7 +65,7 @@ class Worker:
             raise Stopped(f"{command[0]} cannot be started ({error.strerror})") from error
 
     def read(self, path: str) -> Reading:
-        """A reading; or ``error`` alone, where this page cannot be read.
+        """Return the result for a page, or only an ``error``.
 
         Raises:
             Stopped: the process has ended.
@@ -78,7 +78,7 @@ class Worker:
         return self._answer()
 
     def end(self) -> dict[str, Any]:
-        """peak_mb and version."""
+        """Return peak_mb and version."""
         assert self._process.stdin
         self._process.stdin.close()
         answer = self._answer()
@@ -105,10 +105,10 @@ class Worker:
 
 
 class Peers:
-    """Engines by name, ours among them.
+    """The compared engines by name, including ours.
 
     Attributes:
-        failures: which engine stopped, or which page it could not read, and why.
+        failures: messages about engines that stopped and pages that could not be read.
     """
 
     def __init__(self, commands: Mapping[str, Sequence[str]]) -> None:
@@ -125,7 +125,7 @@ class Peers:
                 self._fail(name, str(error))
 
     def compare(self, page: str, truth: str | None, runs: int) -> list[Row]:
-        """A row an engine: medians of ``runs`` turns after one to warm up."""
+        """Return one row per engine: medians of ``runs`` rounds after a warm-up round."""
         readings: dict[str, list[Reading]] = {name: [] for name in self._names}
         asked = list(self._workers)
         for _ in range(1 + runs):
@@ -147,7 +147,8 @@ class Peers:
         return compared
 
     def totals(self) -> Iterator[Row]:
-        """A row an engine; ends the processes. No error rate where an engine has not read all pages with a truth."""
+        """End the processes. Returns one row per engine, without error rates if it did not read all pages with ground
+        truth."""
         for name in self._names:
             about: Row = {"peak_mb": None, "version": None}
             if name in self._workers:
@@ -161,7 +162,7 @@ class Peers:
             yield {"engine": name, "cer_percent": cer, "compared_pages": len(ratios), "median_ratio": median, **about}
 
     def close(self) -> None:
-        """End whatever still runs."""
+        """Kill all running processes."""
         for worker in self._workers.values():
             worker.kill()
 
@@ -183,9 +184,9 @@ class Peers:
 
 
 def rows(page: str, truth: str | None, readings: Mapping[str, Sequence[Reading]]) -> list[Row]:
-    """A row an engine, of its readings of one page: the first warmed it up, and there are none where it failed.
+    """Return one row per engine from its readings of a page. The first reading is the warm-up; a failed engine has none.
 
-    No ratio where the prompt has other tokens than ours, of an image that was resized in another way: it is other work.
+    There is no ratio if the number of prompt tokens differs from ours, because the image was resized differently.
     """
     ours = readings[OURS][0] if readings[OURS] else {}
     base = _median(readings[OURS], "page_ms")

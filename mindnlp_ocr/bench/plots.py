@@ -1,4 +1,4 @@
-"""Plots of what benchmarks measured, as SVG that needs no font and no network."""
+"""Plots of the results of benchmarks, as self-contained SVG."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ class Plot(NamedTuple):
 
 
 def drawn(results: Results) -> dict[str, Plot]:
-    """Every plot that there are figures for, by name."""
+    """Return all plots for which there are figures, by name."""
     plots = {}
     for name, (tool, section, text, draw) in PLOTS.items():
         rows = results.sections[section].rows if tool == results.tool and section in results.sections else []
@@ -123,13 +123,13 @@ def _memory(axes: Axes, rows: list[Row]) -> None:
 
 
 def _engines(axes: Axes, rows: list[Row]) -> None:
-    """Page times of every engine, a group of bars a page."""
+    """Plot the page times of every engine, with one group of bars per page."""
     pages, engines = (list(dict.fromkeys(_names(rows, column))) for column in ("page", "engine"))
     table: list[Row] = []
     for page in pages:
         of_page = [row for row in rows if row["page"] == page]
         table.append({"page": page, **{str(row["engine"]): row["page_ms"] for row in of_page}})
-    _pairs("page", {engine: engine for engine in engines}, "", "milliseconds a page")(axes, table)
+    _pairs("page", {engine: engine for engine in engines}, "", "milliseconds per page")(axes, table)
 
 
 PLOTS: dict[str, tuple[str, str, str, Callable[[Axes, list[Row]], None]]] = {
@@ -144,19 +144,19 @@ PLOTS: dict[str, tuple[str, str, str, Callable[[Axes, list[Row]], None]]] = {
         "benchmark_kv_cache",
         "batch",
         "Pages a second by batch size",
-        _pairs("batch_size", {"pages a second": "pages_per_s"}, "pages at a time", "pages a second"),
+        _pairs("batch_size", {"pages per second": "pages_per_s"}, "pages at a time", "pages per second"),
     ),
     "prefill-by-length": (
         "benchmark_kv_cache",
         "prompts",
         "Tokens of a prompt a second by its length",
-        _line("prompt_tokens", "tokens_per_s", "tokens of the prompt", "tokens a second"),
+        _line("prompt_tokens", "tokens_per_s", "tokens of the prompt", "tokens per second"),
     ),
     "speed-by-context": (
         "benchmark_kv_cache",
         "long",
         "New tokens a second by context length",
-        _line("context_tokens", "tokens_per_s", "tokens of context", "new tokens a second"),
+        _line("context_tokens", "tokens_per_s", "tokens of context", "new tokens per second"),
     ),
     "memory-by-length": (
         "benchmark_comparison",

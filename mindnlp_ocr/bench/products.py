@@ -1,4 +1,4 @@
-"""One shape of a product with weights, of a norm or of the embedding: its inputs, its answer in float64, and a run of it."""
+"""Test cases of products, norms and the embedding: inputs, the expected result in float64, and a graph that runs them."""
 
 import math
 from collections.abc import Callable

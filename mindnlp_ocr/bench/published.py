@@ -1,4 +1,4 @@
-"""The shapes of published checkpoints, for tools that run them with random weights or foretell their memory."""
+"""The shapes of published checkpoints, for tools that run them with random weights or forecast their memory."""
 
 from typing import Any
 

@@ -17,11 +17,11 @@ OFF = CacheConfig(enable_kv_cache=False)
 
 
 class Asked(NamedTuple):
-    """What a tool was asked for.
+    """The options of a benchmark.
 
     Attributes:
         pages: the images that are read.
-        runs: that count, a side.
+        runs: number of measured runs per variant.
         tokens: how many texts have, by the name of the option.
         argv: the command line itself, for a process that does a part of the work.
     """
@@ -62,7 +62,7 @@ class Asked(NamedTuple):
         )
 
     def model(self, **settings: Any) -> Qwen2VLModel:
-        """A new one."""
+        """Create a model."""
         attn = "flash" if self.flash else "auto"
         return Qwen2VLModel(self.model_path, self.device, self.lora_path, **{"attn": attn, **settings})
 

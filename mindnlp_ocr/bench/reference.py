@@ -1,4 +1,4 @@
-"""Attention in float64 NumPy, written from its definition: what every implementation is measured against."""
+"""Reference implementation of attention in float64 NumPy."""
 
 from collections.abc import Sequence
 

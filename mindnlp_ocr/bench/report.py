@@ -1,4 +1,4 @@
-"""A report of what benchmarks measured, from their JSON alone: Markdown with plots beside it, and one HTML page."""
+"""Reports of benchmarks from their JSON results: Markdown with plots, and a self-contained HTML page."""
 
 import itertools
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What a benchmark measured, as one JSON file that stands alone: figures, command, date, machine and versions."""
+"""The results of a benchmark as a JSON file: figures, command, date, machine and versions."""
 
 import platform
 import shlex
@@ -22,7 +22,7 @@ Row = dict[str, Value]
 
 
 class Section(BaseModel):
-    """Rows that belong into one table.
+    """A table of results.
 
     Attributes:
         title: a line above it.
@@ -37,7 +37,7 @@ class Section(BaseModel):
 
 
 class Results(BaseModel):
-    """One run of a benchmark tool.
+    """The results of a run of a benchmark.
 
     Attributes:
         tool: its name, which says what the sections are.
@@ -66,7 +66,7 @@ class Results(BaseModel):
 
     @classmethod
     def load(cls, path: str | Path) -> "Results":
-        """What :meth:`save` wrote.
+        """Read a file written by :meth:`save`.
 
         Raises:
             SetupError: it cannot be read, or is something else.
@@ -98,13 +98,13 @@ class Results(BaseModel):
         return next((row for row in rows if where.items() <= row.items()), {})
 
     def save(self, path: str | Path) -> None:
-        """Write it, folders included."""
+        """Write the results to a file, and create its folder if necessary."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def shown(value: Value) -> str:
-    """A value for people: three significant digits of a fraction, thousands apart."""
+    """Format a value: three significant digits for fractions, and thousands separators."""
     if value is None:
         return "not measured"
     if isinstance(value, bool):
@@ -116,7 +116,7 @@ def shown(value: Value) -> str:
 
 
 def machine() -> dict[str, Value]:
-    """The processor as the system names it, the cores that this process may use, memory and system."""
+    """Return the name of the processor, the number of usable cores, the memory size, and the operating system."""
     rows = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     names = (row.partition(":")[2].strip() for row in rows if row.startswith("model name"))
     return {
@@ -128,7 +128,7 @@ def machine() -> dict[str, Value]:
 
 
 def versions() -> dict[str, str]:
-    """Of this package, Python, and whatever of PACKAGES is installed beside it."""
+    """Return the versions of this package, Python, and the installed packages among PACKAGES."""
     found: dict[str, Any] = {"mindnlp_ocr": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:

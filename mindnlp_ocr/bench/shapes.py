@@ -1,4 +1,4 @@
-"""Work at the shapes of a checkpoint: random weights, and the multiply-adds of its networks."""
+"""Random weights with the shapes of a checkpoint, and the number of multiply-adds of its networks."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -34,7 +34,7 @@ class RandomWeights(Mapping[str, NDArray[np.float32]]):
 
 
 def vision_flops(config: VisionConfig, grid: tuple[int, int, int]) -> int:
-    """Of the vision tower for one image of so many patches in time, height and width."""
+    """Return the multiply-adds of the vision tower for an image with the given patches in time, height and width."""
     patches, width, merged = math.prod(grid), config.embed_dim, config.embed_dim * config.spatial_merge_size**2
     layers = len(VISION_MLP[config.mlp][0]) + 1
     block = patches * (width * 3 * width + width * width + layers * width * config.mlp_dim)
@@ -44,7 +44,7 @@ def vision_flops(config: VisionConfig, grid: tuple[int, int, int]) -> int:
 
 
 def _pairs(config: VisionConfig, grid: tuple[int, int, int], windowed: bool) -> int:
-    """Patches times the patches that each of them sees."""
+    """Return the number of pairs of patches that attend to each other."""
     if not windowed:
         return math.prod(grid) ** 2
     sizes = windows_of(grid, config.spatial_merge_size, config.window).sizes * config.spatial_merge_size**2
@@ -52,7 +52,7 @@ def _pairs(config: VisionConfig, grid: tuple[int, int, int], windowed: bool) -> 
 
 
 def prefill_flops(config: ModelConfig, tokens: int) -> int:
-    """Of all layers for one prompt, and of the logits of its last token."""
+    """Return the multiply-adds of all layers for a prompt, and of the logits of its last token."""
     hidden, kv_width = config.hidden_size, config.num_key_value_heads * config.head_dim
     layer = hidden * (2 * hidden + 2 * kv_width) + 3 * hidden * config.intermediate_size + tokens * hidden
     return 2 * (tokens * config.num_hidden_layers * layer + hidden * config.vocab_size)

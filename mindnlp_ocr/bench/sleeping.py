@@ -1,4 +1,4 @@
-"""A reader that sleeps in place of reading, for farms whose overhead is measured."""
+"""A reader that sleeps instead of reading, for measuring the overhead of a farm."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -10,13 +10,13 @@ READER = "mindnlp_ocr.bench.sleeping:SleepingReader"
 
 
 class SleepingReader:
-    """Takes as many milliseconds a page as ``min_pixels`` says, and no processor time."""
+    """Sleeps for ``min_pixels`` milliseconds per page."""
 
     def __init__(self, settings: FarmSettings) -> None:
         self._seconds = (settings.arguments["min_pixels"] or 0) / 1000
 
     def read(self, wanted: Sequence[Wanted]) -> Iterator[Page]:
-        """An empty page for each that is wanted."""
+        """Yield an empty page for each requested page."""
         for _, _, numbers in wanted:
             for index in numbers:
                 time.sleep(self._seconds)

@@ -1,4 +1,4 @@
-"""Sides that take turns, so that a machine whose speed drifts is fair to all, and what is said of their times."""
+"""Timing of variants that alternate, so that drifts of the machine's speed affect all, and statistics of times."""
 
 import statistics
 import time
@@ -17,7 +17,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def alternate(runs: int, *sides: Callable[[], float]) -> list[float]:
-    """The median of each side over ``runs`` rounds, after one to warm up."""
+    """Return the median time of each variant over ``runs`` rounds, after a warm-up round."""
     taken: list[list[float]] = [[] for _ in sides]
     for _ in range(runs + 1):
         for times, side in zip(taken, sides, strict=True):

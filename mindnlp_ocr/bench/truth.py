@@ -1,4 +1,4 @@
-"""What a page truly says: plain text, hOCR, or boxes with their text in JSON."""
+"""The ground truth of pages: plain text, hOCR, or boxes with their text in JSON."""
 
 import json
 import re
@@ -28,7 +28,7 @@ class TrueLine:
 
 @dataclass(frozen=True)
 class Truth:
-    """The text of a page, and its lines where the truth says where they are."""
+    """The ground truth of a page: its text and, if known, its lines with their boxes."""
 
     text: str
     lines: tuple[TrueLine, ...] = ()
@@ -50,7 +50,7 @@ _OF_PAGES: TypeAdapter[dict[str, _Boxes | _Text]] = TypeAdapter(dict[str, _Boxes
 
 
 def truth_of(image: Path) -> Truth | None:
-    """What lies beside an image, where there is anything.
+    """Return the ground truth next to an image, or None.
 
     Raises:
         SetupError: it cannot be read, or is something else.
@@ -78,7 +78,7 @@ def truth_of(image: Path) -> Truth | None:
 
 
 def truths_of_json(path: Path) -> dict[str, Truth]:
-    """The images that a file names, by their names as they stand there.
+    """Return the ground truth in a .json file, by the names of images.
 
     Raises:
         SetupError: it cannot be read, or is something else.
@@ -112,7 +112,7 @@ def truths_of_folder(folder: Path, images: Sequence[Path]) -> dict[str, Truth]:
 
 
 def of_hocr(text: str) -> Truth:
-    """The lines of hOCR in the order of the document, with single blanks between their words."""
+    """Return the lines of hOCR in document order, with single spaces between words."""
     parser = _Hocr()
     parser.feed(text)
     parser.close()

@@ -1,45 +1,44 @@
-"""How accurately pages are read: error rates of characters and words, words found, reading order, the worst pages.
+"""Measure the accuracy of reading: character and word error rates, recall of words, reading order, and the worst pages.
 
     mindnlp-ocr evaluate                                            # the project's own test set
-    mindnlp-ocr evaluate scans/ more.jsonl --gallery worst.html     # pages of yours, and a page to look at
+    mindnlp-ocr evaluate scans/ more.jsonl --gallery worst.html     # your own pages, with an HTML page of the results
     mindnlp-ocr evaluate scans/ --loose --max-cer 2 --output accuracy.json
     mindnlp-ocr evaluate tests/data/dev --loose --ignore-case --peers tesseract rapidocr
-    mindnlp-ocr evaluate tests/data/dev/receipts.json --true-boxes  # without the search for lines
+    mindnlp-ocr evaluate tests/data/dev/receipts.json --true-boxes  # without line detection
 
 Pages are read as `mindnlp-ocr infer` reads them, with the same options. A DATASET is one of these:
 
-- a folder of images, or one image. The truth lies beside page.png, in the first of these files that is there: page.txt; hOCR
-  as page.hocr or page.html; or page.json, which holds [[LEFT, TOP, RIGHT, BOTTOM, TEXT], ...] in pixels, or {"text": TEXT}.
-  A .json of the folder with another name may hold the truth of many images, as the next form has it.
-- a .json that holds {"page.png": [[LEFT, TOP, RIGHT, BOTTOM, TEXT], ...], ...} or {"page.png": {"text": TEXT}, ...}.
-- a .jsonl that holds a line {"image": PATH, "text": TEXT} for every page. Paths are relative to the file.
+- a folder of images, or one image. The ground truth is next to page.png, in the first of these files that exists: page.txt;
+  hOCR as page.hocr or page.html; or page.json with [[LEFT, TOP, RIGHT, BOTTOM, TEXT], ...] in pixels, or {"text": TEXT}. A
+  .json file with another name in the folder may contain the ground truth of many images in the next format.
+- a .json with {"page.png": [[LEFT, TOP, RIGHT, BOTTOM, TEXT], ...], ...} or {"page.png": {"text": TEXT}, ...}.
+- a .jsonl with a line {"image": PATH, "text": TEXT} for every page. Paths are relative to the file.
 
-By default it is the project's own test set, tests/pages and examples: 28 drawn pages, English and Chinese, of the kind that
-the built-in model was trained on. PDF files are taken where images are.
+The default is the project's own test set, tests/pages and examples: 28 synthetic pages in English and Chinese, similar to
+the training data of the built-in model. PDF files are accepted in place of images.
 
-CER  edits of characters (Levenshtein) by the characters of the truth. WER: the same of words; white space parts them, and a
-     Chinese character is a word. Exact lines: lines of the truth that stand in the reading whole, in the same order.
-     Errors are summed over pages, then divided. Line ends and trailing blanks are normalised, nothing else; --loose
-     compares in NFKC, and characters and lines without white space; --ignore-case takes upper and lower case as the same.
-     Blocks of a page that is read line by line are separated by an empty line, which is a character unless --loose.
+CER  character edits (Levenshtein distance) divided by the characters of the ground truth. WER is the same for words, which
+     are separated by white space; each Chinese character is a word. Exact lines are lines of the ground truth that were read
+     without an error, in the same order. Errors are summed over pages before the division. Only line ends and trailing
+     white space are normalised. --loose compares in NFKC and without white space within lines; --ignore-case ignores case.
+     Blocks of a page that is read line by line are separated by an empty line, which counts as a character unless --loose.
 
-Words without order: recall is the share of the words of the truth that are in the reading, precision the share of the words
-of the reading that are in the truth, F1 the harmonic mean of the two. A word counts as often as it occurs in both.
+Words without order: recall is the fraction of words of the ground truth that were read, precision the fraction of words read
+that are in the ground truth, and F1 their harmonic mean. A word counts as often as it occurs in both texts.
 
-Reading order is a figure between 0 and 1, and says nothing about words that were misread. It looks at the words that occur
-exactly once in the truth and exactly once in the reading, takes every pair of them, and gives the share of pairs that stand
-in the same order in both texts. It is 1 where all of them are in order, 0 where the order is reversed, about 0.5 where it is
-random. In terms of Kendall's tau it is (1 + tau) / 2. There is no figure for a page on which fewer than two words can be
-compared. The figure over several pages is the mean of theirs, weighted by the number of words compared.
+Reading order is a figure between 0 and 1 that is independent of misread words. For all words that occur exactly once in both
+texts, it is the fraction of pairs of words that have the same order in both: 1 if all words are in order, 0 if the order is
+reversed, about 0.5 if it is random. In terms of Kendall's tau, it is (1 + tau) / 2. It is undefined for a page with fewer
+than two such words. The figure over several pages is their mean, weighted by the number of words compared.
 
-With --true-boxes the model reads the lines at the boxes that the truth gives, so that the search for lines and the reading
-order play no part. Errors are then counted line by line, and an exact line is one that was read without an error.
+With --true-boxes, the model reads the lines at the boxes of the ground truth, without line detection and reading order.
+Errors are counted line by line, and an exact line is a line that was read without an error.
 
-With --peers other engines read the same pages, and are scored in the same way. One that is not installed is named and left
-out. Tesseract reads English and simplified Chinese; RapidOCR runs with its defaults.
+With --peers, other engines read the same pages and are scored in the same way. Engines that are not installed are named and
+skipped. Tesseract reads English and simplified Chinese; RapidOCR runs with its defaults.
 
-Languages: zh where a fifth of the truth's characters are CJK, else en. A page that cannot be read is all wrong.
-Exit status: 0; 1 if a page could not be read or the CER is above --max-cer; 2 for wrong usage. Peers do not change it.
+Languages: zh if a fifth of the ground truth's characters are CJK, else en. A page that cannot be read counts as all wrong.
+Exit status: 0; 1 if a page could not be read or the CER is above --max-cer; 2 for wrong usage. Peers do not affect it.
 """
 
 import argparse
@@ -66,11 +65,11 @@ from mindnlp_ocr.documents.stream import Begun, DocumentStream, PageRead
 from mindnlp_ocr.errors import PageError, SetupError
 
 PEERS = ("tesseract", "rapidocr")
-MARGIN = 0.11  # around the boxes of a truth, which are close to the ink, as a share of a line's height
+MARGIN = 0.11  # added around the boxes of the ground truth, which are tight, as a fraction of the line height
 
 
 class Outcome(NamedTuple):
-    """What an engine made of a page: its text, or why there is none; with --true-boxes line by line."""
+    """The result of an engine for a page: its text or an error; with --true-boxes, also the text of each line."""
 
     text: str | None
     fault: str | None = None
@@ -78,7 +77,7 @@ class Outcome(NamedTuple):
 
 
 def percent(text: str) -> float:
-    """An option's number, 0 or more."""
+    """Parse an option's value as a percentage, 0 or more."""
     try:
         value = float(text)
     except ValueError:
@@ -89,7 +88,7 @@ def percent(text: str) -> float:
 
 
 def ours(arguments: argparse.Namespace, reader: DocumentReader, pages: Sequence[accuracy.Page]) -> Iterator[Outcome]:
-    """Every page as `mindnlp-ocr infer` reads it; a document of several pages as one."""
+    """Yield every page as `mindnlp-ocr infer` reads it. A document with several pages counts as one page."""
     selection = PageSelection(arguments.pages)
     stream = DocumentStream(reader, selection, arguments.dpi, arguments.password, arguments.text_layer)
     texts, fault = list[str](), None
@@ -105,7 +104,7 @@ def ours(arguments: argparse.Namespace, reader: DocumentReader, pages: Sequence[
 
 
 def at_boxes(reader: DocumentReader, pages: Sequence[accuracy.Page]) -> Iterator[Outcome]:
-    """Every page, its lines cut at the boxes of its truth."""
+    """Yield every page, read at the boxes of the ground truth."""
     for page in pages:
         try:
             source = Source(page.image)
@@ -121,7 +120,7 @@ def at_boxes(reader: DocumentReader, pages: Sequence[accuracy.Page]) -> Iterator
 
 
 def entry(arguments: argparse.Namespace, page: accuracy.Page, outcome: Outcome) -> Entry:
-    """A page and its figures."""
+    """Return the scores of a page."""
     how = (arguments.loose, arguments.ignore_case)
     words = accuracy.word_score(page.truth, outcome.text, *how)
     if arguments.true_boxes:
@@ -134,7 +133,7 @@ def entry(arguments: argparse.Namespace, page: accuracy.Page, outcome: Outcome) 
 
 
 def read(arguments: argparse.Namespace, pages: Sequence[accuracy.Page]) -> tuple[Row, list[Entry]]:
-    """What reads, and every page as it was read."""
+    """Read all pages. Returns the settings in effect, and an entry for every page."""
     model = opening.load_model(arguments)
     reader: DocumentReader = opening.new_reader(model, arguments)
     outcomes = at_boxes(reader, pages) if arguments.true_boxes else ours(arguments, reader, pages)
@@ -155,7 +154,7 @@ def read(arguments: argparse.Namespace, pages: Sequence[accuracy.Page]) -> tuple
 
 
 def commands(arguments: argparse.Namespace) -> dict[str, list[str]]:
-    """How the peers are started that were asked for and are here; the others are named."""
+    """Return the commands of the requested peers that are available. The others are reported."""
     if not arguments.peers:
         return {}
     serve = checkout("--peers needs the programs of tools/peers") / "tools" / "peers" / "peer.py"
@@ -173,7 +172,7 @@ def commands(arguments: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def peer(name: str, command: Sequence[str], pages: Sequence[accuracy.Page]) -> Iterator[Outcome]:
-    """Every page as a peer reads it; after its process has died, none."""
+    """Yield every page as a peer reads it. After its process has died, pages have only an error."""
     died: str | None = None
     worker = None
     try:
@@ -194,7 +193,7 @@ def peer(name: str, command: Sequence[str], pages: Sequence[accuracy.Page]) -> I
 
 
 def compare(arguments: argparse.Namespace, pages: Sequence[accuracy.Page]) -> tuple[list[Row], list[Row]]:
-    """The totals of every peer, and its figures page by page."""
+    """Return the totals of every peer, and its scores page by page."""
     totals: list[Row] = []
     rows: list[Row] = []
     for name, command in commands(arguments).items():
@@ -206,20 +205,20 @@ def compare(arguments: argparse.Namespace, pages: Sequence[accuracy.Page]) -> tu
 
 
 def totals_of(entries: Sequence[Entry]) -> list[Row]:
-    """Over all pages, and by language."""
+    """Return the totals over all pages, and by language."""
     return accuracy.totals(
         [entry.page for entry in entries], [entry.score for entry in entries], [entry.words for entry in entries]
     )
 
 
 def row_of(entry: Entry) -> Row:
-    """A page as results have it."""
+    """Return the row of a page in the results."""
     about: Row = {"page": entry.page.image, "language": entry.page.language}
     return {**about, **entry.score.row(), **entry.words.row(), "error": entry.fault}
 
 
 def show(totals: Sequence[Row]) -> None:
-    """For people."""
+    """Print totals."""
     for row in totals:
         counts = {name: shown(value) for name, value in row.items()}
         order = "" if row["reading_order"] is None else f", reading order {row['reading_order']:.4f}"
@@ -234,7 +233,7 @@ def show(totals: Sequence[Row]) -> None:
 
 
 def show_worst(worst: Sequence[Entry]) -> None:
-    """The worst pages, where something is wrong."""
+    """Print the pages with errors among the worst."""
     for entry in worst:
         score = entry.score
         if score.character_errors:
@@ -244,7 +243,7 @@ def show_worst(worst: Sequence[Entry]) -> None:
 
 
 def with_boxes(pages: Sequence[accuracy.Page]) -> list[accuracy.Page]:
-    """The pages whose truth has boxes; the others are named."""
+    """Return the pages whose ground truth has boxes. The others are reported."""
     for page in pages:
         if not page.lines:
             print(f"skipped: the ground truth of {page.image} has no boxes", file=sys.stderr)
@@ -259,18 +258,22 @@ def run(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("datasets", nargs="*", metavar="DATASET", help="see above (default: the project's own test set)")
     options.add_options(parser)
     options.add_document_options(parser)
-    parser.add_argument("--loose", action="store_true", help="compare in NFKC, and characters and lines without white space")
-    parser.add_argument("--ignore-case", action="store_true", help="take upper and lower case as the same")
-    parser.add_argument("--true-boxes", action="store_true", help="read the lines at the boxes of the truth")
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=[], help="engines that read the same pages")
+    parser.add_argument("--loose", action="store_true", help="compare in NFKC and without white space within lines")
+    parser.add_argument("--ignore-case", action="store_true", help="ignore upper and lower case")
+    parser.add_argument("--true-boxes", action="store_true", help="read the lines at the boxes of the ground truth")
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=[], help="other engines to compare with")
     parser.add_argument(
-        "--tesseract-psm", type=positive, default=3, metavar="N", help="Tesseract's page segmentation (default: 3, its own)"
+        "--tesseract-psm", type=positive, default=3, metavar="N", help="Tesseract's page segmentation mode (default: 3)"
     )
-    parser.add_argument("--worst", type=positive, default=10, metavar="N", help="pages to print at most (default: 10)")
-    parser.add_argument("--max-cer", type=percent, metavar="PERCENT", help="exit with 1 if the CER over all is above it")
-    parser.add_argument("--output", metavar="FILE", help="write the figures there, as JSON")
     parser.add_argument(
-        "--gallery", metavar="FILE", help="write one HTML page: every image, what was read, and a coloured difference"
+        "--worst", type=positive, default=10, metavar="N", help="maximum number of pages to print (default: 10)"
+    )
+    parser.add_argument(
+        "--max-cer", type=percent, metavar="PERCENT", help="exit with status 1 if the CER over all pages is higher"
+    )
+    parser.add_argument("--output", metavar="FILE", help="write the figures to FILE as JSON")
+    parser.add_argument(
+        "--gallery", metavar="FILE", help="write an HTML page with every image, the text read, and coloured differences"
     )
     arguments = parser.parse_args(argv)
     options.check(arguments)
@@ -312,5 +315,5 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command. Returns the exit status."""
     return exit_status(lambda: run(argv))

@@ -169,7 +169,7 @@ def test_with_the_model_the_files_are_those_of_one_process(
     assert main([*argv, "--format", "hocr"]) == 1
     said = capsys.readouterr().err
     assert "1 x ... is missing: give a PDF or an image file" in said
-    assert "a million pages at this rate: " in said
+    assert "cost of a million pages: " in said
     one = contents(tmp_path / "one")
     assert len(one) == 3
     assert {name: found for name, found in contents(tmp_path / "farm").items() if "/" not in name} == one
@@ -185,6 +185,6 @@ def test_what_the_cluster_has_no_room_for_is_refused(
     tiff(tmp_path / "a.tif", 1)
     argv = [str(tmp_path / "a.tif"), "--output", str(tmp_path / "out")]
     assert command.main([*argv, "--cpus-per-actor", "3"], READER) == 2
-    assert "an actor takes 3 CPUs and 0 NPUs, and the cluster has 2 and 0: lower --cpus-per-actor" in capsys.readouterr().err
+    assert "an actor needs 3 CPUs and 0 NPUs, but the cluster has 2 and 0: lower --cpus-per-actor" in capsys.readouterr().err
     assert command.main([*argv[:2], str(tmp_path / "other"), "--prompt", "no model"], READER) == 2
     assert capsys.readouterr().err == "error: there is no model: give one\n"
