@@ -34,7 +34,7 @@ EMBEDDED = Path(__file__).parent.parent / "assets" / "qwen2vl-ocr-tiny"
 
 
 class Qwen2VLModel:
-    """A Qwen2-VL or Qwen2.5-VL model that reads documents on MindSpore. It is thread-safe.
+    """A Qwen2-VL or Qwen2.5-VL model that reads documents on MindSpore. It is thread-safe. ``requests.trace`` returns logits as well.
 
     Args:
         model_name: a checkpoint folder as on Hugging Face, a merged .npz file, or an exported folder; by default the
@@ -55,10 +55,6 @@ class Qwen2VLModel:
             matrix products are rounded to 8 bits as well.
         tensor_parallel: number of workers, started by msrun, over which the model is split (docs/cluster.md). All workers
             make the same calls in the same order.
-
-    Attributes:
-        engine: the graphs, the KV slots and the cache manager.
-        requests: conversion of messages; its ``trace`` returns the logits of every token.
 
     Raises:
         SetupError: the checkpoint, the device or a setting cannot be used.
