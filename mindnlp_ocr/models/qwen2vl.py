@@ -34,7 +34,7 @@ EMBEDDED = Path(__file__).parent.parent / "assets" / "qwen2vl-ocr-tiny"
 
 
 class Qwen2VLModel:
-    """A Qwen2-VL or Qwen2.5-VL model that reads documents on MindSpore. It is thread-safe. ``requests.trace`` returns logits as well.
+    """A Qwen2-VL or Qwen2.5-VL model that reads documents on MindSpore. It is thread-safe. ``requests.trace`` gives logits.
 
     Args:
         model_name: a checkpoint folder as on Hugging Face, a merged .npz file, or an exported folder; by default the
