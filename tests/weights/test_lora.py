@@ -133,7 +133,7 @@ def test_a_running_request_and_a_tied_head_keep_the_adapter_as_it_is() -> None:
     with pytest.raises(SetupError, match="set_adapter: 1 requests are running: wait until they end"):
         model.set_adapter(None)
     pieces.close()  # type: ignore[attr-defined]
-    with pytest.raises(SetupError, match="tied under one of the adapters and not under the other: load a model of its own"):
+    with pytest.raises(SetupError, match="tied with one of the adapters, but not with the other: load a second model"):
         model.set_adapter(LORA / "head")
     assert model.get_model_info()["lora"] == str(LORA / "patterns")
     page = PAGES["patterns"][LINE]
