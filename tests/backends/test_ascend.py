@@ -50,7 +50,6 @@ def emulated_operators(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("tests", ["checks.py", "pages.py", "exported.py", "windows.py"])
 def test_the_graphs_pass_over_emulated_operators(emulated_operators: Path, tests: str) -> None:
     run = subprocess.run(
