@@ -180,8 +180,8 @@ def test_a_page_beyond_the_graphs_is_that_pages_error(small: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"vision_patches": [66]}, "vision_patches holds 66: give multiples of 4"),
-        ({"vision_patches": [0]}, "vision_patches holds 0: give multiples of 4"),
+        ({"vision_patches": [66]}, "vision_patches contains 66: give multiples of 4"),
+        ({"vision_patches": [0]}, "vision_patches contains 0: give multiples of 4"),
         ({"device": "cuda"}, "device 'cuda'"),
         ({"limits": Limits(max_length=1)}, "max_length is 1: give 64 to"),
     ],
