@@ -8,6 +8,7 @@ uv run tools/benchmark_farm.py --copies 0 --simulated-pages 1000000 --simulated-
 """
 
 import argparse
+import os
 import shutil
 import tempfile
 import threading
@@ -58,6 +59,8 @@ def main() -> None:
     parser.add_argument("--sleep-ms", type=int, default=0, help="a simulated page (default: 0, which leaves the overhead)")
     parser.add_argument("--output", help="write the figures to FILE as JSON")
     arguments = parser.parse_args()
+    # Ray loads protobuf before MindSpore is imported for the single process, which needs this implementation of it.
+    os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
     writable(arguments.output)
     results = Results.start()
     with tempfile.TemporaryDirectory() as folder:
