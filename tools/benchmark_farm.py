@@ -172,7 +172,7 @@ def simulated(folder: Path, arguments: argparse.Namespace, actors: int) -> Row:
         "tasks_per_s": report.tasks / report.seconds,
         "overhead_ms_a_page": 1000 * (report.seconds - slept) / report.pages,
         "driver_mb": max(driver),
-        "driver_mb_by_tenths": driver[:: max(1, len(driver) // 10)],
+        "driver_mb_by_tenths": " ".join(f"{megabytes:.0f}" for megabytes in driver[:: max(1, len(driver) // 10)]),
         "process_mb": max(megabytes for _, megabytes in seen) / processes,
         "resume_s": resumed,
     }
