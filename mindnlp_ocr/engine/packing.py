@@ -1,4 +1,4 @@
-"""What the vision graph takes, made of images on the host, and its features put in order again."""
+"""Packing of images into the inputs of the vision graph on the host, and unpacking of its features."""
 
 from collections.abc import Sequence
 
@@ -13,13 +13,13 @@ from mindnlp_ocr.processing.images import Patches
 
 
 class PackedImages:
-    """Images one behind the other in a bucket of patches, padded with empty ones to ``places``.
+    """Images that follow one another in a bucket of patches, padded with empty images to ``places``.
 
-    Where blocks have windows, the patches of each image come window by window, and so do their features. The list of windows
-    is padded to as many as so many patches can have, so that the graph has one shape.
+    If blocks have windows, the patches and the features of each image are in the order of its windows. The list of windows
+    is padded to the largest number that the bucket can have, so that the graph has a single shape.
 
     Args:
-        most: windows that the backend takes.
+        most: maximum number of windows of the backend.
 
     Raises:
         PageError: the images have more windows than that.
@@ -42,8 +42,8 @@ class PackedImages:
             self.cu_windows = padded_ends(ends, room)
 
     def inputs(self) -> list[NDArray[np.generic]]:
-        """Of the graph: patches [bucket, patch_dim], cos and sin [bucket, head_dim / 2], cu_seqlens int32 [places + 1], and,
-        where blocks have windows, cu_windows int32 [windows + 1]."""
+        """Return the inputs of the graph: patches [bucket, patch_dim], cos and sin [bucket, head_dim / 2], cu_seqlens int32
+        [places + 1], and, if blocks have windows, cu_windows int32 [windows + 1]."""
         head_dim, merge = self._config.head_dim, self._config.spatial_merge_size
         tables = [vision_table(image.grid_thw, head_dim, merge) for image in self._images]
         rows = ([image.pixels for image in self._images], [cos for cos, _ in tables], [sin for _, sin in tables])
@@ -62,7 +62,11 @@ class PackedImages:
         return packed
 
     def features(self, found: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """Those of each image, [patches / 4, hidden], in the order of its patches, of the graph's [bucket / 4, hidden]."""
+        """Return the features of each image, [patches / 4, hidden], in the order of its patches.
+
+        Args:
+            found: the output of the graph [bucket / 4, hidden].
+        """
         parts = np.split(found[: self.patches // self._merged], self._ends[1:-1] // self._merged)
         for number, windows in enumerate(self._windows):
             ordered = np.empty_like(parts[number])
@@ -72,10 +76,10 @@ class PackedImages:
 
 
 def windows_in(config: VisionConfig, bucket: int, images: int, most: int) -> int:
-    """Windows in the list of a graph for a bucket of patches and so many images, where the backend takes ``most``."""
+    """Return the length of a graph's list of windows, for a bucket, a number of images and the backend's limit ``most``."""
     return min(most, most_windows(bucket // config.spatial_merge_size**2, images, config.window))
 
 
 def padded_ends(ends: NDArray[np.int64], places: int) -> NDArray[np.int32]:
-    """Cumulative lengths int32 [places + 1], those that are missing empty."""
+    """Pad cumulative lengths to int32 [places + 1] with empty segments."""
     return np.append(ends, np.full(places + 1 - len(ends), ends[-1])).astype(np.int32)

@@ -37,9 +37,8 @@ class Lock:
         """Raise a SetupError if another run has taken over the output."""
         if self.taken is not None:
             raise SetupError(
-                f"{output} was taken over by {self.taken}, because this run sent no heartbeat for too long: let the "
-                "other run "
-                "finish"
+                f"{output} was taken over by {self.taken}, because this run sent no heartbeat for too long: "
+                "let the other run finish"
             )
 
 

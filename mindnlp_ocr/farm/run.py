@@ -175,9 +175,8 @@ def check_settings(store: Store, settings: FarmSettings) -> None:
     for option, value in wanted.items():
         if before.get(option) != value:
             raise SetupError(
-                f"{settings.output} was started with {option} {before.get(option)}, but {option} is now {value}: give "
-                "another "
-                "--output, or the original options"
+                f"{settings.output} was started with {option} {before.get(option)}, but {option} is now {value}: "
+                "give another --output, or the original options"
             )
 
 

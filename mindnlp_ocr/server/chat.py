@@ -75,9 +75,8 @@ class Chat:
         count = asked.n or 1
         if count > self._config.max_choices:
             raise ApiError(
-                f"n is {count}, but this server gives at most {self._config.max_choices} answers: request fewer, or "
-                "start it "
-                "with a higher --max-choices",
+                f"n is {count}, but this server gives at most {self._config.max_choices} answers: request fewer, "
+                "or start it with a higher --max-choices",
                 param="n",
             )
         async with AsyncExitStack() as stack:

@@ -63,8 +63,8 @@ class NpzCheckpoint(Checkpoint):
             if Path(name).name != name or Path(name).suffix not in FILES or member.file_size > MAX_FILE_BYTES:
                 raise SetupError(
                     f"{self.path} contains {name!r} ({member.file_size} bytes), but besides arrays, only "
-                    f"top-level {', '.join(sorted(FILES))} files of up to {MAX_FILE_BYTES >> 20} MB are allowed: do not "
-                    "trust it"
+                    f"top-level {', '.join(sorted(FILES))} files of up to {MAX_FILE_BYTES >> 20} MB are allowed: "
+                    "do not trust it"
                 )
         return [member.filename for member in members]
 

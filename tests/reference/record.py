@@ -29,7 +29,7 @@ import transformers
 from PIL import Image
 from random_weights import state_dict, tensor
 from tokenizers import Tokenizer
-from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -313,12 +313,12 @@ SHAPES = {
 SEEDS = {"2b": 3, "7b": 5, "mineru2.5-1.2b": 7}  # chosen among the first few for varied tokens without near ties
 
 
-def random_model(config: dict[str, Any], seed: int) -> Qwen2VLForConditionalGeneration:
-    """The model with weights from random_weights.py, every one of which must find its place."""
+def random_model(config: dict[str, Any], seed: int, kind: Any = Qwen2VLForConditionalGeneration) -> Any:
+    """A model of this class with weights from random_weights.py, all of which must be used."""
     weights = {name: torch.from_numpy(array) for name, array in state_dict(config, seed)}
-    model, loading = Qwen2VLForConditionalGeneration.from_pretrained(
+    model, loading = kind.from_pretrained(
         None,
-        config=Qwen2VLConfig(**config),
+        config=kind.config_class(**config),
         state_dict=weights,
         dtype=torch.float32,
         attn_implementation="sdpa",

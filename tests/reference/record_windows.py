@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from random_weights import state_dict, tensor
-from record import shape_config, write
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from random_weights import tensor
+from record import random_model, shape_config, write
+from transformers import Qwen2_5_VLForConditionalGeneration
 
 ROWS = 8
 STEPS = 4
@@ -77,28 +77,11 @@ GRIDS = {
 SEEDS = {"tiny": 1, "3b": 4, "7b": 3}  # chosen among the first few for varied tokens without near ties
 
 
-def random_model(config: dict[str, Any], seed: int) -> Qwen2_5_VLForConditionalGeneration:
-    """The model with weights from random_weights.py, every one of which must find its place."""
-    weights = {name: torch.from_numpy(array) for name, array in state_dict(config, seed)}
-    model, loading = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        None,
-        config=Qwen2_5_VLConfig(**config),
-        state_dict=weights,
-        dtype=torch.float32,
-        attn_implementation="sdpa",
-        output_loading_info=True,
-    )
-    faults = {kind: names for kind, names in loading.items() if names}
-    if faults:
-        raise RuntimeError(f"the weights do not fit: {faults}")
-    return model.eval()
-
-
 @torch.no_grad()
 def record(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Windows, features, positions, and the logits of the prompt and of some greedy steps."""
     config, seed, grids = CONFIGS[name], SEEDS[name], torch.tensor(GRIDS[name])
-    model = random_model(config, seed)
+    model = random_model(config, seed, Qwen2_5_VLForConditionalGeneration)
     patches = grids.prod(-1)
     pixels = tensor("pixel_values", (int(patches.sum()), 3 * 2 * 14 * 14), seed)
     ids = [17, 401, 1999, 88, 5]
