@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Compare our attention with eager attention, PyTorch's scaled_dot_product_attention and the machine's limits (float32).
 
-The engines alternate on the same inputs, so that drifts of the machine's speed affect all; medians are compared. A time is
-one layer of a graph of four (of a loop of four calls for PyTorch), so that calling it hardly counts; above 4,096 tokens a
-graph has one, for a decode step 16. Our prefill writes its keys and values into a slot and reads them there; PyTorch's has
-them already. The peer runs in an environment of its own:
+The engines alternate on the same inputs, so that drifts of the machine's speed affect all of them, and medians are compared.
+Times are per layer: a graph contains four layers (PyTorch: a loop of four calls), so that the overhead of the call hardly
+counts. Above 4,096 tokens a graph contains one layer, and for decode steps 16. Our prefill also writes its keys and values
+to a slot and reads them from there, whereas PyTorch receives them as tensors. The peer runs in a separate environment:
 
     python -m venv .venv-reference && .venv-reference/bin/pip install --group reference
     uv run tools/benchmark_attention.py --peer-python .venv-reference/bin/python
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 VISION = [(tokens, head_dim) for head_dim in (64, 80) for tokens in (1024, 2048, 4096, 8192, 16384)]
 PREFILL = [512, 1024, 2048, 4096, 8192]
 DECODE = [(slots, live) for slots in (1, 2, 4, 8) for live in (512, 2048, 8192)]
-STEPS = 5  # of a decode, at each turn: as in a text, threads and caches are warm for all but the first
+STEPS = 5  # decode steps per turn: as in the decode of a text, threads and caches are warm for all but the first
 ABOUT = {
-    "vision": "One image: tokens x heads x head_dim. Above 1 in a ratio we are faster.",
-    "prefill": "A prompt in an empty slot: tokens x query heads / key-value heads x head_dim.",
-    "decode": "A token in each of some slots, all rows live but one; one layer of a graph of sixteen.",
+    "vision": "One image: tokens x heads x head_dim. A ratio above 1 means that we are faster.",
+    "prefill": "One prompt in an empty slot: tokens x query heads / key-value heads x head_dim.",
+    "decode": "One token in each slot, all rows but one live; time of one layer, in a graph of sixteen.",
 }
-EAGER_LIMIT = 4 << 30  # bytes of scores that the eager form may hold here
+EAGER_LIMIT = 4 << 30  # maximum bytes of the scores of eager attention; larger shapes are skipped
 
 
 def shapes(work: str) -> list[dict[str, Any]]:
-    """Head shapes of Qwen2-VL-2B; vision at 64 as well, which the built-in model has."""
+    """Return the head shapes of Qwen2-VL-2B; for vision also head_dim 64, that of the built-in model."""
 
     def shape(heads: int, kv_heads: int, head_dim: int, tokens: int, live: list[int]) -> dict[str, Any]:
         return {
@@ -64,7 +64,7 @@ def layers(shape: dict[str, Any]) -> int:
 
 
 def ours(shape: dict[str, Any], implementation: Any) -> Callable[[], Any] | None:
-    """A run of all layers; None where eager would need more memory than EAGER_LIMIT."""
+    """Return a function that runs all layers; None if eager attention would need more memory than EAGER_LIMIT."""
     from mindnlp_ocr.bench.attention import Case, compiled
     from mindnlp_ocr.ops.device import Device
 
@@ -76,7 +76,7 @@ def ours(shape: dict[str, Any], implementation: Any) -> Callable[[], Any] | None
 
 
 def torch_sdpa(shape: dict[str, Any], _: Any) -> Callable[[], Any]:
-    """The same with PyTorch; q, k and v are views of [tokens, heads, head_dim], as projections give them."""
+    """Return this function for PyTorch; q, k and v are views of [tokens, heads, head_dim], as projections return them."""
     import torch  # type: ignore[import-not-found, unused-ignore]
     from torch.nn.functional import scaled_dot_product_attention as sdpa  # type: ignore[import-not-found, unused-ignore]
 
@@ -112,15 +112,16 @@ def torch_sdpa(shape: dict[str, Any], _: Any) -> Callable[[], Any]:
 
 
 def serve(engine: str) -> None:
-    """A worker: a shape a line in, times in milliseconds a line out; an empty line means: time it once more."""
+    """Run as a worker: read one shape per line and write one time in milliseconds per line. An empty line repeats the
+    measurement of the last shape."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever libraries print must not mix with the answers
+    os.dup2(2, 1)  # output of libraries must not mix with the answers
     build = torch_sdpa if engine == "torch" else ours
     run: Callable[[], Any] | None = None
     shape: dict[str, Any] = {}
     for line in sys.stdin:
         if line.strip():
-            run = None  # frees the old shape's memory before the new one's is taken
+            run = None  # frees the memory of the previous shape before the next is allocated
             shape = json.loads(line)
             run = build(shape, engine)
             if run is not None:
@@ -149,13 +150,13 @@ class Worker:
         print(json.dumps(shape) if shape else "", file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit(f"error: {self._process.args!r} stopped: run it by hand to see why")
+            raise SystemExit(f"error: {self._process.args!r} stopped: run it manually to see why")
         answer: float | None = json.loads(line)
         return answer
 
 
 def limits() -> tuple[float, float]:
-    """This machine's float32 multiply-add rate (GFLOP/s) and memory read rate (GB/s), on all cores, the best of seven."""
+    """Return the float32 multiply-add rate (GFLOP/s) and memory read rate (GB/s) of all cores, each the best of seven."""
     from mindnlp_ocr.bench.machine import Machine
 
     machine = Machine()
@@ -163,7 +164,7 @@ def limits() -> tuple[float, float]:
 
 
 def times(work: str, workers: dict[str, Worker], runs: int, smoke: bool) -> Iterator["Row"]:
-    """Medians a layer, how many times ours each other takes, and our best run beside the machine's limit."""
+    """Yield the median times per layer, their ratios to ours, and our best run as a share of the machine's limit."""
     from mindnlp_ocr.bench.attention import Case
 
     for shape in shapes(work)[: 1 if smoke else None]:
@@ -199,11 +200,11 @@ def main() -> None:
     if arguments.serve:
         return serve(arguments.serve)
     if unknown := set(arguments.work) - set(ABOUT):
-        parser.error(f"{', '.join(sorted(unknown))}: give {', '.join(ABOUT)}")
+        parser.error(f"{', '.join(sorted(unknown))} is unknown: use {', '.join(ABOUT)}")
     workers = {name: Worker(sys.executable, name) for name in ("flash", "eager")}
     if arguments.peer_python:
         workers["torch"] = Worker(arguments.peer_python, "torch")
-    # Only now: MindSpore's import sets LD_LIBRARY_PATH, under which a child would run at half its speed.
+    # Imported after the workers start: MindSpore's import sets LD_LIBRARY_PATH, with which a child runs at half the speed.
     from mindnlp_ocr.bench.results import Results
 
     results = Results.start(smoke=arguments.smoke)

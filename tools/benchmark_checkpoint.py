@@ -4,8 +4,8 @@
 uv run tools/benchmark_load.py --make /tmp/mineru --shapes mineru2.5-1.2b --runs 0     # random weights at these shapes
 uv run tools/benchmark_checkpoint.py /tmp/mineru --peer-python .venv-reference/bin/python
 
-Every engine and dtype has a process of its own, and they take turns. The picture is noise, the text has a fixed length. In
-int8 transformers has its linear layers quantized by torch (dynamic). Without --peer-python ours runs alone.
+Every engine and dtype runs in its own process, and the processes take turns. The image is noise, and the text has a fixed
+length. For int8, torch quantizes the linear layers of transformers dynamically. Without --peer-python, only our engine runs.
 """
 
 import argparse
@@ -51,8 +51,8 @@ def main() -> int:
         times: Row = {"prompt_tokens": int(length), "first_token_ms": first, "ms_a_token": further, "peak_mb": peak}
         rows.append({"dtype": dtype, "engine": engine, **times})
     results = Results.start()
-    about = f"Medians of {arguments.turns} processes each, in turns, {arguments.runs} counted runs in each."
-    results.add("checkpoint", f"{Path(arguments.model).name} beside transformers", rows, about)
+    about = f"Medians of {arguments.turns} processes per engine in turns, with {arguments.runs} measured runs in each."
+    results.add("checkpoint", f"{Path(arguments.model).name} and transformers", rows, about)
     if arguments.output:
         results.save(arguments.output)
     return 0

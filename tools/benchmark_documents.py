@@ -4,13 +4,13 @@
     uv run tools/benchmark_documents.py scans/ --dtype int8
     uv run tools/benchmark_documents.py scans/ --truth scans/typeset.json --limit 16 --output documents.json
 
-The engines take turns, page by page, in one run on the same machine; the medians of their seconds are printed. Each reads a
-page from its file to its text. All of them read the first page once before anything is measured. RapidOCR is the whole
-pipeline of the `rapidocr` package (detector, classifier, recogniser). Tesseract is the program of the system
-(`apt-get install tesseract-ocr`); where it is absent it is left out, and so it is with --no-tesseract.
+The engines take turns, page by page, in one run on the same machine, and the median times are printed. A time covers
+everything from the file to the text. All engines read the first page once before the measurement. RapidOCR is the whole
+pipeline of the `rapidocr` package (detector, classifier, recogniser). Tesseract is the system's program
+(`apt-get install tesseract-ocr`); it is skipped if it is not installed, or with --no-tesseract.
 
---truth names a JSON file {file name: {"text": ...}}. Word F1 compares the words of a page without regard to their order;
-words are what white space separates.
+--truth names a JSON file {file name: {"text": ...}}. Word F1 compares the words of a page, separated by white space, without
+regard to their order.
 """
 
 import argparse
@@ -36,7 +36,7 @@ Reader = Callable[[str], str]
 
 
 def ours(arguments: argparse.Namespace, stages: "collections.Counter[str]") -> Reader:
-    """This project, as tools/infer.py reads. Adds the milliseconds of each stage to ``stages``."""
+    """Return our reader, configured as in tools/infer.py. It adds the milliseconds of each stage to ``stages``."""
     stream = DocumentStream(opening.new_reader(opening.load_model(arguments), arguments))
 
     def read(path: str) -> str:
@@ -49,7 +49,7 @@ def ours(arguments: argparse.Namespace, stages: "collections.Counter[str]") -> R
 
 
 def rapidocr() -> Reader:
-    """The whole pipeline of the library."""
+    """Return a reader that runs the whole pipeline of RapidOCR."""
     from rapidocr import RapidOCR
 
     engine = RapidOCR(params={"Global.log_level": "error"})
@@ -62,7 +62,7 @@ def rapidocr() -> Reader:
 
 
 def tesseract(languages: str) -> Reader:
-    """The program of the system."""
+    """Return a reader that runs the system's Tesseract."""
 
     def read(path: str) -> str:
         command = ["tesseract", path, "-", "-l", languages]
@@ -72,7 +72,7 @@ def tesseract(languages: str) -> Reader:
 
 
 def counted(text: str) -> "collections.Counter[str]":
-    """The words of a text."""
+    """Count the words of a text."""
     return collections.Counter(text.split())
 
 
@@ -96,7 +96,7 @@ def main() -> int:
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     paths = [path for path in paths if not truth or path.name in truth][: arguments.limit]
     if not paths:
-        raise SetupError(f"{folder} contains no page to measure: give a folder of images")
+        raise SetupError(f"{folder} contains no page to measure: pass a folder of images")
     results = Results.start()
     stages: collections.Counter[str] = collections.Counter()
     engines: dict[str, Reader] = {"ours": ours(arguments, stages), "rapidocr": rapidocr()}
@@ -121,11 +121,11 @@ def main() -> int:
         common, found_words, right_words = words[name]
         score = 2 * common / max(1, found_words + right_words) if truth else None
         rows.append({"engine": name, "seconds_a_page": statistics.median(taken), "word_f1": score, "pages": len(paths)})
-        print(f"{name:10} {statistics.median(taken):7.2f} s a page" + (f"   word F1 {score:.4f}" if truth else ""))
+        print(f"{name:10} {statistics.median(taken):7.2f} s per page" + (f"   word F1 {score:.4f}" if truth else ""))
     milliseconds: Row = {name: value / len(paths) for name, value in stages.items()}
-    print("ours, mean milliseconds a page: " + ", ".join(f"{name} {value:.0f}" for name, value in milliseconds.items()))
-    results.sections["engines"] = Section(title="Pages beside RapidOCR and Tesseract", rows=rows)
-    results.sections["stages"] = Section(title="Milliseconds a page by stage", rows=[milliseconds])
+    print("ours, mean milliseconds per page: " + ", ".join(f"{name} {value:.0f}" for name, value in milliseconds.items()))
+    results.sections["engines"] = Section(title="Pages read by us, RapidOCR and Tesseract", rows=rows)
+    results.sections["stages"] = Section(title="Milliseconds per page by stage", rows=[milliseconds])
     if arguments.output:
         results.save(arguments.output)
     return 0

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def compare(models: dict[str, Qwen2VLModel], pages: list[str], runs: int) -> Iterator[Row]:
-    """A page each; both must read the same."""
+    """Yield one row per page. Both models must generate the same tokens."""
     for page in pages:
         readings: dict[str, list[Any]] = {name: [] for name in models}
         for _ in range(runs + 1):
@@ -56,10 +56,11 @@ def main() -> None:
         row: Row = {"graphs": len(manifest.graphs), "seconds": time.perf_counter() - start}
         row["size_mb"] = sum(path.stat().st_size for path in folder.iterdir()) / 2**20
         results = Results.start()
-        results.add("export", "Exporting", [row], "Every graph that pages can need, and the weights.")
+        results.add("export", "Exporting", [row], "Size of all graphs that pages can need, and of the weights.")
         models = {"live": Qwen2VLModel(arguments.model), "exported": Qwen2VLModel.from_exported(folder)}
         rows = compare(models, arguments.pages, arguments.runs)
-        results.add("exported", "An exported model beside the live one", rows, "Above 1 the export is slower.")
+        about = "A ratio above 1 means that the exported model is slower."
+        results.add("exported", "An exported model and the original", rows, about)
     if arguments.output:
         results.save(arguments.output)
 

@@ -31,7 +31,7 @@ from mindnlp_ocr.farm.run import Workers, run
 from mindnlp_ocr.farm.settings import READER
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES_A_FILE = 1000  # of the documents of a simulated farm
+PAGES_A_FILE = 1000  # pages per document of a simulated farm
 
 
 def main() -> None:
@@ -53,23 +53,26 @@ def main() -> None:
         "--actors-per-process",
         type=positive,
         default=1,
-        help="simulated actors that share a process, as its threads (default: 1); more than 1 for numbers of actors whose "
-        "processes do not fit into the machine",
+        help="number of simulated actors per process, each in its own thread (default: 1); use more if a process for every "
+        "actor would not fit into the machine",
     )
-    parser.add_argument("--sleep-ms", type=int, default=0, help="a simulated page (default: 0, which leaves the overhead)")
+    parser.add_argument(
+        "--sleep-ms", type=int, default=0, help="time per simulated page (default: 0, which measures only the overhead)"
+    )
     parser.add_argument("--output", help="write the figures to FILE as JSON")
     arguments = parser.parse_args()
-    # Ray loads protobuf before MindSpore is imported for the single process, which needs this implementation of it.
+    # Ray loads protobuf before the single process imports MindSpore, which needs protobuf's implementation in Python.
     os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
     writable(arguments.output)
     results = Results.start()
     with tempfile.TemporaryDirectory() as folder:
         rows = [simulated(Path(folder), arguments, actors) for actors in arguments.simulated_actors]
-        results.add("simulated", "A farm whose readers sleep", rows, "overhead: of all but sleeping, a page.")
+        about = "overhead: time per page in addition to sleeping."
+        results.add("simulated", "A farm with readers that sleep", rows, about)
         if arguments.copies > 0:
             rows = list(read(Path(folder), arguments))
-            about = "warm: without the first task of each process, in which the model is loaded; outputs are compared."
-            results.add("pages", "Pages a second", rows, about)
+            about = "warm: without the first task of each process, which loads the model; the farms' outputs are compared."
+            results.add("pages", "Pages per second", rows, about)
     if arguments.output:
         results.save(arguments.output)
 
@@ -78,7 +81,7 @@ def main() -> None:
 
 
 def read(folder: Path, arguments: argparse.Namespace) -> Iterator[Row]:
-    """Farms of one and of two actors, then one process of two threads, over the same pages."""
+    """Yield the speed of farms with one and two actors, then of one process with two threads, on the same pages."""
     pages = folder / "pages"
     pages.mkdir()
     for number in range(arguments.copies):
@@ -104,12 +107,12 @@ def read(folder: Path, arguments: argparse.Namespace) -> Iterator[Row]:
             "whole_s": whole,
         }
     if len(texts) != 1:
-        raise SystemExit("error: the farms wrote different files: report it")
+        raise SystemExit("error: the farms wrote different files: please report this")
     yield one_process(pages, arguments.pages_per_task)
 
 
 def one_process(pages: Path, pages_per_task: int) -> Row:
-    """The same pages without Ray; the last, since MindSpore is imported here."""
+    """Read the same pages without Ray. This runs last, because it imports MindSpore in this process."""
     from mindnlp_ocr.farm.reading import PageReader
 
     start = time.perf_counter()
@@ -134,7 +137,7 @@ def farm(
     sleep_ms: int = 0,
     at_once: int = 1,
 ) -> Report:
-    """One run of a farm on this machine."""
+    """Run a farm on this machine."""
     argv = [str(inputs), "--output", str(output), "--pages-per-task", str(pages_per_task), "--cpus-per-actor", str(cpus)]
     if reader == SLEEPING:
         argv += ["--min-pixels", str(sleep_ms)]
@@ -142,11 +145,11 @@ def farm(
     return run(settings, documents([str(inputs)]), Workers(actors=actors, cpus=cpus, at_once=at_once))
 
 
-# Pages that are slept
+# Simulated pages
 
 
 def simulated(folder: Path, arguments: argparse.Namespace, actors: int) -> Row:
-    """The overhead of a farm, its memory, and how long it takes to find that all has been read."""
+    """Measure the overhead and memory of a farm, and how long a second run takes to find that all pages have been read."""
     inputs, output = folder / "simulated", folder / f"simulated-{actors}"
     if not inputs.exists():
         _blank_documents(inputs, arguments.simulated_pages)
@@ -189,7 +192,7 @@ def _blank_documents(folder: Path, pages: int) -> None:
 
 @contextmanager
 def _watched() -> Iterator[list[tuple[float, float]]]:
-    """The memory that is their own of this process and of all actors together, in MB, looked at every two seconds."""
+    """Sample the unique memory (USS) of this process and of all actors together, in MB, every two seconds."""
     seen, over, own = [], threading.Event(), psutil.Process()
 
     def watch() -> None:

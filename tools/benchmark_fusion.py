@@ -15,7 +15,7 @@ from mindnlp_ocr.cli import DEFAULT_PROMPT
 from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
 
 ROOT = Path(__file__).resolve().parent.parent
-VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> weight dtype, attention, what the backend does without
+VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> weight dtype, attention, changed backend attributes
     "all, bf16": ("bf16", "auto", {}),
     "all, fp32": ("fp32", "auto", {}),
     "all, fp16": ("fp16", "auto", {}),
@@ -38,11 +38,11 @@ def model_of(dtype: Any, attention: Any, without: dict[str, Any]) -> Qwen2VLMode
 
 
 def rows_of(readings: dict[str, list[Any]]) -> Iterator[Row]:
-    """A variant each, without its first reading; all must have read the same."""
+    """Yield one row per variant, without its first reading. All variants must have generated the same tokens."""
     tokens = readings["all, fp32"][0].token_ids
     for name, taken in readings.items():
         if any(reading.token_ids != tokens for reading in taken):
-            raise SystemExit(f"error: {name} gave other tokens than float32")
+            raise SystemExit(f"error: {name} generated other tokens than float32")
         times = {f"{time}_ms": statistics.median(reading.timings_ms[time] for reading in taken[1:]) for time in TIMES}
         yield {"variant": name, "new_tokens": len(tokens), **times, "per_token_ms": times["decode_ms"] / (len(tokens) - 1)}
 
@@ -63,7 +63,7 @@ def main() -> None:
             model.clear_cache()
             readings[name].append(model.generate([{"role": "user", "content": content}]))
     results = Results.start()
-    title, about = f"What each operator buys: {Path(arguments.page).name}", "Medians; each row leaves something out."
+    title, about = f"Gain of each operator: {Path(arguments.page).name}", "Medians; each row omits an operator."
     results.add("fusion", title, rows_of(readings), about)
     if arguments.output:
         results.save(arguments.output)

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Measure load time and peak memory of checkpoints, each in a separate process.
 
-uv run tools/benchmark_load.py --make /tmp/2b                    # a folder with the shapes of Qwen2-VL-2B, random, bf16
+uv run tools/benchmark_load.py --make /tmp/2b                    # random bf16 weights with the shapes of Qwen2-VL-2B
 uv run tools/convert.py /tmp/2b /tmp/2b.npz
 uv run tools/export.py --model /tmp/2b --output /tmp/2bx --max-length 1024 --slots 1 --vision-patches 1024
-uv run tools/benchmark_load.py /tmp/2b /tmp/2b.npz /tmp/2bx /tmp/2b:fp32   # PATH:DTYPE holds weights in another dtype
+uv run tools/benchmark_load.py /tmp/2b /tmp/2b.npz /tmp/2bx /tmp/2b:fp32   # PATH:DTYPE loads weights in another dtype
 """
 
 import argparse
@@ -43,7 +43,7 @@ print(json.dumps([seconds, peak_memory_mb() - before, held]))
 
 
 def make(folder: Path, shapes_of: str) -> None:
-    """A checkpoint of random numbers, in shards."""
+    """Write a checkpoint of random numbers, in shards."""
     from mindnlp_ocr.config import ModelConfig
     from mindnlp_ocr.models.qwen2vl import EMBEDDED
     from mindnlp_ocr.weights.folder import INDEX
@@ -51,7 +51,7 @@ def make(folder: Path, shapes_of: str) -> None:
 
     folder.mkdir()
     raw = json.loads((EMBEDDED / "config.json").read_text(encoding="utf-8"))
-    # The tokenizer, and so the special tokens, are those of the built-in model.
+    # The tokenizer is that of the built-in model, and so are the ids of the special tokens.
     published = {key: value for key, value in CONFIGS[shapes_of].items() if not key.endswith("token_id")}
     raw = {**raw, **published, "vision_config": {**raw["vision_config"], **published["vision_config"]}}
     for path in EMBEDDED.glob("*.json"):
@@ -95,7 +95,10 @@ def main() -> None:
         seconds, peak, held = (statistics.median(column) for column in zip(*runs, strict=True))
         rows.append({"model": Path(model).name, "seconds": seconds, "weights_mb": held, "beside_weights_mb": peak - held})
     results = Results.start()
-    about = "Beside the weights: peak memory above MindSpore's import. 58 MB of it is the KV slot, at 2B shapes."
+    about = (
+        "beside_weights_mb: peak memory in addition to MindSpore's import and the weights. It includes the KV slot, which "
+        "takes 58 MB at the shapes of 2B."
+    )
     results.add("load", "Loading a checkpoint", rows, about)
     if arguments.output:
         results.save(arguments.output)

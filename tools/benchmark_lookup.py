@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Estimate the gain of speculative decoding by prompt lookup: tokens per step if correct guesses cost nothing.
 
-A guess is what followed the newest n tokens where they last stood in the text (Saxena 2023, "Prompt Lookup Decoding"). The
-prompt of a page is its image: only the text that is read so far can be looked up. Nothing of this is in the engine.
+The guessed tokens are those that followed the previous occurrence of the newest n tokens (Saxena 2023, "Prompt Lookup
+Decoding"). The prompt of a page is its image, so only the text generated so far can be searched. The engine does not
+implement prompt lookup.
 
 uv run tools/benchmark_lookup.py
 """
@@ -15,8 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def steps_of(tokens: list[int], n: int, guesses: int) -> tuple[int, int]:
-    """Steps that a text takes, and tokens that are guessed in all."""
-    done, steps, guessed = 1, 0, 0  # the prompt gives the first token
+    """Return the number of steps for a text, and the total number of guessed tokens."""
+    done, steps, guessed = 1, 0, 0  # the prefill yields the first token
     while done < len(tokens):
         newest, guess = tokens[done - n : done] if done >= n else [], list[int]()
         for start in range(done - n - 1, -1, -1):
@@ -39,7 +40,7 @@ def main() -> None:
     for n in (1, 2, 3):
         for guesses in (2, 4, 8):
             steps, guessed = (sum(column) for column in zip(*(steps_of(text, n, guesses) for text in texts), strict=True))
-            print(f"n {n}, up to {guesses} guesses: {tokens / steps:.3f} tokens a step, {guessed / steps:.2f} guessed")
+            print(f"n {n}, up to {guesses} guesses: {tokens / steps:.3f} tokens per step, {guessed / steps:.2f} guessed")
 
 
 if __name__ == "__main__":

@@ -1,40 +1,41 @@
 #!/usr/bin/env python3
-"""Our page latency and text accuracy beside peers on the same pages: on the same checkpoint, in float32, transformers on
-PyTorch, OpenVINO GenAI and mindnlp; and two OCR engines of another kind, Tesseract and RapidOCR.
+"""Compare our page latency and text accuracy with peers on the same pages: transformers on PyTorch, OpenVINO GenAI and
+mindnlp, which run the same checkpoint in float32, and the OCR engines Tesseract and RapidOCR.
 
-    uv run tools/benchmark_peers.py                                # all peers that are there; the others are named
+    uv run tools/benchmark_peers.py                                # all available peers; missing ones are reported
     uv run tools/benchmark_peers.py --peers tesseract,rapidocr tests/pages --output peers.json --report report
 
-Processes, one an engine, take turns page by page, so that a machine whose speed drifts is fair to all; medians are
-compared. Each peer has an environment of its own (pip 25.1 or later):
+Each engine runs in its own process. The processes take turns page by page, so that drifts of the machine's speed affect all
+of them, and medians are compared. Each peer has its own environment (pip 25.1 or later):
 
     python -m venv .venv-reference && .venv-reference/bin/pip install --upgrade pip
     .venv-reference/bin/pip install --group reference
 
     apt-get install tesseract-ocr tesseract-ocr-chi-sim            # Tesseract, on PATH
 
-RapidOCR needs none: our own environment has it, because it finds the lines of pages.
+RapidOCR needs no environment: it is installed in ours, because it detects the lines of pages.
 
-OpenVINO reads an export of the checkpoint. Only the export needs torch and torchvision; both must come from one index:
+OpenVINO reads an export of the checkpoint. Only the export needs torch and torchvision; both must come from the same index:
 
     python -m venv .venv-openvino && .venv-openvino/bin/pip install --upgrade pip
     .venv-openvino/bin/pip install --group openvino
     .venv-openvino/bin/optimum-cli export openvino --model mindnlp_ocr/assets/qwen2vl-ocr-tiny \\
         --task image-text-to-text --weight-format fp32 build/openvino/fp32      # or int8, to build/openvino/int8
 
-An export is computed in float32 (f32) unless its folder is followed by ":bf16", or by ":auto" for what OpenVINO picks by
-itself: bfloat16 where the processor has it, fewer bits for cached keys and values, int8 products for int8 weights.
-OpenVINO resizes an image in a way of its own: where a side is no multiple of 28, its tokens may not be ours, and where it
-makes more or fewer of the image, times are not compared.
+An export is computed in float32 (f32) unless its folder is followed by ":bf16", or by ":auto" for OpenVINO's own choice:
+bfloat16 if the processor supports it, fewer bits for cached keys and values, and int8 products for int8 weights. OpenVINO
+resizes images in a different way: if a side is not a multiple of 28, its tokens may differ from ours. Times are not compared
+if the number of image tokens differs.
 
-mindnlp runs in our own environment, with its own attention or with ours, and only when asked: a page takes it 15 s.
+mindnlp runs in our own environment, with its own attention or with ours. It needs 15 s per page and runs only on request:
 
     uv run tools/benchmark_peers.py --mindnlp eager --mindnlp mindnlp_ocr_flash --peers none tests/pages/line_392x28.png
 
-Text is compared with page.txt beside page.png as tools/evaluate.py --loose does: OCR engines space Chinese as they like.
-The project's own pages are of the kind that the built-in model was trained on: bring pages of yours to compare accuracy.
-OCR engines make no tokens, so there are no first ones. Tesseract is started anew for every page, which is part of its time.
-Exit status: 0; 1 if an engine stopped or could not read a page (the others go on); 2 for wrong usage.
+The text of page.png is compared with page.txt as with tools/evaluate.py --loose, since OCR engines differ in the spaces that
+they put between Chinese characters. The built-in model was trained on pages like those of this project: use other pages to
+compare accuracy. OCR engines generate no tokens, so they have no time to the first token. Tesseract is started for every
+page, and its time includes the start. Exit status: 0; 1 if an engine stopped or could not read a page (the others continue);
+2 for wrong usage.
 """
 
 import argparse
@@ -59,10 +60,10 @@ Commands = dict[str, list[str]]
 
 
 def python(given: str | None, folder: str) -> str:
-    """The interpreter of a peer's environment."""
+    """Return the interpreter of a peer's environment."""
     path = Path(given or ROOT / folder / "bin" / "python")
     if not path.is_file():
-        raise Absent(f"{given or f'{folder}/bin/python'} is missing: the head of --help has the commands that make it")
+        raise Absent(f"{given or f'{folder}/bin/python'} is missing: --help starts with the commands that create it")
     return str(path)
 
 
@@ -80,10 +81,10 @@ def openvino(arguments: argparse.Namespace) -> Commands:
             raise SetupError(f"--openvino-model {text}: {precision!r} is not one of {', '.join(PRECISIONS)}")
         path = Path(folder) if arguments.openvino_model else ROOT / folder
         if not (path / "openvino_language_model.xml").is_file():
-            raise Absent(f"{folder} is no export: the head of --help has the command that makes it")
+            raise Absent(f"{folder} is not an export: --help starts with the command that creates it")
         name = f"openvino {path.name}:{precision}"
         if name in commands:
-            raise SetupError(f"--openvino-model {text}: two exports are named {name}: rename a folder")
+            raise SetupError(f"--openvino-model {text}: two exports have the name {name}: rename a folder")
         commands[name] = [interpreter, str(SERVE), "openvino", str(path), precision]
     return commands
 
@@ -97,13 +98,13 @@ def rapidocr(arguments: argparse.Namespace) -> Commands:
 
 
 def mindnlp(arguments: argparse.Namespace) -> Commands:
-    """Asked for by --mindnlp alone."""
+    """Return the commands for --mindnlp; mindnlp never runs by default."""
     if arguments.mindnlp and importlib.util.find_spec("mindnlp") is None:
-        raise SetupError("--mindnlp: it is not installed: run `pip install 'mindnlp-ocr[mindnlp]'`")
+        raise SetupError("--mindnlp: mindnlp is not installed: run `pip install 'mindnlp-ocr[mindnlp]'`")
     return {f"mindnlp {kind}": [sys.executable, str(SERVE), "mindnlp", kind] for kind in arguments.mindnlp}
 
 
-# And the options that ask for one of them.
+# Name -> function that returns the commands, and the options that request the peer.
 PEERS: dict[str, tuple[Callable[[argparse.Namespace], Commands], tuple[str, ...]]] = {
     "transformers": (transformers, ("peer_python",)),
     "openvino": (openvino, ("openvino_python", "openvino_model")),
@@ -113,10 +114,10 @@ PEERS: dict[str, tuple[Callable[[argparse.Namespace], Commands], tuple[str, ...]
 
 
 def commands(arguments: argparse.Namespace) -> Commands:
-    """How every engine is started: ours, and the peers that are asked for or, where none are named, those that are here."""
+    """Return the command that starts each engine: ours and the requested peers, by default all available ones."""
     names = list(PEERS) if arguments.peers is None else [name for name in arguments.peers.split(",") if name != "none"]
     if unknown := set(names) - set(PEERS):
-        raise SetupError(f"--peers names {', '.join(sorted(unknown))}: give {', '.join(PEERS)} or none")
+        raise SetupError(f"--peers contains {', '.join(sorted(unknown))}: use {', '.join(PEERS)} or none")
     found: Commands = {OURS: [sys.executable, str(SERVE), "ours", arguments.dtype]}
     for name in names:
         start, options = PEERS[name]
@@ -125,7 +126,7 @@ def commands(arguments: argparse.Namespace) -> Commands:
         except Absent as error:
             if arguments.peers is not None or any(getattr(arguments, option) for option in options):
                 raise SetupError(f"{name}: {error}") from error
-            print(f"{name} is left out: {error}", file=sys.stderr)
+            print(f"{name} is skipped: {error}", file=sys.stderr)
     return found | mindnlp(arguments)
 
 
@@ -140,22 +141,22 @@ def main() -> int:
         type=positive,
         default=6,
         metavar="N",
-        help="Tesseract's page segmentation: 3, its own default, reads columns of a form one after another (default: 6, one "
-        "block of lines, as the pages of this project are)",
+        help="Tesseract's page segmentation mode (default: 6, one block of lines, which suits the pages of this project); "
+        "Tesseract's own default, 3, reads the columns of a form one after another",
     )
     parser.add_argument(
         "--openvino-model",
         metavar="FOLDER[:PRECISION]",
         action="append",
-        help=f"an export that OpenVINO reads, and how it computes: {', '.join(PRECISIONS)}; may be repeated (default: "
-        "build/openvino/fp32:f32)",
+        help=f"an export for OpenVINO, and the precision of its computation: {', '.join(PRECISIONS)}; may be repeated "
+        "(default: build/openvino/fp32:f32)",
     )
     parser.add_argument(
         "--mindnlp",
         choices=("eager", "mindnlp_ocr_flash"),
         action="append",
         default=[],
-        help="mindnlp's own Qwen2-VL, with its attention or ours; may be repeated",
+        help="also run mindnlp's Qwen2-VL, with its own attention or ours; may be repeated",
     )
     parser.add_argument(
         "--dtype", choices=("auto", *WEIGHT_DTYPES), default="auto", help="dtype of our weights (default: auto)"
@@ -175,13 +176,13 @@ def main() -> int:
     runs = 1 if arguments.smoke else arguments.runs
     results, engines = Results.start(smoke=arguments.smoke), Peers(commands(arguments))
     about = (
-        f"Times are medians of {runs} runs in turns after one to warm up, ratios multiples of ours. An engine that makes no "
-        "tokens has no times of them, and there is no ratio where a prompt has more or fewer tokens than ours. Tesseract's "
-        "times include the start of its process."
+        f"Times are medians of {runs} runs in turns after a warm-up run, and ratios are multiples of our time. Engines that "
+        "generate no tokens have no times per token. There is no ratio if the number of prompt tokens differs from ours. "
+        "Tesseract's times include the start of its process."
     )
     try:
         measured = (row for page in pages for row in engines.compare(page, truths[page], runs))
-        results.add("pages", "Pages beside peers", measured, about)
+        results.add("pages", "Comparison with peers", measured, about)
         results.add("totals", "All pages", engines.totals(), f"{accuracy.ABOUT} {accuracy.LOOSE}")
     finally:
         engines.close()

@@ -5,14 +5,14 @@
     uv run tools/benchmark_requests.py lines --dtype int8    # one section, other weights
     uv run tools/benchmark_requests.py arrivals --openvino-python PYTHON --openvino-model FOLDER
 
-lines     crops of one line, 392 x 28 pixels, no two alike: lines a second with 1, 8, 32 and 64 slots, and how much of the
-          time of a line is vision, prefill and decode
-prompts   the same prompts several in one call of the prefill graph, and one by one
-arrivals  requests that arrive at random (Poisson), half of them a line and half a page: time to the first token, and between
-          tokens, for 1, 8 and 32 requests; beside it OpenVINO GenAI's continuous batching on the same arrivals
-sampling  a token of a page's decode under each setting, in turns with plain greedy
+lines     different images of one line, 392 x 28 pixels: lines per second with 1, 8, 32 and 64 slots, and the times per line
+          of vision, prefill and decode
+prompts   the same prompts in one call of the prefill graph, and one by one
+arrivals  requests that arrive at random (Poisson), half of them a line and half a page: time to the first token and between
+          tokens for 1, 8 and 32 requests, compared with OpenVINO GenAI's continuous batching on the same arrivals
+sampling  time per token of a page's decode with each setting, in turns with plain greedy decoding
 
-Tokens come several a call where nothing samples: between tokens means between the moments at which a text grows.
+Without sampling, a call decodes several tokens: the time between tokens is that between two moments at which a text grows.
 Exit status: 0; 2 for wrong usage.
 """
 
@@ -68,7 +68,7 @@ def ask(image: Any) -> list[dict[str, Any]]:
 
 
 def varied(path: Path, count: int) -> list[Any]:
-    """An image so many times, no two alike: the cache knows none of them."""
+    """Return ``count`` variants of an image that differ in one pixel, so that none of them is found in the cache."""
     pixels = np.asarray(Image.open(path).convert("RGB"))
     images = []
     for number in range(count):
@@ -129,14 +129,14 @@ def prompts(arguments: argparse.Namespace) -> Iterator[Row]:
 
 
 def schedule(requests: int, rate: float) -> list[tuple[float, Path]]:
-    """When requests arrive, in seconds, and what each reads."""
+    """Return the arrival time of each request in seconds, and the page that it reads."""
     random = np.random.default_rng(requests)
     times = np.cumsum(random.exponential(1 / rate, requests))
     return [(float(at), LINE if number % 2 else PAGE) for number, at in enumerate(times)]
 
 
 def arrived(model: Qwen2VLModel, requests: int, rate: float) -> tuple[list[float], list[float], float]:
-    """Milliseconds to the first token and between the growths of a text, and tokens a second."""
+    """Return the milliseconds to the first token, the milliseconds between the growths of a text, and tokens per second."""
     moments: dict[RequestHandle, list[float]] = {}
     began: dict[RequestHandle, float] = {}
     images = {path: varied(path, requests) for path in (LINE, PAGE)}
@@ -187,7 +187,7 @@ def timings(engine: str, requests: int, first: list[float], between: list[float]
 
 
 def openvino(arguments: argparse.Namespace, requests: int) -> dict[str, Any]:
-    """The same arrivals through OpenVINO GenAI, in a process of its own environment."""
+    """Send the same requests to OpenVINO GenAI, in a process that runs in its own environment."""
     times = [(at, str(path)) for at, path in schedule(requests, arguments.rate)]
     command = [arguments.openvino_python, str(ROOT / "tools" / "peers" / "openvino_arrivals.py"), arguments.openvino_model]
     done = subprocess.run(command, input=json.dumps(times), capture_output=True, text=True)
@@ -221,13 +221,13 @@ TITLES = {
     "lines": "Lines of 392 x 28 pixels",
     "prompts": "Prompts in one call, and one by one",
     "arrivals": "Requests that arrive at random",
-    "sampling": "What a setting costs",
+    "sampling": "The cost of each setting",
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)} (default: all)")
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"{', '.join(SECTIONS)} (default: all)")
     parser.add_argument("--dtype", default="auto", help="dtype of weights (default: auto)")
     parser.add_argument("--runs", type=positive, default=3, help="number of measured runs, after a warm-up run (default: 3)")
     parser.add_argument("--lines", type=positive, default=256, help="number of lines per run (default: 256)")
@@ -241,7 +241,7 @@ def main() -> None:
     parser.set_defaults(report=None)
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.sections if name not in SECTIONS]:
-        parser.error(f"{unknown[0]!r} is not a section: give some of {', '.join(SECTIONS)}")
+        parser.error(f"{unknown[0]!r} is not a section: use {', '.join(SECTIONS)}")
     ready(arguments)
     results = Results.start()
     work = {"lines": lines, "prompts": prompts, "arrivals": arrivals, "sampling": sampling}

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Measure the time per token of each rule, filter and check of sampling on the host, compared with the network's time.
 
-One rule at a time on logits of the shape that a network gives: a few tokens far above many. Medians, one thread.
+Each setting is measured separately, on logits like those of a network: a few tokens far above all others. The times are
+medians on one thread.
 
 uv run tools/benchmark_sampling.py
 """
@@ -21,7 +22,7 @@ from mindnlp_ocr.sampling import GrammarCompiler, Sampler, SamplingParams, StopS
 from mindnlp_ocr.sampling.rules import Logits
 
 ROOT = Path(__file__).resolve().parent.parent
-SIZES = (8_192, 151_936)  # the built-in checkpoint's, and Qwen2-VL-2B's
+SIZES = (8_192, 151_936)  # vocabularies of the built-in checkpoint and of Qwen2-VL-2B
 SETTINGS: dict[str, dict[str, Any]] = {
     "greedy, its log-probability": {},
     "repetition_penalty": {"repetition_penalty": 1.1},
@@ -40,7 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def network_logits(vocab: int, flat: bool) -> Logits:
-    """Of a token that the network is sure of, or of one that it knows nothing about."""
+    """Return logits of a token that the network is sure of, or nearly equal ones if ``flat``."""
     random = np.random.default_rng(1)
     logits = random.standard_normal(vocab).astype(np.float32)
     if not flat:
@@ -50,7 +51,7 @@ def network_logits(vocab: int, flat: bool) -> Logits:
 
 
 def microseconds(work: Callable[[], object], rounds: int) -> float:
-    """The median of a call."""
+    """Return the median time of a call in microseconds."""
     times = []
     for _ in range(rounds + 3):
         start = time.perf_counter()
@@ -60,7 +61,7 @@ def microseconds(work: Callable[[], object], rounds: int) -> float:
 
 
 def costs(vocab: int, tokens: int, rounds: int, flat: bool, tokenizer: Tokenizer) -> dict[str, float]:
-    """Microseconds a token by what is on, behind so many generated tokens."""
+    """Return the microseconds per token of each setting, after the given number of generated tokens."""
     logits = network_logits(vocab, flat)
     eos = (tokenizer.token_to_id("<|im_end|>"),)
     compiler = GrammarCompiler(tokenizer, vocab, eos)
@@ -87,7 +88,11 @@ def main() -> None:
     arguments = parser.parse_args()
     tokenizer = Tokenizer.from_file(str(ROOT / "mindnlp_ocr/assets/qwen2vl-ocr-tiny/tokenizer.json"))
     columns = [costs(vocab, arguments.tokens, arguments.rounds, arguments.flat, tokenizer) for vocab in SIZES]
-    print(f"| microseconds a token, {arguments.tokens} before | " + " | ".join(f"vocab {vocab:,}" for vocab in SIZES) + " |")
+    print(
+        f"| microseconds per token, after {arguments.tokens} tokens | "
+        + " | ".join(f"vocab {vocab:,}" for vocab in SIZES)
+        + " |"
+    )
     print("|---|" + "---|" * len(SIZES))
     for name in SETTINGS:
         print(f"| {name} | " + " | ".join(f"{column[name]:.0f}" for column in columns) + " |")
@@ -95,8 +100,8 @@ def main() -> None:
     dots = [13] * 200
     stops = StopStrings(["</page>", "\n\n\n", "END OF PAGE"])
     for name, work in (
-        ("repetition guard, once in 16 tokens, any text", lambda: find_loop(random)),
-        ("repetition guard, once in 16 tokens, in a leader", lambda: find_loop(random + dots)),
+        ("repetition guard, once every 16 tokens, any text", lambda: find_loop(random)),
+        ("repetition guard, once every 16 tokens, leader dots", lambda: find_loop(random + dots)),
         ("stop strings, 3 of them", lambda: stops.feed(" word")),
     ):
         print(f"| {name} | {microseconds(work, arguments.rounds):.0f} | |")

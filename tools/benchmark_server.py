@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Test the server under load, with clients that disconnect or send invalid requests, and compare it with the Python API.
 
-uv run tools/benchmark_server.py --clients 32 --seconds 600      # the soak, and what is left behind
-uv run tools/benchmark_server.py --seconds 20 --requests 100     # shorter; --requests is the work that is compared
-uv run tools/benchmark_server.py --peer http://127.0.0.1:8300    # the same work on another server of the same model
+uv run tools/benchmark_server.py --clients 32 --seconds 600      # load test, with a check for leaks
+uv run tools/benchmark_server.py --seconds 20 --requests 100     # shorter; --requests sets the size of the comparison
+uv run tools/benchmark_server.py --peer http://127.0.0.1:8300    # also compare with another server of the same model
 """
 
 import argparse
@@ -29,20 +29,20 @@ from mindnlp_ocr.errors import SetupError
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("invoice.png", "letter.png", "notice_zh.png")
-SIZES = ((420, 28, 24), (420, 28, 24), (420, 28, 24), (420, 84, 64), (420, 280, 128))  # width, height, tokens at most
+SIZES = ((420, 28, 24), (420, 28, 24), (420, 28, 24), (420, 84, 64), (420, 280, 128))  # width, height, maximum of tokens
 QUESTION = "Extract all text from this image."
 RUBBISH = (b"{", b'{"messages": 3}', b'{"messages": [{"role": "user", "content": "x"}], "tools": [1]}', b"\x00" * 100)
 
 
 class Work:
-    """Requests without end: pieces of the example pages, each of another place, so that few are in the cache."""
+    """An endless supply of requests: crops of the example pages at random places, so that few are in the cache."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
         self._pages = [Image.open(ROOT / "examples" / name).convert("RGB") for name in PAGES]
 
     def next(self) -> tuple[bytes, int]:
-        """A PNG file, and the longest answer."""
+        """Return a PNG file, and the maximum number of tokens of the answer."""
         page = self._random.choice(self._pages)
         width, height, tokens = self._random.choice(SIZES)
         left, top = self._random.randint(0, max(0, page.width - width)), self._random.randint(0, page.height - height)
@@ -58,7 +58,7 @@ def body(content: bytes, tokens: int, stream: bool) -> bytes:
 
 
 class Soak:
-    """Clients that ask one after another until the time is over."""
+    """Clients that send requests one after another until the time is over."""
 
     def __init__(self, url: str, seconds: float) -> None:
         self._url, self._end = url, time.monotonic() + seconds
@@ -111,7 +111,7 @@ class Soak:
 
 
 async def closed_loop(url: str, work: list[tuple[bytes, int]], clients: int) -> float:
-    """Seconds that all of the work takes with so many clients."""
+    """Return the seconds that all requests take with this number of clients."""
     left = iter(work)
 
     async def client() -> None:
@@ -127,7 +127,7 @@ async def closed_loop(url: str, work: list[tuple[bytes, int]], clients: int) -> 
 
 
 def in_python(model: Any, work: list[tuple[bytes, int]]) -> float:
-    """Seconds that the same work takes without HTTP."""
+    """Return the seconds that the same requests take without HTTP."""
     from mindnlp_ocr.models.requests import Request
 
     def ask(content: bytes) -> list[dict[str, Any]]:
@@ -148,7 +148,7 @@ def gauge(url: str, name: str) -> float:
     for line in httpx.get(url + "/metrics").text.splitlines():
         if line.startswith(name + "{"):
             return float(line.rpartition(" ")[2])
-    raise SetupError(f"{url}/metrics has no {name}: give a server of this version")
+    raise SetupError(f"{url}/metrics has no {name}: use a server of this version")
 
 
 def started(options: list[str]) -> tuple[subprocess.Popen[str], str]:
@@ -166,12 +166,12 @@ def started(options: list[str]) -> tuple[subprocess.Popen[str], str]:
     assert process.stderr is not None
     url = ""
     for line in process.stderr:
-        event = json.loads(line) if line.startswith("{") else {"event": line}  # MindSpore warns in its own way
+        event = json.loads(line) if line.startswith("{") else {"event": line}  # warnings of MindSpore are not JSON
         url = event.get("url", url)
         if event["event"] == "ready":
             break
     else:
-        raise SetupError("the server did not start: run tools/serve.py by itself to see why")
+        raise SetupError("the server did not start: run tools/serve.py manually to see why")
     import threading
 
     threading.Thread(target=lambda: [None for _ in process.stderr or ()], daemon=True).start()
@@ -179,7 +179,7 @@ def started(options: list[str]) -> tuple[subprocess.Popen[str], str]:
 
 
 async def soak(url: str, clients: int, seconds: float, server: psutil.Process) -> tuple[Soak, list[int]]:
-    """The run, and the resident bytes of the server at every tenth of it."""
+    """Run the load test. Returns it, and the resident bytes of the server after each tenth of its duration."""
     run, resident = Soak(url, seconds), list[int]()
 
     async def watch() -> None:
@@ -192,7 +192,7 @@ async def soak(url: str, clients: int, seconds: float, server: psutil.Process) -
 
 
 def overhead(url: str, model: Any) -> tuple[float, float]:
-    """Median seconds of a request of one line by HTTP and in Python; both find it in the cache."""
+    """Return the median seconds of a request for one line over HTTP and in Python; both find the line in the cache."""
     content, _ = Work(7).next()
     sent, times = body(content, 4, False), []
     with httpx.Client(base_url=url) as http:
@@ -220,7 +220,7 @@ def main() -> int:
     process, url = started([])
     try:
         server = psutil.Process(process.pid)
-        asyncio.run(soak(url, arguments.clients, min(10, arguments.seconds), server))  # until graphs and caches are full
+        asyncio.run(soak(url, arguments.clients, min(10, arguments.seconds), server))  # warm-up: fills graphs and caches
         before, held = server.memory_info().rss, _held(url)
         run, resident = asyncio.run(soak(url, arguments.clients, arguments.seconds, server))
         time.sleep(2)
@@ -230,14 +230,14 @@ def main() -> int:
         print(f"first token p50 {percentile(run.first, 0.5)}, p99 {percentile(run.first, 0.99)}")
         print(f"whole       p50 {percentile(run.whole, 0.5)}, p99 {percentile(run.whole, 0.99)}")
         print(f"RSS {before / 2**20:.0f} MB -> {after / 2**20:.0f} MB, slots leaked {leaked:.0f}")
-        print(f"RSS at every tenth, MB: {', '.join(f'{value / 2**20:.0f}' for value in resident)}")
+        print(f"RSS after each tenth of the time, MB: {', '.join(f'{value / 2**20:.0f}' for value in resident)}")
         print(f"caches and graphs {held} -> {holds}")
         from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
 
         model = Qwen2VLModel(cache_config=_as_the_server())
         model.warm_up(model.slots)
         by_http, by_python, by_peer = list[float](), list[float](), list[float]()
-        for turn in range(5):  # other work each time, so that nothing is cached
+        for turn in range(5):  # different requests in each turn, so that nothing is cached
             maker = Work(1000 + turn)
             work = [maker.next() for _ in range(arguments.requests)]
             by_http.append(asyncio.run(closed_loop(url, work, arguments.clients)))
@@ -246,11 +246,11 @@ def main() -> int:
                 by_peer.append(asyncio.run(closed_loop(arguments.peer, work, arguments.clients)))
         ratios = [python / http for python, http in zip(by_python, by_http, strict=True)]
         rates = [arguments.requests / statistics.median(seconds) for seconds in (by_http, by_python)]
-        print(f"{arguments.requests} requests: HTTP {rates[0]:.1f} a second, Python {rates[1]:.1f}; ratios {ratios}")
+        print(f"{arguments.requests} requests: HTTP {rates[0]:.1f} per second, Python {rates[1]:.1f}; ratios {ratios}")
         if by_peer:
             ratios = [peer / http for peer, http in zip(by_peer, by_http, strict=True)]
             rate = arguments.requests / statistics.median(by_peer)
-            print(f"{arguments.requests} requests: {arguments.peer} {rate:.1f} a second; we are faster by {ratios}")
+            print(f"{arguments.requests} requests: {arguments.peer} {rate:.1f} per second; we are faster by {ratios}")
         one, ours = overhead(url, model)
         print(f"one line, cached, 4 tokens: HTTP {one * 1e3:.2f} ms, Python {ours * 1e3:.2f} ms")
     finally:

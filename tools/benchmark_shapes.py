@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Run a published checkpoint's shapes with random weights: vision, prefill and decode against the machine's limits, memory.
+"""Compare vision, prefill and decode at a published checkpoint's shapes with the machine's limits, and measure memory.
 
-Every run is followed by one of the machine's own limit (multiply-adds, or reading memory); medians are compared.
+The weights are random. Every run is followed by a measurement of the machine's limit (multiply-adds, or reads of memory),
+and medians are compared.
 
-uv run tools/benchmark_shapes.py                  # float32: needs 10 GB of memory and some three minutes
+uv run tools/benchmark_shapes.py                  # float32: needs 10 GB of memory and about three minutes
 uv run tools/benchmark_shapes.py --dtype int8     # or bf16, fp16
 uv run tools/benchmark_shapes.py --shapes mineru2.5-1.2b --dtype bf16
 uv run tools/benchmark_shapes.py --shapes qwen2.5-3b --dtype int8 --side 64 --max-length 2048
@@ -35,7 +36,7 @@ CPU = Device("CPU")
 
 
 def in_turns(run: Callable[[], Any], limit: Callable[[], float], runs: int) -> tuple[float, float]:
-    """Medians: seconds of a run, and the limit."""
+    """Return the medians of the seconds of a run and of the limit, measured alternately."""
     seconds, limits = [], []
     for _ in range(runs):
         start = time.perf_counter()
@@ -46,7 +47,7 @@ def in_turns(run: Callable[[], Any], limit: Callable[[], float], runs: int) -> t
 
 
 def speeds(graphs: Graphs, config: ModelConfig, side: int, tokens: int, runs: int) -> Iterator[Row]:
-    """Of the vision tower, a prompt that holds its image, and a token."""
+    """Yield the speed of the vision tower, of the prefill of a prompt with its image, and of the decode of a token."""
     machine = Machine()
     grid = (1, side, side)
     pixels = np.random.default_rng(1).standard_normal((math.prod(grid), config.vision.patch_dim), dtype=np.float32)
@@ -106,15 +107,17 @@ def main() -> None:
     results = Results.start()
     rows = speeds(graphs, config, arguments.side, arguments.tokens, arguments.runs)
     about = (
-        f"Random weights in {arguments.dtype}, {choice.implementation} attention. Products beside the multiply-add rate "
-        "of this machine, decoding beside its rate of reading memory; both are measured in turns with the work."
+        f"Random weights in {arguments.dtype}, {choice.implementation} attention. Vision and prefill are compared with the "
+        "multiply-add rate of this machine, and decoding with its memory read rate, measured in turns with the work."
     )
     results.add("speed", f"The shapes of {called}, {arguments.dtype}", rows, about)
     weights = sum(parameter.nbytes for parameter in graphs.parameters()) / 2**20
     held = sum(parameter.nbytes for parameter in (*kv.keys, *kv.values)) / 2**20
     peak = peak_memory_mb() - READ_MB
     row: Row = {"weights_mb": weights, "kv_mb": held, "peak_mb": peak, "beside_mb": peak - weights - held}
-    results.add("memory", f"Memory at the shapes of {called}, {arguments.dtype}", [row], "Of the whole process.")
+    results.add(
+        "memory", f"Memory at the shapes of {called}, {arguments.dtype}", [row], "Peak memory is that of the whole process."
+    )
     if arguments.output:
         results.save(arguments.output)
 

@@ -22,7 +22,7 @@ BUILT = next((Path(__file__).resolve().parent.parent / "mindnlp_ocr" / "ops").gl
 
 
 def caller(library: ctypes.CDLL, name: str, arrays: list[NDArray[Any]]) -> Callable[[], None]:
-    """A call of an operator over its inputs and outputs, with all that Python makes of them made ahead."""
+    """Return a call of an operator with its inputs and outputs, whose ctypes arguments are created in advance."""
     n = len(arrays)
     shapes = [(ctypes.c_int64 * x.ndim)(*x.shape) for x in arrays]
     arguments = (
@@ -36,7 +36,7 @@ def caller(library: ctypes.CDLL, name: str, arrays: list[NDArray[Any]]) -> Calla
     )
     function = getattr(library, name)
 
-    def run(_: Any = (arrays, shapes)) -> None:  # which must live as long as it does
+    def run(_: Any = (arrays, shapes)) -> None:  # the default keeps the arrays alive
         if code := function(*arguments):
             raise SystemExit(f"{name} returned {code}")
 
@@ -56,7 +56,7 @@ def calls(library: ctypes.CDLL) -> dict[str, Callable[[], None]]:
 
 
 def microseconds(run: Callable[[], None], count: int) -> float:
-    """Of a call, in a row of ``count``."""
+    """Return the microseconds per call in a series of ``count`` calls."""
     start = time.perf_counter()
     for _ in range(count):
         run()
@@ -74,14 +74,14 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=300, help="number of calls per series (default: 300)")
     arguments = parser.parse_args()
     if None in arguments.libraries:
-        raise SystemExit("error: the CPU operators are not built: name a library")
+        raise SystemExit("error: the CPU operators are not built: pass the path of a library")
     libraries = {str(path): ctypes.CDLL(str(path)) for path in arguments.libraries}
-    print(f"{usable_cores()} cores; microseconds a call, median of {arguments.runs} rows of {arguments.calls} calls")
+    print(f"{usable_cores()} cores; microseconds per call, median of {arguments.runs} series of {arguments.calls} calls")
     for lowered in (False, True):
         for threads in (1, 2, 8):
             taken: dict[tuple[str, str], list[float]] = {}
             for _ in range(arguments.runs):
-                for path, library in libraries.items():  # in turns: the machine is not the same from one minute to the next
+                for path, library in libraries.items():  # in turns, since the machine's speed drifts
                     for name, run in calls(library).items():
                         if lowered:
                             library.UseThreads(8)

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Compare a published vision tower, with random weights, with transformers on PyTorch and the machine's limit.
+"""Compare the speed of a published vision tower, with random weights, with transformers on PyTorch and the machine's limit.
 
 uv run tools/benchmark_vision.py --peer-python .venv-reference/bin/python
 uv run tools/benchmark_vision.py --shapes 2b                       # the same images in a tower without windows
 
-transformers runs in float32. Engines take turns, and each run of ours is followed by one of multiply-adds alone; medians are
-compared. --blocks runs the first so many blocks: 8 of Qwen2.5-VL are 7 with windows and one without, as all 32 have it four
-times. Images are square.
+transformers runs in float32. The engines take turns, each of our runs is followed by a measurement of the multiply-add rate,
+and medians are compared. --blocks sets the number of blocks, counted from the first. In Qwen2.5-VL, every 8 blocks are 7
+with windows and one without, so 8 of the 32 blocks are representative. Images are square.
 """
 
 import argparse
@@ -34,13 +34,13 @@ from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES
 
 PEER = Path(__file__).resolve().parent / "peers" / "vision_tower.py"
 CPU = Device("CPU")
-# Of the language model as little as there can be: the graphs want one.
+# The smallest possible language model, which the graphs require.
 SMALL = {"num_hidden_layers": 1, "intermediate_size": 64, "vocab_size": 4}
 SMALL |= {"image_token_id": 0, "video_token_id": 1, "vision_start_token_id": 2, "eos_token_id": 3}
 
 
 class Peer:
-    """transformers' tower in a process of its own."""
+    """transformers' vision tower, in a separate process."""
 
     def __init__(self, python: str, shapes: dict[str, Any]) -> None:
         self._process = subprocess.Popen([python, str(PEER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -61,7 +61,7 @@ class Peer:
 
 
 def tower(config: ModelConfig, dtype: Any) -> Graphs:
-    """The whole tower, compiled when it first runs."""
+    """Return the graphs of the tower, which are compiled at the first run."""
     backends = backends_for(CPU, "flash", config)
     kv = KVSlots(config, 1, 64, backends.text)
     return Graphs(config, RandomWeights(config), 64, operators_for(CPU, dtype), backends, kv)
@@ -78,7 +78,7 @@ def main() -> int:
     parser.add_argument("--blocks", type=positive, default=8, help="number of blocks of the tower (default: 8)")
     parser.add_argument("--sides", default="64,90,128", metavar="A,B", help="patches along each side (default: 64,90,128)")
     parser.add_argument("--runs", type=positive, default=3, help="number of runs per engine and image (default: 3)")
-    parser.add_argument("--dtype", choices=WEIGHT_DTYPES, default="fp32", help="of our weights (default: fp32)")
+    parser.add_argument("--dtype", choices=WEIGHT_DTYPES, default="fp32", help="dtype of our weights (default: fp32)")
     parser.add_argument("--peer-python", metavar="FILE", help="Python interpreter of an environment with transformers")
     parser.add_argument("--output", metavar="FILE", help="write the figures to FILE as JSON")
     arguments = parser.parse_args()
@@ -109,7 +109,7 @@ def main() -> int:
     if peer is not None:
         peer.close()
     results = Results.start()
-    about = f"{arguments.blocks} blocks and the merger, medians of {arguments.runs} runs in turns."
+    about = f"{arguments.blocks} blocks and the merger; medians of {arguments.runs} runs in turns."
     results.add("vision", f"The vision tower of {published.NAMES[arguments.shapes]}, {arguments.dtype}", rows, about)
     if arguments.output:
         results.save(arguments.output)

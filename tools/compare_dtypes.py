@@ -2,9 +2,9 @@
 """Measure the effect of a weight dtype on the text of pages: character error rates, and tokens that differ from float32.
 
 uv run tools/compare_dtypes.py                       # int8 on all pages of the tests and examples
-uv run tools/compare_dtypes.py --dtype bf16 scans/   # pages with their text: DATASET as tools/evaluate.py takes it
+uv run tools/compare_dtypes.py --dtype bf16 scans/   # pages with their text: a DATASET as for tools/evaluate.py
 
-Exit status 1 if the error rate over all pages rises by more than --points, or a page could not be read.
+The exit status is 1 if the error rate over all pages rises by more than --points, or if a page could not be read.
 """
 
 import argparse
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def differences(ours: Sequence[int], theirs: Sequence[int]) -> list[str]:
-    """Where two sequences of tokens differ, as "position: ours -> theirs"."""
+    """Return the differences of two sequences of tokens, each as "position: theirs -> ours"."""
     edits = Levenshtein.opcodes(theirs, ours)
     return [
         f"{edit.src_start}: {list(theirs[edit.src_start : edit.src_end])} -> {list(ours[edit.dest_start : edit.dest_end])}"

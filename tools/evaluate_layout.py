@@ -4,13 +4,13 @@
     uv run tools/evaluate_layout.py tests/data/dev
     uv run tools/evaluate_layout.py scans/ --model MODEL --preset mineru --output layout.json
 
-A DATASET is one of tools/evaluate.py. Every page is read by lines (--layout lines), by blocks (--layout model), and by
-blocks without the lines that lie outside of them ("model alone"), in turns; small pictures are read so too.
+A DATASET is the same as for tools/evaluate.py. Every page, even a small one, is read by lines (--layout lines), by blocks
+(--layout model), and by blocks without the detected lines outside of them ("model alone"), in turns.
 
-Lines found: the share of the detector's lines of which half or more lies in a block of the model in which it read text.
-Boxes on text: the share of the area of these blocks that lies in the blocks that the lines make. Matched blocks: a block of
-the model and one of the lines match where they have half or more of their union in common, each once; recall is the share of
-the blocks of the lines, precision the share of the model's.
+Lines found: the share of the detector's lines of which at least half lies in a block in which the model read text.
+Boxes on text: the share of the area of these blocks that lies in the blocks composed of the detected lines. Matched blocks:
+a block of the model and a block of lines match if their intersection is at least half of their union; each block matches
+once. Block recall is the share of the blocks of lines that match, and precision that of the model's blocks.
 
 Words: precision, recall and F1 of the words, as tools/evaluate.py counts them with --loose --ignore-case.
 """
@@ -38,7 +38,7 @@ MATCHED = 0.5
 
 
 def shared(one: Box, other: Box) -> float:
-    """The area that two boxes have in common."""
+    """Return the area of the intersection of two boxes."""
     width = min(one.right, other.right) - max(one.left, other.left)
     height = min(one.bottom, other.bottom) - max(one.top, other.top)
     return max(0.0, width) * max(0.0, height)
@@ -49,7 +49,7 @@ def area(box: Box) -> float:
 
 
 def matches(found: Sequence[Block], known: Sequence[Block]) -> int:
-    """Pairs of blocks that have half of their union in common; no block is in two."""
+    """Return the number of pairs of blocks whose intersection is at least half of their union; no block is in two pairs."""
     free, count = list(known), 0
     for block in found:
         for other in free:
@@ -62,7 +62,7 @@ def matches(found: Sequence[Block], known: Sequence[Block]) -> int:
 
 
 def agreement(found: Page, known: Page) -> dict[str, float]:
-    """Sums over one page, of which the shares are made."""
+    """Return the counts and areas of one page; their sums over all pages make the shares."""
     boxes = [block for block in found.blocks if block.label is not None and block.kind != "figure"]
     lines = [line.box for line in known.lines]
     inside = sum(sum(shared(line, block.box) for block in boxes) >= MATCHED * area(line) for line in lines)
@@ -79,7 +79,7 @@ def agreement(found: Page, known: Page) -> dict[str, float]:
 
 
 def opened(page: accuracy.Page) -> Image.Image:
-    """The picture of a page."""
+    """Open the image of a page."""
     source = Source(page.image)
     try:
         return source.page(0).image
@@ -90,7 +90,7 @@ def opened(page: accuracy.Page) -> Image.Image:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("datasets", nargs="+", metavar="DATASET", help="pages with their text")
-    parser.add_argument("--limit", type=int, metavar="N", help="the first N pages of each (default: all)")
+    parser.add_argument("--limit", type=int, metavar="N", help="read only the first N pages of each data set (default: all)")
     parser.add_argument("--preset", metavar="NAME", help="see mindnlp-ocr --help")
     parser.add_argument("--output", metavar="FILE", help="write the figures to FILE as JSON")
     options.add_options(parser)
@@ -109,7 +109,7 @@ def main() -> int:
         scores: dict[str, accuracy.WordScore] = {}
         seconds: dict[str, list[float]] = {way: [] for way in WAYS}
         fallen_back = 0
-        for reader in readers.values() if len(pages) > 1 else ():  # compile before seconds are counted
+        for reader in readers.values() if len(pages) > 1 else ():  # compiles the graphs before the measurement
             reader.read_image(opened(pages[0]))
         for page in tqdm(pages, unit="page", file=sys.stderr, disable=None):
             image = opened(page)
@@ -132,14 +132,14 @@ def main() -> int:
             ("block_precision_percent", "matched", "found"),
         ):
             share[key] = 100 * sums[part] / sums[whole] if sums[whole] else None
-        results.add("layout", f"Blocks of the model beside those of the detector, {name}", [share], "")
+        results.add("layout", f"Blocks of the model compared with those of the detector, {name}", [share], "")
         rows: list[Row] = []
         for way in WAYS:
             score = scores[way]
             words: Row = {"f1_percent": score.f1_percent, "recall_percent": score.recall_percent}
             words |= {"precision_percent": score.precision_percent, "seconds_a_page": statistics.median(seconds[way])}
             rows.append({"layout": way, **words})
-        results.add("text", f"Words and seconds, {name}", rows, "")
+        results.add("text", f"Words and times, {name}", rows, "")
     if arguments.output:
         results.save(arguments.output)
     return 0

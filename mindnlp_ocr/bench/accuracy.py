@@ -19,31 +19,31 @@ from mindnlp_ocr.bench.truth import TrueLine, Truth, truth_of, truths_of_folder,
 from mindnlp_ocr.documents.source import SUFFIXES
 from mindnlp_ocr.errors import SetupError
 
-# Chinese characters and kana with the punctuation beside them; U+3000, a blank, is none.
+# Chinese characters and kana with their punctuation, but without the space U+3000.
 CJK = "\u3001-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
 WORD = re.compile(f"[{CJK}]|[^\\s{CJK}]+")
-CHINESE = 0.2  # a page is Chinese from this share of CJK characters on: one says as much as several Latin letters
+CHINESE = 0.2  # minimum share of CJK characters of a Chinese page: one says as much as several Latin letters
 ABOUT = (
-    "CER: insertions, deletions and substitutions of characters (Levenshtein) by the characters of the truth. WER: the same "
-    "of words, which white space parts; a CJK character is a word. Exact lines: lines of the truth that stand whole in the "
-    "reading, in the same order, empty ones not counted. Errors are summed over pages before they are divided; a page that "
-    "could not be read is all wrong."
+    "CER: insertions, deletions and substitutions of characters (Levenshtein distance), divided by the characters of the "
+    "ground truth. WER: the same for words, which are separated by white space; each CJK character is a word. Exact lines: "
+    "lines of the ground truth that were read without an error, in the same order; empty lines do not count. Errors are "
+    "summed over pages before the division. A page that could not be read counts as all wrong."
 )
 WORDS = (
-    "Word recall, precision and F1 compare the words of both texts without their order, each as often as it occurs. Reading "
-    "order looks only at words that occur once in the truth and once in the reading: it is the share of pairs of them that "
-    "stand in the same order in both, from 0 (reversed) to 1, and is the mean over pages by the number of such words."
+    "Word recall, precision and F1 compare the words of both texts without their order; a word counts as often as it occurs."
+    " Reading order considers only words that occur exactly once in both texts: it is the share of pairs of such words that "
+    "have the same order in both, from 0 (reversed) to 1, and the mean over pages is weighted by the number of such words."
 )
-BY_LINE = "Lines were cut at the boxes of the truth, so that errors are counted line by line and no order is compared."
-STRICT = "Line ends and trailing blanks are normalised, nothing else."
-LOOSE = "Loose: both texts in NFKC; for characters and lines without any white space."
-IGNORE_CASE = "Upper and lower case are the same."
+BY_LINE = "Lines were read at the boxes of the ground truth: errors are counted line by line, and no order is compared."
+STRICT = "Only line ends and trailing white space are normalised."
+LOOSE = "Loose: both texts are in NFKC, and characters and lines are compared without white space."
+IGNORE_CASE = "Upper and lower case are not distinguished."
 OWN = ("tests/pages", "examples")  # the project's own test set, drawn by tests/reference/make_pages.py
 
 
 @dataclass(frozen=True)
 class Page:
-    """An image and the text that it shows, and its lines where they are known."""
+    """An image with its ground truth: the text and, if known, the lines."""
 
     image: str
     truth: str
@@ -55,7 +55,7 @@ class Page:
 
     @property
     def language(self) -> str:
-        """zh or en, by the share of CJK characters; blank where there is no text."""
+        """Return zh or en, by the share of CJK characters, or blank if there is no text."""
         letters = "".join(self.truth.split())
         chinese = len(re.findall(f"[{CJK}]", letters))
         return ("zh" if chinese >= CHINESE * len(letters) else "en") if letters else "blank"
@@ -63,7 +63,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Score:
-    """What the truth holds, and what of it was read wrongly; scores of pages add up."""
+    """Counts of the ground truth and of the errors. The scores of pages can be added."""
 
     characters: int = 0
     character_errors: int = 0
@@ -77,7 +77,7 @@ class Score:
 
     @property
     def cer_percent(self) -> float:
-        """Above 100 where more was read than is there; where nothing is there, as if it were one character."""
+        """Return the error rate. It may exceed 100. An empty ground truth counts as one character."""
         return 100 * self.character_errors / max(1, self.characters)
 
     @property
@@ -89,7 +89,7 @@ class Score:
         return 100 * self.exact_lines / self.lines if self.lines else 100.0
 
     def row(self) -> Row:
-        """As benchmarks write it."""
+        """Return the columns of a benchmark's results."""
         return {
             "characters": self.characters,
             "character_errors": self.character_errors,
@@ -105,14 +105,14 @@ class Score:
 
 @dataclass(frozen=True)
 class WordScore:
-    """The words of pages without their order, and the order by itself; scores of pages add up.
+    """Scores of the words of pages without their order, and of the order alone. The scores of pages can be added.
 
     Attributes:
-        words: of the truth.
-        read: of the reading.
-        found: of the truth that are in the reading, each as often as it is in both.
-        placed: words whose order was compared.
-        ordered: the sum over pages of ``placed`` times the share of pairs that stand in the right order.
+        words: number of words of the ground truth.
+        read: number of words of the reading.
+        found: number of words of the ground truth that are in the reading, each as often as it is in both.
+        placed: number of words whose order was compared.
+        ordered: the sum over pages of ``placed`` times the share of pairs in the right order.
     """
 
     words: int = 0
@@ -138,11 +138,11 @@ class WordScore:
 
     @property
     def order(self) -> float | None:
-        """None where no page has two words to compare."""
+        """Return the reading order; None if no page has two words to compare."""
         return self.ordered / self.placed if self.placed else None
 
     def row(self) -> Row:
-        """As benchmarks write it."""
+        """Return the columns of a benchmark's results."""
         return {
             "read_words": self.read,
             "found_words": self.found,
@@ -155,7 +155,7 @@ class WordScore:
 
 
 def score(truth: str, reading: str | None, loose: bool = False, ignore_case: bool = False) -> Score:
-    """Of one page; ``reading`` is None where it could not be read, which is all of it wrong."""
+    """Return the score of one page; ``reading`` is None if it could not be read, and then all of it counts as wrong."""
     right, read = normal(truth, loose, ignore_case), normal(reading or "", loose, ignore_case)
     characters, words, lines = compared(right, loose), WORD.findall(right), _lines(right, loose)
     if reading is None:
@@ -171,7 +171,7 @@ def score(truth: str, reading: str | None, loose: bool = False, ignore_case: boo
 
 
 def word_score(truth: str, reading: str | None, loose: bool = False, ignore_case: bool = False) -> WordScore:
-    """Of one page; ``reading`` is None where it could not be read."""
+    """Return the word score of one page; ``reading`` is None if it could not be read."""
     right, read = (WORD.findall(normal(text or "", loose, ignore_case)) for text in (truth, reading))
     there, found = Counter(right), Counter(read)
     places = {word: place for place, word in enumerate(read)}
@@ -181,7 +181,7 @@ def word_score(truth: str, reading: str | None, loose: bool = False, ignore_case
 
 
 def order_of(places: Sequence[int]) -> float | None:
-    """The share of pairs that stand in ascending order, from 0 to 1; None where there are fewer than two places."""
+    """Return the share of pairs in ascending order, from 0 to 1; None if there are fewer than two places."""
     seen: list[int] = []
     inversions = 0
     for place in places:
@@ -192,14 +192,14 @@ def order_of(places: Sequence[int]) -> float | None:
 
 
 def normal(text: str, loose: bool = False, ignore_case: bool = False) -> str:
-    r"""Lines that end with \n, without blanks at their ends and without empty lines after the last; loose: in NFKC."""
+    r"""Return a text with \n at line ends, without trailing white space and trailing empty lines; if loose, in NFKC."""
     lines = re.split(r"\r\n?|\n", unicodedata.normalize("NFKC", text) if loose else text)
     kept = "\n".join(line.rstrip() for line in lines).rstrip("\n")
     return kept.casefold() if ignore_case else kept
 
 
 def compared(text: str, loose: bool) -> str:
-    """The characters that are compared of a text in normal form."""
+    """Return the characters of a normalised text that are compared."""
     return "".join(text.split()) if loose else text
 
 
@@ -208,7 +208,7 @@ def _lines(text: str, loose: bool) -> list[str]:
 
 
 def difference(truth: str, reading: str) -> list[tuple[str, str]]:
-    """Pieces in their order: ("same", text), ("missing", of the truth) and ("extra", of the reading)."""
+    """Return pieces in order: ("same", text), ("missing", text of the ground truth) and ("extra", text of the reading)."""
     pieces = []
     for edit in Levenshtein.opcodes(truth, reading):
         missing, extra = truth[edit.src_start : edit.src_end], reading[edit.dest_start : edit.dest_end]
@@ -222,7 +222,7 @@ class _Line(BaseModel):
 
 
 def dataset(name: str) -> tuple[list[Page], list[str]]:
-    """The pages of a folder, a .jsonl, a .json or one image, and the images without a text beside them.
+    """Return the pages of a folder, a .jsonl, a .json or one image, and the images without a ground truth.
 
     Raises:
         SetupError: it is none of these, cannot be read, or has no page with a text.
@@ -271,23 +271,24 @@ def _listed(path: Path) -> list[Page]:
 
 
 def own_datasets() -> list[str]:
-    """The project's own test set, as paths from where the user is, so that results name no folder of this machine.
+    """Return the project's own test set, as paths relative to the working directory, so that results do not contain absolute
+    paths of this machine.
 
     Raises:
-        SetupError: the repository, which contains it, is not here.
+        SetupError: the package was installed without its repository, which contains the test set.
     """
     root = checkout("no DATASET is named")
     return [os.path.relpath(root / name) for name in OWN]
 
 
 def datasets(names: Iterable[str]) -> tuple[list[Page], list[str]]:
-    """All of them, one after another."""
+    """Return the pages of all data sets, and their images without a ground truth, as :func:`dataset` does."""
     found = [dataset(name) for name in names]
     return [page for pages, _ in found for page in pages], [image for _, without in found for image in without]
 
 
 def totals(pages: Sequence[Page], scores: Sequence[Score], words: Sequence[WordScore] = ()) -> list[Row]:
-    """A row for all pages, and one a language; with the words by themselves, where their scores are given."""
+    """Return a row for all pages and one per language; with the columns of word scores, if these are passed."""
     languages = [page.language for page in pages]
     rows: list[Row] = []
     for name in ["all", *dict.fromkeys(languages)]:

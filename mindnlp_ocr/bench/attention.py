@@ -17,13 +17,13 @@ Work = Literal["vision", "prefill", "extend", "decode"]
 
 @dataclass(frozen=True)
 class Case:
-    """A shape of work: packed images, a prompt in an empty slot, the rest of one whose beginning the slot holds, or a token
-    in each of many slots.
+    """A shape of work: packed images (vision), a prompt in an empty slot (prefill), the rest of a prompt whose beginning is
+    in the slot (extend), or one token in each of several slots (decode).
 
     Attributes:
-        tokens: the bucket of patches or new tokens; of a decode the length of a slot.
-        live: cu_seqlens of the images; [live] of a prompt; [held, new] of the rest of one; rows that each slot holds before
-            its new token.
+        tokens: the bucket of patches or new tokens; for decode, the length of a slot.
+        live: for vision, cu_seqlens of the images; for prefill, [live]; for extend, [held, new]; for decode, the number of
+            rows in each slot before its new token.
     """
 
     work: Work
@@ -39,25 +39,25 @@ class Case:
         if self.work == "decode":
             return f"{len(self.live)} slots of {shape}, {max(self.live)} live"
         if self.work == "extend":
-            return f"{shape}, {self.live[1]} behind {self.live[0]}"
+            return f"{shape}, {self.live[1]} after {self.live[0]}"
         return f"{shape}, {self.live[-1]} live" + (f", {len(self.live) - 1} images" if len(self.live) > 2 else "")
 
     @property
     def segments(self) -> list[tuple[int, int, int]]:
-        """Of all work but vision: the slot, the rows that it holds, and the tokens that are new."""
+        """Return (slot, rows in it, new tokens) for each segment; not for vision."""
         if self.work == "decode":
             return [(slot, live, 1) for slot, live in enumerate(self.live)]
         return [(0, 0, self.live[0]) if self.work == "prefill" else (1, self.live[0], self.live[1])]
 
     @property
     def kv_shape(self) -> tuple[int, int, int, int]:
-        """Of the slots; the rest of a prompt goes to the second of two."""
+        """Return the shape of the slots. The rest of a prompt (extend) is written to the second of two slots."""
         length = self.tokens + (self.live[0] if self.work == "extend" else 0)
         return self.segments[-1][0] + 1, self.kv_heads, length, self.head_dim
 
     @property
     def flops(self) -> float:
-        """Multiplications and additions of the two products, over what is seen."""
+        """Return the multiplications and additions of the two products, over the visible pairs."""
         if self.work == "vision":
             pairs = sum((b - a) ** 2 for a, b in zip(self.live, self.live[1:], strict=False))
         else:
@@ -66,12 +66,12 @@ class Case:
 
     @property
     def kv_bytes(self) -> float:
-        """float32 bytes of keys and values that a decode step reads."""
+        """Return the bytes of the float32 keys and values that a decode step reads."""
         return 8.0 * sum(live + 1 for live in self.live) * self.kv_heads * self.head_dim
 
     def inputs(self, seed: int = 0) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
-        """float32 q, k and v [patches, heads, head_dim] of images; of all other work [segments, tokens, heads, head_dim],
-        and the slots' keys and values ``kv_shape``."""
+        """Return float32 q, k and v: [patches, heads, head_dim] for vision, and [segments, tokens, heads, head_dim] for all
+        other work, which also has the slots' keys and values of shape ``kv_shape``."""
         random = np.random.default_rng(seed)
         lead = (self.tokens,) if self.work == "vision" else (len(self.segments), 1 if self.work == "decode" else self.tokens)
         shapes: list[tuple[int, ...]] = [
@@ -82,7 +82,7 @@ class Case:
         return [random.standard_normal(shape, np.float32) for shape in shapes]
 
     def expected(self, inputs: list[Array]) -> Array:
-        """The live rows in float64."""
+        """Return the expected live rows in float64."""
         q, k, v, *held = inputs
         if self.work == "vision":
             return attend_images(q, k, v, self.live)
@@ -90,14 +90,14 @@ class Case:
         return self.live_rows(attend_slots(q, k, v, held[0][slots], held[1][slots], live, count)[0])
 
     def live_rows(self, answer: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """[rows, heads, head_dim] of an answer, without its padding."""
+        """Return the rows of an answer without padding, [rows, heads, head_dim]."""
         if self.work == "vision":
             return answer[: self.live[-1]]
         return np.concatenate([answer[i, :new] for i, (_, _, new) in enumerate(self.segments)])
 
 
 class Layers(nn.Cell):
-    """The same attention ``layers`` times, each answer the next one's query; each over keys and values of its own."""
+    """Runs the same attention ``layers`` times, each with its own keys and values. Each answer is the next query."""
 
     def __init__(self, case: Case, attention: EagerBackend, inputs: list[Tensor], layers: int, whole: bool) -> None:
         super().__init__(auto_prefix=False)
@@ -143,9 +143,9 @@ def compiled(
     layers: int = 1,
     whole: bool = True,
 ) -> Any:
-    """A function without arguments that runs a case in one graph and waits for its answer, float32.
+    """Return a function without arguments that runs a case in one graph and returns the answer in float32.
 
-    ``whole`` False: for its last row alone, so that bringing the answer to the host is not what is timed.
+    If ``whole`` is False, only the last row is returned, so that times do not include the copy of the answer to the host.
     """
     attention = backend_for(device, implementation, case.heads, case.kv_heads, case.head_dim)
     tensors = [Tensor(x).astype(dtype) for x in inputs]

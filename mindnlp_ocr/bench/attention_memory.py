@@ -12,16 +12,16 @@ from mindnlp_ocr.bench.results import Row
 PATCHES = (2048, 4096, 8192, 16384)
 HEADS, HEAD_DIM = 4, 64
 ABOUT = (
-    f"Attention over one image, {HEADS} heads of {HEAD_DIM}, float32: memory at its peak beside q, k and v, answer "
-    "included; each in a process of its own. Not measured: eager would not fit into memory, or the device is no CPU."
+    f"Attention over one image, {HEADS} heads of {HEAD_DIM}, float32: peak memory including the answer, without q, k and v; "
+    "each in a separate process. Not measured: eager attention would not fit into memory, or the device is not a CPU."
 )
 
 
 def attention_memory(patches: Iterable[int] = PATCHES) -> Iterator[Row]:
-    """Of every number of patches: flash_mb, eager_mb and what flash saves."""
+    """Yield the peak memory of flash and eager attention for every number of patches, and the saving of flash attention."""
     for tokens in patches:
         flash, eager = _peak_mb("flash", tokens), None
-        if 3 * 4 * HEADS * tokens**2 < psutil.virtual_memory().available:  # scores, softmax, and room
+        if 3 * 4 * HEADS * tokens**2 < psutil.virtual_memory().available:  # scores, softmax, and a reserve
             eager = _peak_mb("eager", tokens)
         saved = None if eager is None else 100 * (1 - flash / eager)
         yield {"patches": tokens, "flash_mb": flash, "eager_mb": eager, "saved_percent": saved}
@@ -49,5 +49,5 @@ def _added_mb(implementation: Any, tokens: int) -> float:
 
 
 if __name__ == "__main__":
-    _added_mb(sys.argv[1], 64)  # what any first run takes is not what is asked
+    _added_mb(sys.argv[1], 64)  # warm-up: memory that only the first run allocates must not count
     print(_added_mb(sys.argv[1], int(sys.argv[2])))  # noqa: T201

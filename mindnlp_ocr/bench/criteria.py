@@ -33,8 +33,8 @@ CRITERIA = (
     Criterion("a detailed performance report", "report", "plots", 1, "plots"),
 )
 ABOUT = (
-    "From issue 2378 of the upstream project, the lower end where it names a range; the worst row of each section counts. "
-    "What was not measured is not passed."
+    "From issue 2378 of the upstream project; if it states a range, its lower end. The worst row of each section counts. "
+    "A criterion that was not measured is not met."
 )
 
 

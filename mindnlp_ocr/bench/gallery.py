@@ -20,7 +20,7 @@ HTML = """\
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Pages as they were read</title>
+<title>Results by page</title>
 <style>
 :root { color-scheme: light dark; --missing: #ffd0d0; --extra: #c4f0c8; }
 @media (prefers-color-scheme: dark) { :root { --missing: #7a1f24; --extra: #14572a; } }
@@ -39,9 +39,9 @@ code { font-size: .9em; overflow-wrap: anywhere; }
 </style>
 </head>
 <body>
-<h1>Pages as they were read, the worst first</h1>
+<h1>Results by page, the worst first</h1>
 <p>{{ results.date }}: <code>{{ results.command }}</code></p>
-<p>{{ about }} In the differences <del>what was missed</del> and <ins>what was read in its place or besides</ins>.</p>
+<p>{{ about }} Differences: <del>text of the ground truth that was missed</del> and <ins>wrong or additional text</ins>.</p>
 <table>
 <tr>{% for column in totals[0] %}<th>{{ column | replace("_percent", ", %") | replace("_", " ") }}</th>{% endfor %}</tr>
 {%- for row in totals %}
@@ -60,7 +60,7 @@ code { font-size: .9em; overflow-wrap: anywhere; }
 {%- else %}
 <div><h3>Read</h3><pre>{{ entry.reading }}</pre></div>
 {%- endif %}
-<div><h3>Against the truth</h3><pre>
+<div><h3>Differences from the ground truth</h3><pre>
 {%- for kind, text in entry.pieces -%}
 {% if kind == "same" %}{{ text }}{% elif kind == "missing" %}<del>{{ text }}</del>{% else %}<ins>{{ text }}</ins>{% endif %}
 {%- endfor %}</pre></div>
@@ -85,7 +85,7 @@ class Entry:
 
     @property
     def pieces(self) -> list[tuple[str, str]]:
-        """The difference in the characters that were compared; a line end that differs is made visible."""
+        """Return the differences of the compared characters. Line ends that differ are made visible."""
         texts = (normal(text, self.loose, self.ignore_case) for text in (self.page.truth, self.reading or ""))
         truth, reading = (compared(text, self.loose) for text in texts)
         pieces = difference(truth, reading)
@@ -93,7 +93,7 @@ class Entry:
 
     @property
     def picture(self) -> str | None:
-        """A data URL, as a PNG where browsers do not show the format; None where nothing can."""
+        """Return a data URL, converted to PNG if browsers do not support the format; None if the image cannot be opened."""
         try:
             with Image.open(self.page.image) as image:
                 kind, data = image.format or "", Path(self.page.image).read_bytes()
@@ -101,7 +101,7 @@ class Entry:
                     kind, file = "PNG", io.BytesIO()
                     image.convert("RGB").save(file, "PNG")
                     data = file.getvalue()
-        except Exception:  # whatever is wrong with it was reported when it was read
+        except Exception:  # the error was reported when the page was read
             return None
         return f"data:{Image.MIME[kind]};base64,{base64.b64encode(data).decode()}"
 

@@ -15,9 +15,9 @@ from mindnlp_ocr.bench.results import Row
 
 OURS = "ours"
 TIMES = ("page_ms", "first_token_ms", "per_token_ms")
-Reading = dict[str, Any]  # TIMES, text, token_ids and prompt_tokens; None where an engine has no such thing
-TAIL = 8  # lines of what a process that died had said
-LANGUAGES = ("eng", "chi_sim")  # of Tesseract
+Reading = dict[str, Any]  # TIMES, text, token_ids and prompt_tokens; None for values that the engine does not have
+TAIL = 8  # number of reported lines of the output of a process that died
+LANGUAGES = ("eng", "chi_sim")  # languages of Tesseract
 
 
 class Absent(Exception):
@@ -29,7 +29,7 @@ def tesseract_command(serve: Path, segmentation: int) -> list[str]:
 
     Args:
         serve: tools/peers/peer.py.
-        segmentation: its --psm.
+        segmentation: Tesseract's page segmentation mode, --psm.
 
     Raises:
         Absent: Tesseract or one of its languages is not installed.
@@ -101,7 +101,7 @@ class Worker:
         status = self._process.wait()
         self._errors.seek(0)
         said = self._errors.read().decode("utf-8", "replace").splitlines()[-TAIL:]
-        return Stopped("\n    ".join([f"its process ended with exit status {status}, having said:", *said]))
+        return Stopped("\n    ".join([f"its process ended with exit status {status} after this output:", *said]))
 
 
 class Peers:

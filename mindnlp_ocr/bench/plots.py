@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from mindnlp_ocr.bench.results import Results, Row
 
-# Okabe and Ito's colours, which people who see colours differently can tell apart.
+# The colours of Okabe and Ito, which people with colour vision deficiency can tell apart.
 BLUE, ORANGE, GREEN, YELLOW, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#56B4E9"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW)
 STYLE: dict[Any, Any] = {
@@ -19,15 +19,16 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "svg.hashsalt": "mindnlp_ocr",
 }
-MOST = 16  # groups of bars or points; more cannot be told apart
+MOST = 16  # maximum number of groups of bars or points; more would be illegible
 STAGES = ("preprocess", "vision", "prefill", "decode")
 
 
 class Plot(NamedTuple):
-    """Of one section.
+    """A plot of one section.
 
     Attributes:
-        svg: the picture; ``text`` says what it shows.
+        text: description of the plot.
+        svg: the plot itself.
     """
 
     section: str
@@ -58,7 +59,7 @@ def _svg(draw: Callable[[Axes, list[Row]], None], rows: list[Row]) -> str:
 
 
 def _numbers(rows: Sequence[Row], column: str) -> list[float]:
-    """A column; what was not measured leaves a gap."""
+    """Return a column. Values that were not measured are NaN, which leaves a gap."""
     values = [row.get(column) for row in rows]
     return [float(value) if isinstance(value, int | float) else float("nan") for value in values]
 
@@ -79,7 +80,7 @@ def _stages(axes: Axes, rows: list[Row]) -> None:
 
 
 def _legend(axes: Axes) -> None:
-    """Above, where it hides nothing."""
+    """Place the legend above the axes, where it covers nothing."""
     entries = axes.get_legend_handles_labels()[1]
     axes.legend(ncols=len(entries), loc="upper center", bbox_to_anchor=(0.5, 1.16), frameon=False)
 
@@ -95,7 +96,7 @@ def _line(x: str, y: str, across: str, up: str) -> Callable[[Axes, list[Row]], N
 
 
 def _pairs(names: str, columns: dict[str, str], across: str, up: str) -> Callable[[Axes, list[Row]], None]:
-    """Bars side by side, each with its value; ``columns``: label -> column."""
+    """Return a function that draws bars side by side, each with its value; ``columns``: label -> column."""
 
     def draw(axes: Axes, rows: list[Row]) -> None:
         width = 0.8 / len(columns)
@@ -118,7 +119,7 @@ def _memory(axes: Axes, rows: list[Row]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks([int(row["patches"] or 0) for row in rows], [f"{row['patches']:,}" for row in rows])
-    axes.set(xlabel="patches", ylabel="MB beside q, k and v")
+    axes.set(xlabel="patches", ylabel="MB without q, k and v")
     axes.legend(frameon=False)
 
 
@@ -133,29 +134,29 @@ def _engines(axes: Axes, rows: list[Row]) -> None:
 
 
 PLOTS: dict[str, tuple[str, str, str, Callable[[Axes, list[Row]], None]]] = {
-    "latency-by-stage": ("benchmark_kv_cache", "latency", "Milliseconds that every stage of a page takes", _stages),
+    "latency-by-stage": ("benchmark_kv_cache", "latency", "Milliseconds per page by stage", _stages),
     "hit-against-cold": (
         "benchmark_kv_cache",
         "hits",
-        "First token of a question about a page that was read before, and that was not",
+        "Time to the first token of a question about a cached and about a new page",
         _pairs("page", {"cold": "cold_ms", "hit": "hit_ms"}, "", "milliseconds"),
     ),
     "throughput-by-batch": (
         "benchmark_kv_cache",
         "batch",
-        "Pages a second by batch size",
+        "Pages per second by batch size",
         _pairs("batch_size", {"pages per second": "pages_per_s"}, "pages at a time", "pages per second"),
     ),
     "prefill-by-length": (
         "benchmark_kv_cache",
         "prompts",
-        "Tokens of a prompt a second by its length",
+        "Prompt tokens per second by prompt length",
         _line("prompt_tokens", "tokens_per_s", "tokens of the prompt", "tokens per second"),
     ),
     "speed-by-context": (
         "benchmark_kv_cache",
         "long",
-        "New tokens a second by context length",
+        "New tokens per second by context length",
         _line("context_tokens", "tokens_per_s", "tokens of context", "new tokens per second"),
     ),
     "memory-by-length": (
@@ -167,8 +168,8 @@ PLOTS: dict[str, tuple[str, str, str, Callable[[Axes, list[Row]], None]]] = {
     "on-against-off": (
         "benchmark_comparison",
         "single_image",
-        "A page with the KV cache on and off",
+        "Time per page with the KV cache on and off",
         _pairs("page", {"off": "disabled_ms", "on": "enabled_ms"}, "", "milliseconds"),
     ),
-    "peers": ("benchmark_peers", "pages", "Milliseconds a page by engine", _engines),
+    "peers": ("benchmark_peers", "pages", "Milliseconds per page by engine", _engines),
 }

@@ -22,8 +22,8 @@ RMS_NORM_EPS = 1e-6
 
 @dataclass(frozen=True)
 class ProductCase:
-    """A method of :class:`Operators` on ``rows`` rows of ``width`` numbers; ``out`` columns come out of a product, and so
-    many words are in a table."""
+    """A method of :class:`Operators` on ``rows`` rows of ``width`` numbers. ``out`` is the number of columns of a product's
+    result, and of the tokens of an embedding table."""
 
     work: Method
     rows: int
@@ -34,7 +34,7 @@ class ProductCase:
         return f"{self.rows} x {self.width}" + (f" -> {self.out}" if self.out else "")
 
     def inputs(self, seed: int = 0) -> list[NDArray[Any]]:
-        """What the method takes, weights [out, in] as published, without ``live``: float32, token ids int32."""
+        """Return the method's inputs without ``live``: float32, weights [out, in] as in checkpoints, token ids int32."""
         random = np.random.default_rng(seed)
 
         def normal(*shape: int) -> NDArray[np.float32]:
@@ -56,7 +56,7 @@ class ProductCase:
         return [x, weight * scale, normal(self.out), *residual]
 
     def expected(self, inputs: list[NDArray[Any]]) -> Array:
-        """The answer in float64."""
+        """Return the expected answer in float64."""
         if self.work == "embed":
             return np.take(self._float64(inputs[1]), inputs[0], 0)
         x, weight, *others = (self._float64(array) for array in inputs)
@@ -82,7 +82,7 @@ class ProductCase:
         return array.astype(np.float64)
 
     def tensors(self, operators: Operators, inputs: list[NDArray[Any]], live: int | None = None) -> list[Tensor]:
-        """The method's arguments, weights packed; ``live`` rows are not padding, by default all."""
+        """Return the method's arguments, with packed weights. The first ``live`` rows are not padding, by default all."""
         first, *others = inputs
         rows = [np.array([self.rows if live is None else live], np.int32)]
         if self.work == "gate":
@@ -99,7 +99,7 @@ class ProductCase:
 
 
 class Call(nn.Cell):
-    """One method of the operators, as a graph."""
+    """A graph of one method of the operators."""
 
     def __init__(self, operators: Operators, method: Method) -> None:
         super().__init__(auto_prefix=False)
@@ -112,7 +112,7 @@ class Call(nn.Cell):
 def compiled(
     case: ProductCase, operators: Operators, inputs: list[NDArray[Any]], live: int | None = None
 ) -> Callable[[], NDArray[np.float32]]:
-    """A function without arguments that runs a case in one graph and waits for its answer."""
+    """Return a function without arguments that runs a case in one graph and returns its answer."""
     graph, tensors = ms.jit(Call(operators, case.work)), case.tensors(operators, inputs, live)
     return lambda: np.asarray(graph(*tensors).asnumpy())
 
@@ -123,5 +123,5 @@ def _over_root(x: Array, eps: float) -> Array:
 
 
 def _times_sigmoid(x: Array, slope: float) -> Array:
-    answer: Array = x * (0.5 + 0.5 * np.tanh(0.5 * slope * x))  # which overflows nowhere
+    answer: Array = x * (0.5 + 0.5 * np.tanh(0.5 * slope * x))  # this form never overflows
     return answer

@@ -29,9 +29,9 @@ def _qwen2_5(hidden: int, vocabulary: int, tied: bool, **layers: int) -> dict[st
     return {**text, "model_type": "qwen2_5_vl", "vision_config": {**_QWEN2_5_VISION, "out_hidden_size": hidden}}
 
 
-# config.json as far as the network reads it. Of MinerU2.5 the heads, the sections, the vision tower and the context were
-# read; hidden size, layers, MLP, vocabulary and the tied head are inferred: they are those of Qwen2-0.5B, and add up to the
-# published 2.15 GB (of 2**30 bytes) in bfloat16.
+# The parts of config.json that the network reads. For MinerU2.5, heads, sections, vision tower and context are published;
+# hidden size, layers, MLP, vocabulary and the tied head are inferred: those of Qwen2-0.5B add up to the published 2.15 GB
+# (of 2**30 bytes) in bfloat16.
 CONFIGS: dict[str, dict[str, Any]] = {
     "mineru2.5-1.2b": _qwen2(
         896, 151936, True, 16384, [8, 12, 12],

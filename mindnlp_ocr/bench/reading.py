@@ -22,8 +22,8 @@ class Asked(NamedTuple):
     Attributes:
         pages: the images that are read.
         runs: number of measured runs per variant.
-        tokens: how many texts have, by the name of the option.
-        argv: the command line itself, for a process that does a part of the work.
+        tokens: numbers of generated tokens, by the name of the option.
+        argv: the command line, for a subprocess that does a part of the work.
     """
 
     model_path: str
@@ -38,10 +38,10 @@ class Asked(NamedTuple):
 
     @classmethod
     def of(cls, arguments: argparse.Namespace, argv: Sequence[str]) -> "Asked":
-        """What :func:`add_options` gave a parser for ``argv``.
+        """Return the options that a parser with :func:`add_options` read from ``argv``.
 
         Raises:
-            SetupError: no pages are named, and the repository with those of the project is not here.
+            SetupError: no pages are named, and the package was installed without its repository, which has default pages.
         """
         smoke = arguments.smoke
         pages = [] if smoke else arguments.images
@@ -68,7 +68,7 @@ class Asked(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """An option that says how many tokens a text has."""
+    """An option for the number of tokens of a text."""
 
     default: int
     smoke: int
@@ -115,7 +115,7 @@ def ask(image: Any, question: str = QUESTION) -> list[dict[str, Any]]:
 
 
 def endless(model: Qwen2VLModel) -> Qwen2VLModel:
-    """A model that never ends a text, so that all variants generate the requested number of tokens."""
+    """Change a model so that it never ends a text: all variants then generate the requested number of tokens."""
     positions = max(model.config.max_position_embeddings, 1 << 18)
     model.requests.config = model.config.model_copy(update={"eos_token_ids": (), "max_position_embeddings": positions})
     model.requests.default = SamplingParams(repetition_guard=False)
@@ -125,4 +125,4 @@ def endless(model: Qwen2VLModel) -> Qwen2VLModel:
 def same(texts: list[Any]) -> None:
     """Exit with an error if two variants generated different tokens."""
     if any(text != texts[0] for text in texts):
-        raise SystemExit("error: the two sides generated different tokens, so their times cannot be compared")
+        raise SystemExit("error: the two variants generated different tokens, so their times cannot be compared")

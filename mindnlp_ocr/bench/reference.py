@@ -9,12 +9,12 @@ Array = NDArray[np.float64]
 
 
 def attend(q: Array, k: Array, v: Array, seen: NDArray[np.bool_]) -> Array:
-    """softmax(q k^T / sqrt(head_dim)) v over what each row sees (Vaswani et al. 2017, arXiv:1706.03762).
+    """Return softmax(q k^T / sqrt(head_dim)) v over the keys that each row sees (Vaswani et al. 2017, arXiv:1706.03762).
 
     Args:
         q: [tokens, heads, head_dim].
-        k, v: [keys, kv_heads, head_dim]; heads / kv_heads neighbouring query heads share one.
-        seen: [tokens, keys]; a row that sees nothing is zero.
+        k, v: [keys, kv_heads, head_dim]; heads / kv_heads neighbouring query heads share one key-value head.
+        seen: [tokens, keys]; the result of a row that sees no keys is zero.
     """
     shared = np.arange(q.shape[1]) // (q.shape[1] // k.shape[1])
     scores = np.einsum("thd,shd->hts", q, k[:, shared]) / q.shape[2] ** 0.5
@@ -25,20 +25,21 @@ def attend(q: Array, k: Array, v: Array, seen: NDArray[np.bool_]) -> Array:
 
 
 def attend_images(q: Array, k: Array, v: Array, cu_seqlens: Sequence[int]) -> Array:
-    """The live rows of packed images, each of which sees its own image."""
+    """Return the live rows of packed images; each row sees its own image."""
     image = np.searchsorted(cu_seqlens, np.arange(len(q)), side="right")
     return attend(q, k, v, image[:, None] == image[None])[: cu_seqlens[-1]]
 
 
 def attend_prompt(q: Array, k: Array, v: Array, live: int) -> Array:
-    """The first ``live`` rows of a prompt, causally."""
+    """Return the first ``live`` rows of a prompt, with a causal mask."""
     return attend(q[:live], k[:live], v[:live], np.tril(np.ones((live, live), bool)))
 
 
 def attend_slots(
     q: Array, k: Array, v: Array, keys: Array, values: Array, live: Sequence[int], count: Sequence[int]
 ) -> tuple[Array, Array, Array]:
-    """The answer, keys and values after ``count`` new tokens a slot, behind its ``live`` rows.
+    """Return the answer, and the keys and values of the slots after ``count`` new tokens per slot were appended to its
+    ``live`` rows.
 
     Args:
         q, k, v: [slots, tokens, heads or kv_heads, head_dim].

@@ -25,9 +25,9 @@ class Section(BaseModel):
     """A table of results.
 
     Attributes:
-        title: a line above it.
-        about: what was done, and what the columns are; units stand in their names.
-        rows: plain values by column, alike in all rows; None where something was not measured.
+        title: the heading.
+        about: description of the measurement and of the columns, whose names contain their units.
+        rows: plain values by column, the same columns in all rows; None for values that were not measured.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -40,10 +40,12 @@ class Results(BaseModel):
     """The results of a run of a benchmark.
 
     Attributes:
-        tool: its name, which says what the sections are.
-        command: as it was typed; ``date`` in UTC, ISO 8601.
-        machine: processor, cores, memory_gb, system. ``versions``: of this package and those it stands on.
-        smoke: whether it only tried that the tool runs; such figures mean nothing.
+        tool: name of the tool, which determines the sections.
+        command: the command as it was typed.
+        date: UTC, ISO 8601.
+        machine: processor, cores, memory_gb, system.
+        versions: versions of this package and of its main dependencies.
+        smoke: whether the run only checked that the tool works; its figures are meaningless.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -69,7 +71,7 @@ class Results(BaseModel):
         """Read a file written by :meth:`save`.
 
         Raises:
-            SetupError: it cannot be read, or is something else.
+            SetupError: it cannot be read, or is not such a file.
         """
         try:
             return cls.model_validate_json(Path(path).read_bytes())
@@ -85,7 +87,7 @@ class Results(BaseModel):
             ) from error
 
     def add(self, name: str, title: str, rows: Iterable[Row], about: str = "") -> None:
-        """Measure a section, printing each row as it comes."""
+        """Measure a section, and print each row as soon as it is measured."""
         section = self.sections[name] = Section(title=title, about=about)
         print(title)  # noqa: T201
         for row in rows:
@@ -93,7 +95,7 @@ class Results(BaseModel):
             print("  " + ", ".join(f"{column} {shown(value)}" for column, value in row.items()), flush=True)  # noqa: T201
 
     def row(self, section: str, **where: Value) -> Row:
-        """The first row of a section with these values; empty where there is none, so that nothing passes unmeasured."""
+        """Return the first row of a section with these values, or an empty row, with which no criterion is met."""
         rows = self.sections[section].rows if section in self.sections else []
         return next((row for row in rows if where.items() <= row.items()), {})
 

@@ -13,7 +13,7 @@ from mindnlp_ocr.weights.names import VISION_MLP, expected_shapes
 
 
 class RandomWeights(Mapping[str, NDArray[np.float32]]):
-    """Weights drawn when asked for, so that no second copy of the model is ever held."""
+    """Weights that are created on access, so that a second copy of the model is never in memory."""
 
     def __init__(self, config: ModelConfig) -> None:
         self._shapes = expected_shapes(config)

@@ -10,7 +10,7 @@ from mindnlp_ocr.bench.results import Row
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """That a call takes."""
+    """Return the seconds that a call takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
@@ -26,6 +26,6 @@ def alternate(runs: int, *sides: Callable[[], float]) -> list[float]:
 
 
 def spread(times: Sequence[float]) -> Row:
-    """Mean and percentiles; between two runs the percentile is interpolated."""
+    """Return the mean and percentiles, which are interpolated between two runs."""
     p50, p90, p99 = (float(value) for value in np.percentile(times, (50, 90, 99)))
     return {"mean_ms": float(np.mean(times)), "p50_ms": p50, "p90_ms": p90, "p99_ms": p99}

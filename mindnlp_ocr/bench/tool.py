@@ -14,7 +14,7 @@ from mindnlp_ocr.errors import OCRError, SetupError
 def positive(text: str) -> int:
     """Parse an option's value as a whole number, 1 or more."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is given: give 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number: use 1 or more")
     return int(text)
 
 

@@ -14,13 +14,13 @@ from mindnlp_ocr.errors import SetupError
 
 LINE_CLASSES = {"ocr_line", "ocr_caption", "ocr_header", "ocr_footer", "ocr_textfloat"}
 WITHOUT_END = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
-SUFFIXES = (".txt", ".hocr", ".html", ".json")  # the first that lies beside an image is its truth
+SUFFIXES = (".txt", ".hocr", ".html", ".json")  # the first that exists next to an image is its ground truth
 FORM = "[[LEFT, TOP, RIGHT, BOTTOM, TEXT], ...]"
 
 
 @dataclass(frozen=True)
 class TrueLine:
-    """A line and the upright rectangle around it, in pixels of the page."""
+    """A line and its axis-aligned bounding box, in pixels of the page."""
 
     box: Box
     text: str
@@ -35,7 +35,7 @@ class Truth:
 
     @classmethod
     def of_lines(cls, lines: Iterable[TrueLine]) -> "Truth":
-        """A text of one line after another."""
+        """Return the ground truth whose text consists of the given lines."""
         kept = tuple(lines)
         return cls("\n".join(line.text for line in kept), kept)
 
@@ -96,7 +96,7 @@ def truths_of_json(path: Path) -> dict[str, Truth]:
 
 
 def truths_of_folder(folder: Path, images: Sequence[Path]) -> dict[str, Truth]:
-    """By name, the images of a folder that a .json of the same folder names; other .json files are let be."""
+    """Return the ground truth of the images that .json files of the folder name, by name. Other .json files are ignored."""
     names, stems = {image.name for image in images}, {image.stem for image in images}
     found: dict[str, Truth] = {}
     for path in sorted(folder.glob("*.json")):
@@ -125,7 +125,7 @@ class _Hocr(HTMLParser):
         self.lines: list[TrueLine] = []
         self._box: Box | None = None
         self._text: list[str] = []
-        self._depth = 0  # of elements within the line, the line itself among them
+        self._depth = 0  # number of open elements of the line, including the line itself
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag in WITHOUT_END:

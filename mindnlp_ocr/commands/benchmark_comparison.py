@@ -10,8 +10,8 @@ long_sequence     one page, `--long-tokens` new tokens
 past_2048         `--max-tokens` new tokens with the cache, in a separate process, which may run out of memory
 attention_memory  flash and eager attention with 2k, 4k, 8k and 16k patches
 
-Without the cache, every token recomputes the whole prompt. The two sides alternate on the same input and must generate the
-same tokens. Exit status: 0 all criteria were measured and met; 1 some were not; 2 wrong usage, or a model or device that
+Without the cache, every token recomputes the whole prompt. The two variants alternate on the same input and must generate
+the same tokens. Exit status: 0 all criteria were measured and met; 1 some were not; 2 wrong usage, or a model or device that
 cannot be used.
 """
 

@@ -83,7 +83,7 @@ def percent(text: str) -> float:
     except ValueError:
         value = math.nan
     if not value >= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is given: give a percentage, 0 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage: use 0 or more")
     return value
 
 
@@ -167,7 +167,7 @@ def commands(arguments: argparse.Namespace) -> dict[str, list[str]]:
         try:
             found[name] = start[name]()
         except Absent as error:
-            print(f"{name} is left out: {error}", file=sys.stderr)
+            print(f"{name} is skipped: {error}", file=sys.stderr)
     return found
 
 
@@ -249,7 +249,7 @@ def with_boxes(pages: Sequence[accuracy.Page]) -> list[accuracy.Page]:
             print(f"skipped: the ground truth of {page.image} has no boxes", file=sys.stderr)
     kept = [page for page in pages if page.lines]
     if not kept:
-        raise SetupError("--true-boxes: no page has a ground truth with boxes: give hOCR or JSON with boxes")
+        raise SetupError("--true-boxes: no page has a ground truth with boxes: use hOCR or JSON with boxes")
     return kept
 
 
@@ -278,10 +278,12 @@ def run(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     options.check(arguments)
     if arguments.true_boxes and arguments.peers:
-        raise SetupError("--true-boxes and --peers are both given: peers find lines themselves, so give one of the two")
+        raise SetupError(
+            "--true-boxes and --peers are both given: peers detect lines themselves, so use only one of the two"
+        )
     pages, without = accuracy.datasets(arguments.datasets or accuracy.own_datasets())
     for image in without:
-        print(f"skipped: {image} has no text beside it ({Path(image).with_suffix('.txt').name})", file=sys.stderr)
+        print(f"skipped: {image} has no ground truth next to it ({Path(image).with_suffix('.txt').name})", file=sys.stderr)
     if arguments.true_boxes:
         pages = with_boxes(pages)
     for name in (arguments.output, arguments.gallery):
@@ -292,15 +294,15 @@ def run(argv: Sequence[str] | None = None) -> int:
     entries.sort(key=lambda entry: -entry.score.cer_percent)
     about = f"{accuracy.ABOUT} {accuracy.WORDS} {accuracy.LOOSE if arguments.loose else accuracy.STRICT}"
     about += f" {accuracy.IGNORE_CASE}" * arguments.ignore_case + f" {accuracy.BY_LINE}" * arguments.true_boxes
-    results.sections["settings"] = Section(title="What read", rows=[settings])
+    results.sections["settings"] = Section(title="Settings", rows=[settings])
     results.sections["totals"] = Section(title="Accuracy", about=about, rows=totals)
-    results.sections["pages"] = Section(title="Accuracy a page, the worst first", rows=[row_of(entry) for entry in entries])
+    results.sections["pages"] = Section(title="Accuracy by page, the worst first", rows=[row_of(entry) for entry in entries])
     show(totals)
     show_worst(entries[: arguments.worst])
     if arguments.peers:
         beside, rows = compare(arguments, pages)
         results.sections["peers"] = Section(title="Accuracy of peers", about=about, rows=beside)
-        results.sections["peer_pages"] = Section(title="Accuracy of peers a page", rows=rows)
+        results.sections["peer_pages"] = Section(title="Accuracy of peers by page", rows=rows)
         for name in dict.fromkeys(str(row["engine"]) for row in beside):
             print(f"{name}:")
             show([row for row in beside if row["engine"] == name])

@@ -105,7 +105,7 @@ def test_one_that_dies_says_why_and_one_that_refuses_a_page_goes_on(
     }
     assert peers.failures == [
         f"missing: {tmp_path / 'no python'} cannot be started (No such file or directory)",
-        "dies: its process ended with exit status 3, having said:\n    loading\n    OSError: no such model",
+        "dies: its process ended with exit status 3 after this output:\n    loading\n    OSError: no such model",
         "refuses: bad.png could not be read: ValueError: no page",
     ]
     assert capsys.readouterr().err == "".join(f"error: {failure}\n" for failure in peers.failures)
@@ -138,15 +138,15 @@ def run(tool: Tool) -> Tool:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--peers", "easyocr"], "--peers names easyocr: give transformers, openvino, tesseract, rapidocr or none"),
-        (["--peer-python", "no/python"], "transformers: no/python is missing: the head of --help has the commands"),
+        (["--peers", "easyocr"], "--peers contains easyocr: use transformers, openvino, tesseract, rapidocr or none"),
+        (["--peer-python", "no/python"], "transformers: no/python is missing: --help starts with the commands"),
         (
             ["--peers", "tesseract"],
             "tesseract: no tesseract on PATH: run `apt-get install tesseract-ocr tesseract-ocr-chi-sim`",
         ),
         (
             ["--openvino-python", sys.executable, "--openvino-model", "tests"],
-            "openvino: tests is no export: the head of --help",
+            "openvino: tests is not an export: --help starts with",
         ),
         (
             ["--openvino-python", sys.executable, "--openvino-model", "ir:int4"],
@@ -188,9 +188,9 @@ def test_ours_beside_a_peer_that_dies_and_those_that_are_absent(
     status = run("--smoke", *OPENVINO, tmp_path / "ir", "--output", tmp_path / "a.json", root=tmp_path)
     printed = capsys.readouterr()
     assert status == 1
-    assert "transformers is left out: .venv-reference/bin/python is missing: the head of --help has the" in printed.err
-    assert "tesseract is left out: no tesseract on PATH: run `apt-get" in printed.err
-    assert "error: openvino ir:f32: its process ended with exit status 1, having said:\n" in printed.err
+    assert "transformers is skipped: .venv-reference/bin/python is missing: --help starts with the" in printed.err
+    assert "tesseract is skipped: no tesseract on PATH: run `apt-get" in printed.err
+    assert "error: openvino ir:f32: its process ended with exit status 1 after this output:\n" in printed.err
     assert "    ModuleNotFoundError: No module named 'openvino'\n" in printed.err
     results = Results.load(tmp_path / "a.json")
     assert results.smoke

@@ -106,7 +106,7 @@ def test_dtypes_that_read_alike_exit_0(tool: Tool, capsys: pytest.CaptureFixture
     ("arguments", "message"),
     [
         (["nonsense"], "nonsense: give memory, latency, "),
-        (["--runs", "0"], "argument --runs: '0' is given: give 1 or more"),
+        (["--runs", "0"], "argument --runs: '0' is not a positive whole number: use 1 or more"),
         (["--model-path", "/no/such", "latency", "--smoke"], "error: model /no/such does not exist"),
         (["--device", "cuda", "latency", "--smoke"], "error: device 'cuda'"),
     ],

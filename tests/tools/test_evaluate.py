@@ -59,7 +59,7 @@ def test_a_page_that_cannot_be_read_is_all_wrong_and_named_and_the_others_are_re
     assert run(scans, "--output", tmp_path / "a.json") == 1
     printed = capsys.readouterr()
     bad = scans / "broken.png"
-    assert f"skipped: {scans / 'alone.png'} has no text beside it (alone.txt)\n" in printed.err
+    assert f"skipped: {scans / 'alone.png'} has no ground truth next to it (alone.txt)\n" in printed.err
     assert f"error: {bad}: {bad} is truncated or damaged (" in printed.err
     assert f"  {bad}: 4 of 4 characters, not read: {bad} is truncated or damaged (" in printed.out
     line, broken, word = Results.load(tmp_path / "a.json").sections["pages"].rows  # the worst first
@@ -134,7 +134,7 @@ def test_peers_are_scored_beside_and_those_that_are_absent_are_named(
     (scans / "line.txt").write_text(case("line_392x28")["text"], encoding="utf-8")
     assert run(scans, "--output", tmp_path / "a.json", "--loose", "--peers", "tesseract", "rapidocr") == 1
     printed = capsys.readouterr()
-    assert "tesseract is left out: no tesseract on PATH: run `apt-get install" in printed.err
+    assert "tesseract is skipped: no tesseract on PATH: run `apt-get install" in printed.err
     assert f"error: rapidocr: {scans / 'broken.png'} could not be read: " in printed.err
     assert "\nrapidocr:\nall       3 pages: CER" in printed.out
     results = Results.load(tmp_path / "a.json")
@@ -177,9 +177,9 @@ def test_an_image_that_browsers_do_not_show_becomes_a_png(tmp_path: Path) -> Non
     [
         (["no/such"], "error: no/such does not exist: give a folder of images"),
         (["tests/cache"], "error: tests/cache has no page with its text: put page.txt beside page.png"),
-        ([WORD, "--max-cer", "-1"], "argument --max-cer: '-1' is given: give a percentage, 0 or more"),
+        ([WORD, "--max-cer", "-1"], "argument --max-cer: '-1' is not a percentage: use 0 or more"),
         ([WORD, "--max-cer", "nan"], "argument --max-cer: 'nan' is given"),
-        ([WORD, "--worst", "0"], "argument --worst: '0' is given: give 1 or more"),
+        ([WORD, "--worst", "0"], "argument --worst: '0' is not a positive whole number: use 1 or more"),
         ([WORD, "--true-boxes"], "error: --true-boxes: no page has a ground truth with boxes: give hOCR or JSON with boxes"),
         ([WORD, "--true-boxes", "--peers", "rapidocr"], "error: --true-boxes and --peers are both given"),
         ([WORD, "--dpi", "1"], "error: --dpi is 1: give 10 to 2400"),

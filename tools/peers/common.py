@@ -1,4 +1,5 @@
-"""What the readers of tools/benchmark_peers.py share; in foreign environments, so it imports only what Python has."""
+"""Code shared by the readers of tools/benchmark_peers.py. They run in other environments, so it imports only the standard
+library."""
 
 import time
 from importlib import metadata
@@ -11,29 +12,29 @@ MAX_NEW_TOKENS = 1024
 
 
 class Reader:
-    """Reads pages; made once a process.
+    """Reads pages. Each process creates one reader.
 
     Attributes:
-        packages: whose versions stand beside the figures.
+        packages: packages whose versions are reported with the figures.
     """
 
     packages: tuple[str, ...] = ()
 
     def read(self, path: str) -> dict[str, Any]:
-        """A page's text and times, as :func:`figures` makes them."""
+        """Return the text and times of a page, as :func:`figures` or :func:`untokenized` returns them."""
         raise NotImplementedError
 
     def version(self) -> str:
         return ", ".join(f"{package} {metadata.version(package)}" for package in self.packages)
 
     def peak_mb(self) -> float:
-        """The most memory that reading took."""
+        """Return the peak resident memory of this process in MB."""
         rows = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return int(next(row for row in rows if row.startswith("VmHWM")).split()[1]) / 1024
 
 
 def prompt(image: str) -> str:
-    """The whole prompt as text, with that text between the marks of an image."""
+    """Return the whole prompt as text, with ``image`` between the tokens that mark an image."""
     return (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
         f"<|vision_start|>{image}<|vision_end|>{PROMPT}<|im_end|>\n<|im_start|>assistant\n"
@@ -41,14 +42,14 @@ def prompt(image: str) -> str:
 
 
 def figures(text: str, page_ms: float, first_ms: float, prompt_tokens: int, tokens: list[int]) -> dict[str, Any]:
-    """Of an engine that makes tokens."""
+    """Return the result of an engine that generates tokens."""
     per_token = (page_ms - first_ms) / max(1, len(tokens) - 1)
     times = {"page_ms": page_ms, "first_token_ms": first_ms, "per_token_ms": per_token}
     return {"text": text, **times, "prompt_tokens": prompt_tokens, "token_ids": tokens}
 
 
 def untokenized(text: str, start: float) -> dict[str, Any]:
-    """Of an engine that makes text alone, and has made it now."""
+    """Return the result of an engine without tokens, which has finished just now."""
     page = (time.perf_counter() - start) * 1e3
     times = {"page_ms": page, "first_token_ms": None, "per_token_ms": None}
     return {"text": text, **times, "prompt_tokens": None, "token_ids": None}

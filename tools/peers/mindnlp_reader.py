@@ -1,4 +1,4 @@
-"""mindnlp, which runs the code of transformers on MindSpore, with its own attention or ours."""
+"""Reader with mindnlp, which runs the code of transformers on MindSpore, with mindnlp's own attention or ours."""
 
 from common import CHECKPOINT, Reader
 
@@ -11,7 +11,7 @@ def open_reader(attention: str) -> Reader:
     model = load_mindnlp(CHECKPOINT, attention)
     import mindspore as ms
 
-    ms.runtime.launch_blocking()  # three times as fast as its default
-    from transformers_reader import Transformers  # only now: mindnlp stands in for torch
+    ms.runtime.launch_blocking()  # three times as fast as the default
+    from transformers_reader import Transformers  # after mindnlp, which replaces torch
 
     return Transformers(model, ("mindnlp", "mindspore"))

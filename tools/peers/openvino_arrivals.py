@@ -1,5 +1,8 @@
-"""OpenVINO GenAI's continuous batching on requests that arrive at given times: FOLDER as argument, [[seconds, image], ...]
-as JSON on standard input; times in milliseconds as JSON on standard output."""
+"""Measure OpenVINO GenAI's continuous batching with requests that arrive at given times.
+
+The argument is the FOLDER of an export. Standard input is [[seconds, image], ...] as JSON, and standard output the times in
+milliseconds as JSON.
+"""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""OpenVINO GenAI on an export of the checkpoint; its streamer is given token ids, so no text is tokenized again."""
+"""Reader with OpenVINO GenAI and an export of the checkpoint. Its streamer receives token ids, so no text is tokenized."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ from PIL import Image
 
 
 class Clock(genai.StreamerBase):  # type: ignore[misc, unused-ignore]
-    """A streamer that keeps the tokens and when the first came."""
+    """A streamer that records the tokens and the time of the first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,12 +30,12 @@ class OpenVINO(Reader):
     packages = ("openvino-genai",)
 
     def __init__(self, folder: str, precision: str) -> None:
-        # Its default but for prefix caching, with which every run of a page but the first would find its prompt prefilled.
+        # The defaults, except for prefix caching, with which the second and later runs of a page would skip the prefill.
         scheduler = genai.SchedulerConfig()
         scheduler.enable_prefix_caching = False
         scheduler.max_num_batched_tokens = sys.maxsize
         options: dict[str, Any] = {"scheduler_config": scheduler}
-        if precision != "auto":  # the hint alone leaves cached keys and values, and activations of int8 weights, in 8 bits
+        if precision != "auto":  # with only the hint, the KV cache and the activations of int8 weights stay in 8 bits
             options |= {"INFERENCE_PRECISION_HINT": precision, "KV_CACHE_PRECISION": precision}
             options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
         self._pipeline = genai.VLMPipeline(folder, "CPU", **options)
@@ -48,7 +48,7 @@ class OpenVINO(Reader):
         pixels = np.array(Image.open(path).convert("RGB"))[None]
         clock = Clock()
         result = self._pipeline.generate(
-            prompt("<|image_pad|>"),  # one stands for the image: the pipeline repeats it
+            prompt("<|image_pad|>"),  # the pipeline repeats this token as the image requires
             images=[ov.Tensor(pixels)],
             generation_config=self._config,
             streamer=clock,

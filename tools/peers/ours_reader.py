@@ -1,4 +1,4 @@
-"""This engine, nothing cached."""
+"""Reader with this engine, without cached prefixes."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ class Ours(Reader):
         self._model = Qwen2VLModel(CHECKPOINT, dtype=dtype)
 
     def read(self, path: str) -> dict[str, Any]:
-        self._model.clear_cache()  # else every page but the first would be known
+        self._model.clear_cache()  # otherwise the second and later runs of a page would find it in the cache
         content = [{"type": "image", "image": path}, {"type": "text", "text": PROMPT}]
         reading = self._model.generate([{"role": "user", "content": content}])
         times = reading.timings_ms

@@ -1,4 +1,4 @@
-"""RapidOCR (PaddleOCR's models on ONNX Runtime) with its defaults: lines in the order that it gives them."""
+"""Reader with RapidOCR (PaddleOCR's models on ONNX Runtime) and its defaults; the lines stay in the order of its result."""
 
 import time
 from typing import Any

@@ -1,9 +1,9 @@
-"""One checkpoint in one process, ours or transformers on PyTorch: times of a picture and a text of fixed length, and memory.
+"""Measure a checkpoint with our engine or transformers on PyTorch: memory, and times for an image and a fixed text length.
 
 usage: shapes_reader.py ours|transformers CHECKPOINT DTYPE PIXELS TOKENS RUNS
 
-Prints JSON: milliseconds to the first token, milliseconds a further token, tokens of the prompt, and megabytes at the peak.
-transformers in int8 has its linear layers quantized by torch (dynamic, on float32 activations).
+Prints JSON: milliseconds to the first token, milliseconds per further token, number of prompt tokens, and peak memory in MB.
+For int8, torch quantizes the linear layers of transformers (dynamic quantization, with float32 activations).
 """
 
 import json
@@ -21,7 +21,7 @@ PROMPT = "\nLayout Detection:"
 
 
 def picture(pixels: int) -> Image.Image:
-    """A square picture of noise, the same in every process."""
+    """Return a square image of noise, the same in every process."""
     noise = np.random.default_rng(0).integers(0, 256, (pixels, pixels, 3), dtype=np.uint8)
     return Image.fromarray(noise)
 
@@ -69,7 +69,7 @@ def transformers(folder: Path, dtype: str, pixels: int, tokens: int, runs: int) 
 
         class Clock:
             def put(self, _: Any) -> None:
-                calls.append(time.perf_counter())  # noqa: B023 - of this run
+                calls.append(time.perf_counter())  # noqa: B023 - the list of this run
 
             def end(self) -> None: ...
 

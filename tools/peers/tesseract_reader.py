@@ -1,6 +1,7 @@
-"""Tesseract, a process a page: its start and the loading of its models are part of a page's time.
+"""Reader with Tesseract, which starts a process per page. A page's time includes this start and the loading of the models.
 
-Threads are set to the cores there are: on fewer than four its own choice makes it several times as slow.
+The number of threads is set to the number of usable cores: with fewer than four cores, Tesseract's default is several times
+slower.
 """
 
 import os
@@ -32,7 +33,7 @@ class Tesseract(Reader):
         return done.stdout.partition("\n")[0]
 
     def peak_mb(self) -> float:
-        """Of its processes."""
+        """Return the peak resident memory of its processes in MB."""
         return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 

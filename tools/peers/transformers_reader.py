@@ -1,4 +1,4 @@
-"""transformers on PyTorch, float32. The first token is timed by a streamer, as it leaves ``generate``."""
+"""Reader with transformers on PyTorch, in float32. A streamer records when ``generate`` emits the first token."""
 
 import time
 from typing import Any
@@ -11,7 +11,7 @@ from transformers import Qwen2VLForConditionalGeneration, Qwen2VLImageProcessor
 
 
 class Clock:
-    """A streamer: the prompt comes first, then each token."""
+    """A streamer that records the time of each call: the first is for the prompt, the others are for tokens."""
 
     def __init__(self) -> None:
         self.calls: list[float] = []

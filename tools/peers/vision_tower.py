@@ -1,4 +1,7 @@
-"""transformers' vision tower, random weights in float32: config.json on a line, then grids; seconds come out."""
+"""Time transformers' vision tower with random weights in float32.
+
+The first line of standard input is config.json, and every further line a grid. Each grid's time is printed in seconds.
+"""
 
 import json
 import math
