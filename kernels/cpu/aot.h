@@ -1,4 +1,4 @@
-// What a MindSpore AOT custom op is handed, and the codes that it may return.
+// The arguments and return codes of MindSpore AOT custom ops.
 
 #pragma once
 
@@ -12,10 +12,10 @@
 
 #define AOT_ARGUMENTS int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes
 
-// Non-zero codes become RuntimeErrors; mindnlp_ocr/ops/native.py puts them into words.
+// Non-zero codes become RuntimeErrors; mindnlp_ocr/ops/native.py adds the messages.
 enum Fault { kOk, kWrongCount, kWrongRank, kWrongDtype, kWrongShape, kFullSlot, kWrongLengths, kNoMemory, kFailed };
 
-// Nothing that is thrown may reach MindSpore's frames, which are C.
+// No exception may propagate into MindSpore, since the interface is C.
 template <class F>
 int Guarded(const F &run) noexcept {
   try {
@@ -27,7 +27,7 @@ int Guarded(const F &run) noexcept {
   }
 }
 
-// Run(AOT_ARGUMENTS) under the name by which MindSpore finds it.
+// Exports Run(AOT_ARGUMENTS) under the name that MindSpore looks up.
 #define AOT_OPERATOR(Name, Run) \
   extern "C" int Name(AOT_ARGUMENTS, void *, void *) { \
     return Guarded([&] { return static_cast<int>(Run(nparam, params, ndims, shapes, dtypes)); }); \
@@ -54,7 +54,7 @@ struct Tensor {
   const int64_t *shape;
   Dtype dtype;
 
-  // Compares as many lengths as are given: the rank is checked before.
+  // Compares only the given lengths; the rank must have been checked before.
   bool Has(std::initializer_list<int64_t> lengths) const { return std::equal(lengths.begin(), lengths.end(), shape); }
   float *Floats() const { return static_cast<float *>(data); }
   int32_t *Ints() const { return static_cast<int32_t *>(data); }
@@ -72,7 +72,7 @@ struct Arguments {
 
 inline Weight AsWeight(const Tensor &tensor) { return {tensor.data, tensor.dtype}; }
 
-// What attention.h can do.
+// Whether attention.h supports these heads.
 inline bool ValidHeads(int64_t heads, int64_t kv_heads, int64_t dim) {
   return kv_heads > 0 && heads > 0 && heads % kv_heads == 0 && heads / kv_heads <= kQueryRows && dim > 0 && dim % 8 == 0 &&
          dim <= kMaxDim;

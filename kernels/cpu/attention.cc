@@ -1,8 +1,9 @@
-// How attention is divided among threads.
+// Distribution of attention over threads.
 //
 // FlashAttention (Dao et al. 2022, arXiv:2205.14135) with the work split of FlashAttention-2 (Dao 2023, arXiv:2307.08691)
-// and of Flash-Decoding: a unit of few query rows is split along its keys, one of many along its queries. Both take the same
-// sums in the same order (tiles within a chunk, chunks from left to right), so a row's bits do not depend on the split.
+// and of Flash-Decoding: a unit with few query rows is split along its keys, and one with many along its queries. Both
+// compute the same sums in the same order (tiles within a chunk, chunks from left to right), so the bits of a row do not
+// depend on the split.
 
 #include "attention.h"
 
@@ -16,7 +17,8 @@ namespace {
 
 using Buffer = std::unique_ptr<float[]>;
 
-constexpr int64_t kRoundFloats = 2 << 20;  // of packed keys and values: more heads at once means fewer barriers
+// Target size of packed keys and values: packing more heads at once needs fewer barriers.
+constexpr int64_t kRoundFloats = 2 << 20;
 
 class Attention {
  public:
@@ -45,7 +47,7 @@ class Attention {
   }
 
  private:
-  // One group of heads of a unit: all its rows are one block. Its chunks are computed apart, then merged.
+  // One group of heads of a unit. All its rows form one block. Its chunks are computed separately and then merged.
   struct Narrow {
     const Unit *unit;
     int64_t g, rows, chunks, first_chunk;
@@ -77,7 +79,7 @@ class Attention {
 
   void RunNarrow(const Worker &worker) {
     float *packed_queries = worker.scratch, *scratch = packed_queries + kernels_.PackedQueryFloats(p_.dim);
-    // Neighbouring chunks go to one thread: each asks for the next one's keys.
+    // Neighbouring chunks are assigned to the same thread, since each prefetches the keys of the next.
     worker.Static(chunks_.size(), [&](int64_t i) {
       const Narrow &narrow = *chunks_[i].narrow;
       Queries queries{narrow.rows, p_.dim, packed_queries, {}};
@@ -98,7 +100,7 @@ class Attention {
     });
   }
 
-  // All threads pack the keys and values of some heads, then share out the blocks of their queries.
+  // All threads pack the keys and values of some heads, and then process the blocks of their queries.
   void RunWide(const Worker &worker, const Unit &unit, int64_t first_group, int64_t groups) {
     const int64_t tiles = (unit.keys + kTile - 1) / kTile, head_floats = tiles * kernels_.TileFloats(p_.dim);
     worker.Static(groups * tiles, [&](int64_t task) {
@@ -112,7 +114,7 @@ class Attention {
     worker.Dynamic(groups * group_ * blocks, [&](int64_t task) {
       const int64_t g = task / (group_ * blocks), h = (first_group + g) * group_ + task % group_;
       const int64_t block =
-          blocks - 1 - task / group_ % blocks;  // a late block of a causal unit sees most keys: longest first
+          blocks - 1 - task / group_ % blocks;  // longest first: late blocks of a causal unit see more keys
       const int64_t token = block * kQueryRows;
       const Head head = HeadOf(unit, first_group + g);
       const float *packed = packed_.get() + g * head_floats;

@@ -1,9 +1,10 @@
-// In eager MindSpore a layer is some 45 operators of 10 to 20 microseconds each. Here it is RMSNorm, q/k/v, rotary, the
-// write of k and v into their slot, attention over the live rows alone, output projection, RMSNorm and the gated MLP, both
-// residuals included. Defined by mindnlp_ocr/modeling/language.py (DecoderLayer) and tested against it.
+// In eager MindSpore, a layer consists of about 45 operators of 10 to 20 microseconds each. Here, one function computes
+// RMSNorm, q/k/v, the rotation, the write of k and v to their slot, attention over the live rows only, the output
+// projection, RMSNorm and the gated MLP, with both residuals. DecoderLayer in mindnlp_ocr/modeling/language.py is the
+// definition, against which it is tested.
 //
-// A row's bits depend on its own slot alone: every sum is taken by one thread in a fixed order, however many rows and
-// threads there are, and whether its token came alone or in a prompt.
+// The bits of a row depend only on its own slot: one thread computes each sum in a fixed order, regardless of the number of
+// rows and threads, and of whether the token came alone or in a prompt.
 
 #include "decoder.h"
 

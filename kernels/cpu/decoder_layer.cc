@@ -1,5 +1,5 @@
-// One decoder layer as a MindSpore AOT custom op: a prompt, the rest of a prompt whose beginning a slot holds, or one token
-// each of many slots.
+// One decoder layer as a MindSpore AOT custom op, for a prompt, the rest of a prompt whose beginning is in a slot, or one
+// token in each of several slots.
 
 #include <algorithm>
 #include <vector>
@@ -11,7 +11,7 @@ namespace {
 
 enum { kX, kCos, kSin, kSlots, kLive, kCount, kEps, kFirstLayerTensor, kY = kFirstLayerTensor + kLayerTensors, kParameters };
 
-// The segments that bring tokens. Their rows follow one another from the first: padding lies behind them all.
+// Reads the segments that have tokens. Their rows are contiguous from row 0, and padding follows the last one.
 Fault ReadSegments(const Arguments &arguments, const Layer &layer, int64_t rows, std::vector<Segment> *out) {
   const auto *slots = arguments[kSlots].Ints(), *lives = arguments[kLive].Ints(), *counts = arguments[kCount].Ints();
   int64_t row = 0;
@@ -30,10 +30,10 @@ Fault ReadSegments(const Arguments &arguments, const Layer &layer, int64_t rows,
   return kOk;
 }
 
-// Inputs x float32 [rows, hidden]; cos, sin float32 [rows, dim / 2]; slots, live, count int32 [segments]: where a segment's
-// tokens go, rows held there before, and tokens that are new; eps float32 [1]; the layer's tensors, keys and values written
-// in place. The rows of the segments follow one another without gaps; what is left is padding. Output as x, zero for
-// padding.
+// Inputs: x float32 [rows, hidden]; cos, sin float32 [rows, dim / 2]; slots, live, count int32 [segments]: the slot of each
+// segment, the number of rows already in it, and the number of new tokens; eps float32 [1]; the tensors of the layer, of
+// which keys and values are written in place. The rows of the segments are contiguous; the remaining rows are padding. The
+// output has the shape of x, and is zero for padding.
 Fault RunOperator(AOT_ARGUMENTS) {
   if (nparam != kParameters) return kWrongCount;
   const Arguments arguments{params, ndims, shapes, dtypes};

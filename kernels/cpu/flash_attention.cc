@@ -1,4 +1,4 @@
-// Attention for the three shapes of work, as MindSpore AOT custom ops. Defined by mindnlp_ocr/backends/eager.py.
+// Attention over images and over KV slots, as MindSpore AOT custom ops. mindnlp_ocr/backends/eager.py is their definition.
 
 #include <algorithm>
 #include <cstring>
@@ -9,7 +9,7 @@
 
 namespace {
 
-// q, k and v as [tokens, heads, dim], of one dtype; y as q.
+// q, k and v [tokens, heads, dim] of one dtype; y has the shape and dtype of q.
 struct Packed {
   Dtype dtype;
   int64_t tokens, heads, kv_heads, dim;
@@ -27,7 +27,7 @@ Fault ReadPacked(int *ndims, int64_t **shapes, const char **dtypes, Packed *out)
   return ValidHeads(out->heads, out->kv_heads, out->dim) ? kOk : kWrongShape;
 }
 
-// `units` give tokens in order; whatever lies outside of them is padding, and its answer zero.
+// The tokens of `units` are in order. All other tokens are padding, for which the answer is zero.
 Fault AttendPacked(const Packed &packed, void **params, const std::vector<Unit> &units) {
   const int64_t item = ItemSize(packed.dtype), row = packed.heads * packed.dim * item;
   auto *y = static_cast<char *>(params[4]);
@@ -46,7 +46,7 @@ Fault AttendPacked(const Packed &packed, void **params, const std::vector<Unit> 
   return kOk;
 }
 
-// q, k, v [patches, heads, dim]; cu_seqlens int32 [images + 1]: where each image begins, and the end of the last.
+// q, k, v [patches, heads, dim]; cu_seqlens int32 [images + 1]: the beginning of each image, and the end of the last.
 Fault FlashVisionOperator(AOT_ARGUMENTS) {
   if (nparam != 5) return kWrongCount;
   Packed packed;
@@ -64,8 +64,9 @@ Fault FlashVisionOperator(AOT_ARGUMENTS) {
 }
 
 // q [segments, tokens, heads, dim]; k, v [segments, tokens, kv_heads, dim]; keys and values [slots, kv_heads, max_length,
-// dim] of any float dtype; slots, live and count int32 [segments]: the slot of each segment, rows that it holds, and tokens
-// that are new (the others are padding). They are written in place behind the live rows. Output as q, zero for padding.
+// dim] of any float dtype; slots, live and count int32 [segments]: the slot of each segment, the number of rows already in
+// it, and the number of new tokens (the others are padding). New keys and values are written in place after the live rows.
+// The output has the shape of q, and is zero for padding.
 Fault FlashDecodeOperator(AOT_ARGUMENTS) {
   enum { kQ, kK, kV, kKeys, kValues, kSlots, kLive, kCount, kY, kParameters };
   if (nparam != kParameters) return kWrongCount;

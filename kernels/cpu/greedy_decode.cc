@@ -1,8 +1,8 @@
 // Several decode steps of the whole language model, as one MindSpore AOT custom op: embedding, all layers, norm, head and
-// the choice of the next token, until every text has ended or has as many tokens as were asked for.
+// the choice of the next token, until every text has ended or has the requested number of tokens.
 //
-// A call of a compiled graph, the operators between the layers and the way back to Python take longer than the layers of a
-// small model. Greedy choice: of equal logits the first.
+// In a small model, the call of a compiled graph, the operators between the layers and the return to Python take longer than
+// the layers. The choice is greedy: the largest logit, and the first of equal ones.
 
 #include <algorithm>
 #include <memory>
@@ -18,8 +18,8 @@ enum {
   kTokens,     // int32 [segments]: the newest token of each text
   kPositions,  // int32 [segments]: its position, the same on all three axes
   kSlots,      // int32 [segments]
-  kLive,       // int32 [segments]: tokens that the slot holds before it
-  kCount,      // int32 [segments]: how many more are wanted; 0: the segment rests
+  kLive,       // int32 [segments]: number of tokens already in the slot
+  kCount,      // int32 [segments]: number of further tokens to generate; 0: the segment is idle
   kEnds,       // int32 [n]: tokens that end a text
   kCos,        // float32 [positions, dim / 2]
   kSin,
@@ -30,8 +30,8 @@ enum {
   kEps,    // float32 [1]
   kFirstLayer
 };
-// Tokens int32 [steps, segments], -1 where there is none; the logarithms of their probabilities float32 [steps, segments];
-// the last logits float32 [segments, vocab].
+// Tokens int32 [steps, segments], -1 if there is none; the logarithms of their probabilities float32 [steps, segments]; the
+// last logits float32 [segments, vocab].
 constexpr int kOutputs = 3;
 
 struct Text {
@@ -119,7 +119,7 @@ class Decoder {
         logits_(Buffer(rows * model.vocab)),
         buffers_(model.layers[0], rows) {}
 
-  // The next token of each text.
+  // Generates the next token of each text.
   void Step(std::vector<Text> *texts) {
     const Kernels &kernels = Chosen();
     const int64_t rows = texts->size(), hidden = model_.hidden, half = model_.half, vocab = model_.vocab;
@@ -156,7 +156,7 @@ class Decoder {
     });
   }
 
-  // Those of a text of the last step, by its place there.
+  // The logits of a text of the last step, by its index in that step.
   const float *Logits(int64_t row) const { return &logits_[row * model_.vocab]; }
 
  private:
@@ -169,8 +169,8 @@ class Decoder {
   const LayerBuffers buffers_;
 };
 
-// Inputs as above, then the tensors of every layer (decoder.h), keys and values written in place. Segments may rest
-// anywhere.
+// The inputs are those listed above, followed by the tensors of every layer (decoder.h), of which keys and values are
+// written in place. Any segments may be idle.
 Fault RunOperator(AOT_ARGUMENTS) {
   const int layers = (nparam - kFirstLayer - kOutputs) / kLayerTensors, outputs = nparam - kOutputs;
   if (layers < 1 || outputs != kFirstLayer + layers * kLayerTensors) return kWrongCount;

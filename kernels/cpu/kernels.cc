@@ -17,7 +17,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #if defined(__clang__) || __GNUC__ >= 11
-#define HAS_AMX  // the compiler
+#define HAS_AMX  // supported by the compiler
 #endif
 #endif
 
@@ -40,7 +40,7 @@ float HalfToFloat(uint16_t half) {
   return value;
 }
 
-uint16_t FloatToHalf(float value) {  // to the nearest, ties to even
+uint16_t FloatToHalf(float value) {  // rounds to nearest, ties to even
   uint32_t bits;
   std::memcpy(&bits, &value, 4);
   const uint32_t sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
@@ -64,7 +64,7 @@ uint16_t FloatToBfloat16(float value) {
   return (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
 }
 
-// Code for an instruction set that the compiler is not asked for, and what GCC and Clang call otherwise.
+// Compilation for other instruction sets than that of the compiler's options, and the differences between GCC and Clang.
 #define PRAGMA(x) _Pragma(#x)
 #if defined(__clang__)
 #define BEGIN_TARGET(features) PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
@@ -154,8 +154,9 @@ const Kernels *const kTables[] = {
     &portable::table};
 
 #if defined(__x86_64__)
-// What the processor has and the system saves: __builtin_cpu_supports differs between compilers. Source: Intel 64 and IA-32
-// Architectures Software Developer's Manual, volume 2, CPUID, and volume 1, sections 14.3 and 15.2 and chapter 18.
+// Instruction sets that the processor supports and whose registers the operating system saves. __builtin_cpu_supports is not
+// used, since it differs between compilers. Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2,
+// CPUID, and volume 1, sections 14.3 and 15.2 and chapter 18.
 struct Features {
   bool avx2 = false, avx512 = false, vnni = false, amx = false;
 
@@ -174,7 +175,7 @@ struct Features {
     amx = vnni && (saved & kTiles) == kTiles && (d & kTileInt8) == kTileInt8 && AsksForTiles();
   }
 
-  // Linux saves tiles for a process that has asked for them, and for what it forks. Source:
+  // Linux saves tiles only for processes that requested this, and for their child processes. Source:
   // Documentation/arch/x86/xstate.rst.
   static bool AsksForTiles() {
     constexpr int kRequestPermission = 0x1023, kTileData = 18;
@@ -217,7 +218,7 @@ const Kernels &Chosen() {
 
 extern "C" const char *InstructionSet() { return Chosen().name; }
 
-// 0, or 1 where the name is unknown or the processor lacks it.
+// Returns 0, or 1 if the name is unknown or the processor does not support the instruction set.
 extern "C" int UseInstructionSet(const char *name) {
   for (const Kernels *kernels : kTables) {
     if (std::strcmp(kernels->name, name) == 0 && ProcessorHas(*kernels)) {
@@ -228,14 +229,14 @@ extern "C" int UseInstructionSet(const char *name) {
   return 1;
 }
 
-// Floating-point operations of `rounds` on every thread, for the caller to time.
+// Runs `rounds` on every thread, for the caller to time. Returns the number of floating-point operations.
 extern "C" double FmaFlops(int64_t rounds) {
   std::atomic<int64_t> flops{0};
   Parallel(0, [&](const Worker &) { flops += static_cast<int64_t>(Chosen().fma_flops(rounds)); });
   return flops;
 }
 
-// The sum of x[n], each thread reading its share.
+// Returns the sum of x[n], of which each thread reads a part.
 extern "C" float ReadAll(const float *x, int64_t n) {
   std::atomic<float> total{0};
   Parallel(0, [&](const Worker &worker) {

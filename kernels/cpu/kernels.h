@@ -1,4 +1,4 @@
-// The routines that exist once for every instruction set, and the one that is in use.
+// The routines that are compiled once for each instruction set, and the choice of the instruction set.
 
 #pragma once
 
@@ -10,20 +10,20 @@ constexpr int64_t ItemSize(Dtype dtype) {
   return dtype == Dtype::kInt8 ? 1 : dtype == Dtype::kFloat16 || dtype == Dtype::kBfloat16 ? 2 : 4;
 }
 
-constexpr int64_t kMaxDim = 256;    // of a head
-constexpr int64_t kQueryRows = 96;  // of a block: a multiple of every row block in kernels.inc
-constexpr int64_t kTile = 128;      // keys whose scores are held at once
-constexpr int64_t kPanel = 32;      // columns of a weight that lie side by side: a multiple of every vector
-constexpr int64_t kDepth = 1024;    // rows of a panel that stay in the cache while rows of x pass by
-constexpr int64_t kChunk = 512;     // keys that one softmax state covers; chunks are merged from left to right
+constexpr int64_t kMaxDim = 256;    // maximum size of a head
+constexpr int64_t kQueryRows = 96;  // rows of a block: a multiple of ROW_BLOCK of every instruction set
+constexpr int64_t kTile = 128;      // keys whose scores are computed at once
+constexpr int64_t kPanel = 32;      // columns of a panel of a weight: a multiple of every vector width
+constexpr int64_t kDepth = 1024;    // rows of a panel that stay in the cache while rows of x are multiplied with them
+constexpr int64_t kChunk = 512;     // keys of one softmax state; chunks are merged from left to right
 constexpr int64_t kGroup = 128;     // inputs of an int8 weight that share a scale
-constexpr int64_t kHeader = 8;      // rows of an int8 panel ahead of each group
+constexpr int64_t kHeader = 8;      // rows of an int8 panel before each group
 
-// A weight [in, out] at rest, packed in panels [rows][kPanel] of kPanel outputs each. A row is
-// - float32, float16: one input's weights.
-// - bfloat16: the same in pairs, column i beside column i + kPanel / 2, so that they are widened two at a time.
-// - int8: for each group of inputs kPanel float scales and kPanel int32 offsets (-128 times the sum of the group's weights),
-//   then four inputs of each output side by side.
+// A stored weight [in, out], packed in panels [rows][kPanel] of kPanel outputs each. A row contains
+// - float32, float16: the weights of one input.
+// - bfloat16: the same in pairs of column i and column i + kPanel / 2, so that two are widened at a time.
+// - int8: for each group of inputs, kPanel float scales, kPanel int32 offsets (-128 times the sum of the group's weights),
+//   and the weights, with four inputs of each output side by side.
 struct Weight {
   const void *data;
   Dtype dtype;
@@ -31,7 +31,7 @@ struct Weight {
 
 constexpr int64_t Groups(int64_t in) { return (in + kGroup - 1) / kGroup; }
 constexpr int64_t PanelRows(Dtype dtype, int64_t in) { return dtype == Dtype::kInt8 ? in + kHeader * Groups(in) : in; }
-// The reverse: how many inputs so many rows hold.
+// The inverse of PanelRows: the number of inputs of a panel with this number of rows.
 constexpr int64_t Inputs(Dtype dtype, int64_t rows) {
   return dtype == Dtype::kInt8 ? rows - kHeader * ((rows + kGroup + kHeader - 1) / (kGroup + kHeader)) : rows;
 }
@@ -52,9 +52,9 @@ struct Queries {
 
 enum class Activation { kNone, kQuickGelu, kGelu, kSiluGate };
 
-// y = activation(x w + bias) + residual, over rows of `in` floats that follow one another. For kSiluGate the panels of gate
-// and up take turns, the biases of up lie behind those of gate, and y = silu(gate) * up + residual. x is rounded to 8 bits a
-// group where the weights are int8.
+// y = activation(x w + bias) + residual, for contiguous rows of `in` floats. For kSiluGate, the panels of gate and up
+// alternate, the biases of up follow those of gate, and y = silu(gate) * up + residual. If the weights are int8, x is
+// quantized to 8 bits per group.
 struct Product {
   const float *x;
   int64_t rows;
@@ -68,36 +68,36 @@ struct Product {
 
 struct Kernels {
   const char *name;
-  int64_t width;      // floats in a vector
-  int64_t row_block;  // rows of a register tile
+  int64_t width;      // number of floats in a vector
+  int64_t row_block;  // number of rows of a register tile
 
   void (*to_float)(Dtype dtype, const void *x, int64_t n, float *y);
   void (*from_float)(Dtype dtype, const float *x, int64_t n, void *y);
 
-  // Row r of a block, scaled, in the order in which the register tiles read it.
+  // Scales row r of a block, and writes it in the order in which the register tiles read it.
   void (*pack_query)(Dtype dtype, const void *q, int64_t dim, float scale, int64_t r, float *packed);
-  // Keys transposed and values converted, for `count` <= kTile rows from `first`; the rest of the tile is zero.
+  // Transposes keys and converts values of `count` <= kTile rows from `first`; the rest of the tile is zero.
   void (*pack_tile)(const Head &head, int64_t first, int64_t count, float *packed);
-  // The softmax state of a block over the keys first .. last, at most kChunk of them. `packed`: all tiles of the head, or
-  // null. State: [rows] largest score, [rows] sum of weights, [rows][PaddedDim] weighted values.
+  // Computes the softmax state of a block over the keys first .. last, at most kChunk of them. `packed`: all tiles of the
+  // head, or null. State: [rows] largest score, [rows] sum of weights, [rows][PaddedDim] weighted values.
   void (*chunk)(const Queries &queries, const Head &head, const float *packed, int64_t first, int64_t last, float *scratch,
                 float *state);
   void (*merge)(int64_t rows, int64_t dim, const float *part, float *total);
-  // Row r of the answer; zero where it saw no key.
+  // Writes row r of the answer; zero if it saw no keys.
   void (*finish)(int64_t rows, int64_t dim, const float *state, int64_t r, Dtype dtype, void *y);
 
-  // Up to kQueryRows rows of x as `product_panels` reads them beside weights of a dtype.
+  // Packs up to kQueryRows rows of x as `product_panels` reads them for weights of this dtype.
   void (*pack_rows)(Dtype dtype, const float *x, int64_t rows, int64_t in, float *packed);
-  // Panels first .. last of the output, for packed rows whose answers begin at row `row`.
+  // Computes panels first .. last of the output, for packed rows whose answers begin at row `row`.
   void (*product_panels)(const Product &product, const float *packed, int64_t row, int64_t rows, int64_t first,
                          int64_t last);
   void (*rms_norm)(const float *x, const float *weight, int64_t n, float eps, float *y);
   void (*layer_norm)(const float *x, const float *weight, const float *bias, int64_t n, float eps, float *y);
-  // The logarithm of the probability that a softmax gives to the largest of n logits.
+  // Returns the logarithm of the softmax probability of the largest of n logits.
   float (*log_probability)(const float *logits, int64_t n, float largest);
-  // Turns the pairs (i, i + half) of one head.
+  // Rotates the pairs (i, i + half) of one head.
   void (*rotate)(const float *x, const float *cos, const float *sin, int64_t half, float *y);
-  // For the benchmark: floating-point operations done, and the sum of everything read.
+  // For benchmarks: return the number of floating-point operations, and the sum of all numbers read.
   double (*fma_flops)(int64_t rounds);
   float (*read_all)(const float *x, int64_t n);
 
@@ -108,4 +108,4 @@ struct Kernels {
   int64_t ScratchFloats(int64_t dim) const { return kQueryRows * (kTile + 1) + TileFloats(dim) + kMaxDim; }
 };
 
-const Kernels &Chosen();  // the best that this processor has, or what UseInstructionSet named
+const Kernels &Chosen();  // the best one that this processor supports, or that of UseInstructionSet

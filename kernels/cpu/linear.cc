@@ -1,7 +1,7 @@
-// Products with packed weights, norms and the embedding, as MindSpore AOT custom ops.
+// Products with packed weights, norms and the embedding, as MindSpore AOT custom ops. mindnlp_ocr/ops/operators.py is their
+// definition.
 //
-// A row's bits depend on its own row alone, however many rows and threads there are. Defined by
-// mindnlp_ocr/ops/operators.py.
+// The bits of an output row depend only on its own input row, regardless of the number of rows and threads.
 
 #include <algorithm>
 #include <cstring>
@@ -11,8 +11,8 @@
 
 namespace {
 
-// Inputs x [rows, in], a packed weight, bias [out] (for kSiluGate [2 * out]), then residual [rows, out] if `with_residual`;
-// last live int32 [1]: rows that are not padding, whose answer is zero. Output [rows, out].
+// Inputs: x [rows, in], a packed weight, bias [out] (for kSiluGate [2 * out]), residual [rows, out] if `with_residual`, and
+// live int32 [1]: the number of rows that are not padding. Output [rows, out], zero for padding.
 Fault RunLinear(int nparam, const Arguments &t, Activation activation, bool with_residual) {
   const int last = with_residual ? 4 : 3;
   if (nparam != last + 2) return kWrongCount;
@@ -119,7 +119,7 @@ Fault EmbedOperator(AOT_ARGUMENTS) {
   return kOk;
 }
 
-// A macro's argument ends at a comma.
+// A name without a comma, which would end the argument of a macro.
 constexpr auto LinearAddOperator = LinearOperator<Activation::kNone, true>;
 
 }  // namespace

@@ -36,7 +36,7 @@ Choice Choose(const float *logits, int64_t n) {
   return {static_cast<int32_t>(largest - logits), Chosen().log_probability(logits, n, *largest)};
 }
 
-// A task is a group of rows and a range of panels. A thread keeps the rows that it has packed for its next task.
+// A task is a group of rows and a range of panels. A thread reuses its packed rows if its next task has the same group.
 void Multiply(const Worker &worker, const Product &product) {
   const Kernels &kernels = Chosen();
   const int64_t threads = worker.count, panels = Panels(product.out), groups = (product.rows + kQueryRows - 1) / kQueryRows;

@@ -19,7 +19,7 @@
 namespace {
 
 constexpr uint32_t kMaxThreads = 255;
-constexpr std::chrono::microseconds kSpin{50};  // longer would take the core from those who have work
+constexpr std::chrono::microseconds kSpin{50};  // longer spinning would take cores from threads with work
 
 void Pause() {
 #if defined(__x86_64__)
@@ -27,7 +27,7 @@ void Pause() {
 #endif
 }
 
-// A number that threads wait on.
+// A number whose change threads can wait for.
 class Event {
  public:
   uint32_t Value() const { return value_.load(std::memory_order_acquire); }
@@ -61,7 +61,7 @@ class Event {
   std::atomic<int> sleepers_{0};
 };
 
-// Those that this process may use.
+// The cores that this process may use.
 const cpu_set_t &Cores() {
   static const cpu_set_t cores = [] {
     cpu_set_t set;
@@ -71,7 +71,7 @@ const cpu_set_t &Cores() {
   return cores;
 }
 
-// Memory that grows and is kept: fresh pages cost more than the work of a small call.
+// Memory that grows and is never returned: new pages cost more than the work of a small call.
 struct Scratch {
   std::unique_ptr<float[]> floats;
   int64_t size = 0;
@@ -85,24 +85,24 @@ struct Scratch {
   }
 };
 
-// The threads live as long as the process: at its end there is nothing that they would have to finish.
+// The threads live as long as the process and are not joined, since they have no work to complete at its end.
 struct Team {
   std::mutex busy;
-  Event members;  // threads that take part in runs, the calling one included; the others sleep until it grows
-  Event start;    // of a run: its number above kMaxThreads, and its members
+  Event members;  // number of threads in runs, including the calling one; the others sleep until it grows
+  Event start;    // start of a run: its number in the bits above kMaxThreads, and the number of its members
   Event phase;
-  std::atomic<bool> crowded{false};  // more members than cores: whoever spins keeps another from its work
+  std::atomic<bool> crowded{false};  // more members than cores: a spinning thread would keep another from its work
   alignas(64) std::atomic<int64_t> arrived{0};
   alignas(64) std::atomic<int64_t> next{0};
   std::vector<pthread_t> workers;
-  std::vector<Scratch> scratch;  // of every member
-  int avoided = -1;              // the core that the workers keep away from
+  std::vector<Scratch> scratch;  // one per member
+  int avoided = -1;              // the core that the workers do not use
   void (*work)(const Worker &, const void *) = nullptr;
   const void *context = nullptr;
 
   void Wait(Event *event, uint32_t seen) const { crowded ? event->SleepUntilNot(seen) : event->SpinUntilNot(seen); }
 
-  // As many members as are wanted, or as there are threads to be had.
+  // Starts missing threads. Returns the number of members: the requested number, or less if threads cannot be created.
   int64_t Gather(int64_t wanted) {
     try {
       workers.reserve(wanted);
@@ -117,7 +117,7 @@ struct Team {
     return std::min<int64_t>(wanted, workers.size() + 1);
   }
 
-  // Linux likes to wake a thread on the core of the one that wakes it, where it would wait for the end of that one's turn.
+  // Linux tends to wake a thread on the core of the thread that wakes it, where it would have to wait for that thread.
   void AvoidTheCallersCore() {
     const int core = sched_getcpu();
     if (core < 0 || core == avoided) return;
@@ -129,7 +129,7 @@ struct Team {
   }
 
   void Loop(int64_t index) {
-    for (uint32_t seen = 0;;) {  // a run that has members is never 0
+    for (uint32_t seen = 0;;) {  // the value of a run is never 0, because it has members
       for (uint32_t count = members.Value(); index >= count; count = members.Value()) members.SleepUntilNot(count);
       Wait(&start, seen);
       seen = start.Value();
@@ -146,8 +146,8 @@ struct Team {
 
 std::atomic<Team *> the_team{nullptr};
 
-// A forked child has none of the threads, and may have been forked while one of them held the lock: it starts a team of its
-// own at its first call.
+// A forked child has none of the threads, and may have been forked while the lock was held. It therefore creates a new team
+// at its first call.
 void ForgetTheTeam() { the_team = nullptr; }
 
 Team &TheTeam() {
@@ -203,6 +203,6 @@ void RunTeam(int64_t scratch, void (*work)(const Worker &, const void *), const 
 
 // For Python, through ctypes.
 
-extern "C" void UseThreads(int count) { asked = count; }  // 0: as many as there are cores to run on
+extern "C" void UseThreads(int count) { asked = count; }  // 0: the number of usable cores
 
 extern "C" int ThreadCount() { return Threads(); }

@@ -1,8 +1,8 @@
-// One block of the vision tower as a MindSpore AOT custom op: norm, q/k/v, rotary, attention within each image or window,
-// output projection, norm and the MLP, both residuals included. Defined by mindnlp_ocr/modeling/vision.py (VisionBlock):
-// with LayerNorm and quick GELU as VisionBlock, with RMSNorm and a gated MLP as GatedVisionBlock.
+// One block of the vision tower as a MindSpore AOT custom op: norm, q/k/v, rotation, attention within each image or window,
+// output projection, norm and the MLP, with both residuals. VisionBlock in mindnlp_ocr/modeling/vision.py is the definition.
+// The operator VisionBlock has LayerNorm and quick GELU, and GatedVisionBlock has RMSNorm and a gated MLP.
 //
-// A row's bits depend on its own image or window alone.
+// The bits of a row depend only on its own image or window.
 
 #include <algorithm>
 #include <memory>
@@ -14,12 +14,12 @@
 
 namespace {
 
-// The weights of a block, and the numbers that it takes.
+// The shapes and weights of a block.
 struct Block {
   int64_t width, heads, dim, inner;
   float eps;
-  const float *norm1, *norm1_bias, *norm2, *norm2_bias;  // without biases: RMSNorm
-  Weight qkv, out, widen, narrow;                        // the last two are the MLP's
+  const float *norm1, *norm1_bias, *norm2, *norm2_bias;  // RMSNorm has no biases
+  Weight qkv, out, widen, narrow;                        // the last two belong to the MLP
   const float *qkv_bias, *out_bias, *widen_bias, *narrow_bias;
   Activation activation;
 };
@@ -30,14 +30,14 @@ void Normalize(const Kernels &kernels, const Block &block, const float *weight, 
   kernels.layer_norm(x, weight, bias, block.width, block.eps, y);
 }
 
-// x [rows, width] -> y; cos, sin [rows, dim / 2].
+// Computes y from x [rows, width]; cos, sin [rows, dim / 2].
 void RunBlock(const Block &block, const std::vector<Unit> &segments, const float *x, const float *cos, const float *sin,
               float *y) {
   const Kernels &kernels = Chosen();
   const int64_t width = block.width, dim = block.dim, half = dim / 2, heads = block.heads, inner = block.inner;
   const int64_t rows = segments.back().first + segments.back().tokens;
 
-  // What is written when the last reader of the earlier content has gone shares its memory.
+  // Buffers are shared by results of which the first is no longer read when the second is written.
   const auto buffer = [rows](int64_t n) { return std::unique_ptr<float[]>(new float[rows * n]); };
   const auto normed = buffer(width), middle = buffer(width), wide = buffer(std::max(4 * width, inner));
   float *qkv = wide.get(), *q = qkv + 3 * width * rows, *attended = normed.get(), *hidden = wide.get();
@@ -108,12 +108,13 @@ void RunBlock(const Block &block, const std::vector<Unit> &segments, const float
   });
 }
 
-// Inputs, float32 but for what is packed and `starts`: x [patches, width]; cos, sin [patches, dim / 2]; starts int32
-// [segments + 1], where each image or window begins, and the end of the last; eps [1]; norm weight [width] (and bias, unless
-// gated); packed q/k/v and its bias [3 * width]; packed output and its bias; norm weight (and bias); the MLP's packed weight
-// and bias [inner] (of gate and up [2 * inner]); its second one and bias. Output as x, zero for padding.
+// Inputs, in float32 except for packed weights and `starts`: x [patches, width]; cos, sin [patches, dim / 2]; starts int32
+// [segments + 1], the beginning of each image or window, and the end of the last; eps [1]; norm weight [width] (and bias,
+// unless gated); packed q/k/v and its bias [3 * width]; packed output projection and its bias; norm weight (and bias); the
+// first packed weight of the MLP and its bias [inner] ([2 * inner] for gate and up); the second one and its bias. The output
+// has the shape of x, and is zero for padding.
 Fault RunOperator(int nparam, const Arguments &t, bool gated) {
-  const int norms = gated ? 1 : 2;  // tensors of a norm
+  const int norms = gated ? 1 : 2;  // number of tensors of a norm
   const int norm1 = 5, qkv = norm1 + norms, out = qkv + 2, norm2 = out + 2, widen = norm2 + norms, narrow = widen + 2;
   constexpr int kX = 0, kCos = 1, kSin = 2, kStarts = 3, kEps = 4;
   const int last = narrow + 2;
