@@ -2,12 +2,13 @@
 
     python -m training.check_sources --training REAL --evaluation DEV [--evaluation MORE ...]
 
-A line is hashed without its case, spaces and marks, where four letters or digits are left. What stands on more than two
-pages of one side is a letterhead or a form: such lines are counted, since they are read better than others, but they do not
-tell pages apart. Two pages are one when they share at least three other lines, and 60 percent of those of the smaller page.
+Lines are hashed without case, spaces and punctuation, if at least four letters or digits remain. A line on more than two
+pages of one side belongs to a letterhead or a form. Such lines are counted, since they are read better than others, but
+pages are compared without them. Two pages are equal if they share at least three other lines, and at least 60 percent of
+those of the smaller page.
 
-A folder is read for ``receipts.json``, ``books.json`` (lines of each picture), ``typeset.json`` (text of each page) and
-``pdf_lines.json.gz``. Exit status: 0 no page is in both; 1 some are, and are named.
+The files ``receipts.json``, ``books.json`` (lines of each picture), ``typeset.json`` (text of each page) and
+``pdf_lines.json.gz`` of a folder are read. Exit status: 0 no page is in both; 1 some pages are, and are listed.
 """
 
 import argparse
@@ -28,7 +29,7 @@ SHARED_PART = 0.6
 
 
 def line_hash(line: str) -> bytes | None:
-    """The hash of what is left of a line, None for a line too short to say anything."""
+    """Return the hash of the letters and digits of a line; None if the line is too short."""
     letters = "".join(c for c in line.lower() if c.isalnum())
     return blake2b(letters.encode(), digest_size=8).digest() if len(letters) >= LINE_LETTERS else None
 
@@ -38,7 +39,7 @@ def page_hashes(lines: list[str]) -> frozenset[bytes]:
 
 
 def pages_of(folder: Path) -> Iterator[tuple[str, frozenset[bytes]]]:
-    """The name and the hashes of every page of a folder."""
+    """Yield the name and the line hashes of every page of a folder."""
     for file in ("receipts.json", "books.json"):
         if (path := folder / file).exists():
             for name, lines in json.loads(path.read_text("utf8")).items():
@@ -56,7 +57,7 @@ def own_lines(pages: dict[str, frozenset[bytes]], forms: frozenset[bytes]) -> di
 
 
 def form_lines(pages: dict[str, frozenset[bytes]]) -> frozenset[bytes]:
-    """What stands on several pages."""
+    """Return the hashes of lines that occur on more than two pages."""
     counts = Counter(one for hashes in pages.values() for one in hashes)
     return frozenset(one for one, count in counts.items() if count > FORM_PAGES)
 
@@ -64,7 +65,7 @@ def form_lines(pages: dict[str, frozenset[bytes]]) -> frozenset[bytes]:
 def shared_pages(
     training: dict[str, frozenset[bytes]], evaluation: dict[str, frozenset[bytes]]
 ) -> list[tuple[str, str, int]]:
-    """The pairs of pages that are one, with the number of lines that they share."""
+    """Return the pairs of equal pages, with the number of lines that they share."""
     forms = form_lines(training) | form_lines(evaluation)
     training, evaluation = own_lines(training, forms), own_lines(evaluation, forms)
     where = defaultdict(set)
@@ -84,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--training", type=Path, action="append", required=True, help="a folder of training pages")
-    parser.add_argument("--evaluation", type=Path, action="append", required=True, help="a folder of pages kept apart")
+    parser.add_argument("--evaluation", type=Path, action="append", required=True, help="a folder of evaluation pages")
     options = parser.parse_args(arguments)
     sides: list[dict[str, frozenset[bytes]]] = []
     for folders in (options.training, options.evaluation):
@@ -99,12 +100,10 @@ def main(arguments: list[str] | None = None) -> int:
     training, evaluation = sides
     known = frozenset().union(*training.values())
     lines = [one for hashes in evaluation.values() for one in hashes]
-    log.info(
-        "%d of %d evaluation lines stand in the training pages word for word", sum(h in known for h in lines), len(lines)
-    )
+    log.info("%d of %d evaluation lines occur literally in the training pages", sum(h in known for h in lines), len(lines))
     shared = shared_pages(training, evaluation)
     for name, other, count in shared:
-        log.info("%s is %s: they share %d lines of their own", name, other, count)
+        log.info("%s equals %s: they share %d lines that are not part of a form", name, other, count)
     log.info("%d training pages are in an evaluation set", len({name for name, _, _ in shared}))
     return 1 if shared else 0
 

@@ -1,4 +1,4 @@
-"""Weights in the published Qwen2-VL file format: bfloat16, in files of some 15 MB with an index."""
+"""Weights in the published Qwen2-VL file format: bfloat16, in files of about 15 MB with an index."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ FILE_BYTES = 15 * 2**20
 
 
 def load(folder: Path) -> Qwen2VL:
-    """The model of a checkpoint folder, in float32."""
+    """Load the model of a checkpoint folder in float32."""
     tensors: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         tensors.update(load_file(path))
@@ -23,7 +23,7 @@ def load(folder: Path) -> Qwen2VL:
 
 
 def export(tensors: dict[str, Tensor], folder: Path) -> None:
-    """Write the weights beside the configuration and tokenizer files, which stay as they are."""
+    """Write the weights to a folder. Its configuration and tokenizer files are not changed."""
     folder.mkdir(parents=True, exist_ok=True)
     files: list[dict[str, Tensor]] = [{}]
     size = total = 0
@@ -44,6 +44,6 @@ def export(tensors: dict[str, Tensor], folder: Path) -> None:
 
 
 def average(first: Path, second: Path, share: float, folder: Path) -> None:
-    """Write the weighted mean of two checkpoints; the share is the second's."""
+    """Write the weighted mean of two checkpoints; ``share`` is the weight of the second."""
     a, b = load(first).state_dict(), load(second).state_dict()
     export({name: torch.lerp(a[name], b[name], share) for name in a}, folder)

@@ -1,4 +1,4 @@
-"""Greedy reading of pictures of one size at a time, with keys and values kept: fast enough to measure on a CPU."""
+"""Greedy decoding of batches of images of one size, with cached keys and values: fast enough for measurements on a CPU."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,14 +22,15 @@ class Reading(NamedTuple):
 
 
 def as_read(crop: Image.Image) -> Image.Image:
-    """A line crop as the reader and the image processor scale it: 40 high, then 28 high and a multiple of 28 wide."""
+    """Scale a line crop as the document reader and the image processor do: to a height of 40, then to a height of 28 and a
+    width that is a multiple of 28."""
     width = max(1, round(crop.width * READ_HEIGHT / crop.height))
     crop = crop.convert("RGB").resize((width, READ_HEIGHT), Image.Resampling.BICUBIC)
     return crop.resize((28 * max(1, round(width / 28)), 28), Image.Resampling.BICUBIC)
 
 
 class Reader:
-    """Reads with a checkpoint's weights in float32, where the model is."""
+    """Reads images with a model, on the model's device."""
 
     def __init__(self, model: Qwen2VL, tokenizer: Path, batch: int = 48) -> None:
         self.model, self._batch = model.eval(), batch
@@ -39,7 +40,7 @@ class Reader:
         self._before = torch.tensor(self._tokenizer.encode(SYSTEM).ids, device=self._device)
 
     def read(self, pictures: Sequence[Image.Image], prompt: str = TEXT_PROMPT, special: bool = False) -> list[Reading]:
-        """The readings in the order of the pictures, whose edges are multiples of 28."""
+        """Return the readings in the order of the pictures, whose sides must be multiples of 28."""
         by_size = defaultdict(list)
         for number, picture in enumerate(pictures):
             by_size[picture.size].append(number)

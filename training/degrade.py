@@ -1,4 +1,4 @@
-"""What printing, scanning and photographing do to a page, for a whole batch at once on the GPU."""
+"""Simulated effects of printing, scanning and photographing on a whole batch of pages at once, on the GPU."""
 
 import math
 from typing import Any
@@ -9,24 +9,24 @@ from torch import Tensor
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 LAYOUT_EDGES = (616, 1036)
-STRETCH = 1.43  # a line is read 40 pixels wide for every 28 of its height
+STRETCH = 1.43  # 40 / 28: lines are scaled to a height of 40, and then to 28 without a change of their width
 
 
 def normalise(pictures: Tensor) -> Tensor:
-    """Grey or colour from 0 to 1 as the image processor hands it to the model: three channels, normalised as for CLIP."""
+    """Convert grey or colour from 0 to 1 as the image processor does: to three channels, with CLIP's mean and deviation."""
     mean, std = (torch.tensor(values, device=pictures.device).view(1, 3, 1, 1) for values in (MEAN, STD))
     return (pictures - mean) / std
 
 
 class Degrader:
-    """Draws how each batch suffers. Whether a thing happens is drawn for a batch, how much for every picture of it."""
+    """Degrades batches at random. Whether an effect applies is drawn per batch, and its strength per picture."""
 
     def __init__(self, generator: torch.Generator) -> None:
         self._generator = generator
         self._device = generator.device
 
     def __call__(self, pictures: Tensor, drawn: bool) -> Tensor:
-        """uint8 [batch, height, width], ink masks if drawn, else grey -> [batch, 3, height, width], normalised."""
+        """Degrade uint8 [batch, height, width], ink masks if drawn, else grey; to normalised [batch, 3, height, width]."""
         ink = pictures[:, None].float() / 255
         if not drawn:
             ink = 1 - ink
@@ -47,7 +47,7 @@ class Degrader:
             ink = self._grain(ink)
         elif not whole_page and self._happens(0.36):
             ink = self._coarse(ink, line)
-        if self._happens(0.13):  # a fax: two levels with a ragged edge
+        if self._happens(0.13):  # a fax: two levels with ragged edges
             edge = self._uniform(ink, 0.25, 0.6)
             ink = torch.sigmoid((ink + self._normal(ink) * self._uniform(ink, 0, 0.12) - edge) * self._uniform(ink, 8, 40))
         if drawn:
@@ -56,7 +56,7 @@ class Degrader:
             ink = (ink * self._uniform(ink, 0.75, 1.25) - self._uniform(ink, 0, 0.06)).clamp(0, 1)
         return normalise(self._colour(ink, drawn).clamp(0, 1))
 
-    # Draws
+    # Random numbers
 
     def _happens(self, share: float) -> bool:
         return self._one() < share
@@ -68,7 +68,7 @@ class Degrader:
         return torch.rand(*shape, generator=self._generator, device=self._device)
 
     def _uniform(self, like: Tensor, low: float, high: float, *shape: int) -> Tensor:
-        """One number for every picture, as [batch, 1, 1, 1], or the given shape after the batch."""
+        """Return one number per picture, as [batch, 1, 1, 1], or numbers of the given shape after the batch dimension."""
         return self._random(len(like), *(shape or (1, 1, 1))) * (high - low) + low
 
     def _normal(self, like: Tensor) -> Tensor:
@@ -78,13 +78,13 @@ class Degrader:
         return self._uniform(like, 0, 1) < share
 
     def _smooth(self, like: Tensor, rows: int, columns: int) -> Tensor:
-        """Noise that changes slowly over the picture, from 0 to 1."""
+        """Return noise from 0 to 1 that changes slowly over the picture."""
         return F.interpolate(self._random(len(like), 1, rows, columns), size=like.shape[2:], mode="bilinear")
 
-    # What happens
+    # Effects
 
     def _warp(self, ink: Tensor, drawn: bool, line: bool) -> Tensor:
-        """Turned, slanted, stretched and shifted a little."""
+        """Rotate, slant, stretch and shift by small amounts."""
         batch, _, height, width = ink.shape
         limit = min(2.5, math.degrees(math.atan((0.1 if self._happens(0.7) else 0.2) * height / width)) + 0.05)
 
@@ -114,7 +114,7 @@ class Degrader:
         return ink + (other - ink) * self._uniform(ink, 0.2, 1.0)
 
     def _fade(self, ink: Tensor) -> Tensor:
-        """Thermal paper: columns and bands that print weakly."""
+        """Simulate thermal paper, with faint columns and bands."""
         bands = (1, 1, 3)[int(self._one() * 3)]
         noise = self._smooth(ink, bands, ink.shape[3] // (28 if self._happens(0.6) else 6) + 2)
         return ink * (1 - noise * self._uniform(ink, 0.1, 0.75) * self._some(ink, 0.7))
@@ -133,7 +133,7 @@ class Degrader:
         return F.conv2d(rows, kernel.view(batch, 1, 1, 7), padding=(0, 3), groups=batch).transpose(0, 1)
 
     def _coarse(self, ink: Tensor, line: bool) -> Tensor:
-        """The source's own, lower resolution, with noise of that resolution."""
+        """Simulate a source of lower resolution, with noise at that resolution."""
         batch, _, height, width = ink.shape
         scale = self._one() * 0.5 + 0.42 if not line or self._happens(0.7) else self._one() * 0.14 + 0.3
         stretch = STRETCH if line and self._happens(0.85) else 1.0
@@ -147,13 +147,13 @@ class Degrader:
             small = torch.where(where < share, (where < share / 2).float(), small)  # salt and pepper
             if self._happens(0.3):
                 small = (F.avg_pool2d(F.pad(small, (1, 1, 1, 1), mode="replicate"), 3, 1) + small) / 2
-        if self._happens(0.3):  # few levels of grey
+        if self._happens(0.3):  # only a few levels of grey
             small = (small.clamp(0, 1) * 255 / 24).round() * 24 / 255
         mode = "bilinear" if self._happens(0.5) else "bicubic"
         return F.interpolate(small, size=(height, width), mode=mode).clamp(0, 1)
 
     def _grain(self, ink: Tensor) -> Tensor:
-        """A line from a poor sensor: noise of the source's own resolution, whose grains are as large as a comma."""
+        """Simulate a poor sensor: noise at the resolution of the source, with grains as large as a comma."""
         batch, _, height, width = ink.shape
         scale = self._one() * 0.62 + 0.4
         stretch = STRETCH if self._happens(0.85) else 1.0
@@ -166,7 +166,7 @@ class Degrader:
         return F.interpolate(small, size=(height, width), mode="bilinear" if self._happens(0.4) else "bicubic")
 
     def _colour(self, ink: Tensor, drawn: bool) -> Tensor:
-        """Paper and ink of any colour, now and then light on dark; shades, specks, noise, the blocks of a coarse JPEG."""
+        """Add colours of paper and ink (sometimes light on dark), shades, specks, noise, and the blocks of a coarse JPEG."""
         paper, print_ = self._uniform(ink, 0.7, 1.0, 3, 1, 1), self._uniform(ink, 0, 0.4, 3, 1, 1)
         paper = torch.where(self._some(ink, 0.14), paper * self._uniform(ink, 0.45, 0.8), paper)
         print_ = torch.where(self._some(ink, 0.08), print_ + 0.25, print_)

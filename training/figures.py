@@ -1,4 +1,4 @@
-"""Figures and codes as they are printed: prices, dates, times, telephone numbers, order numbers."""
+"""Random figures and codes in printed form: prices, dates, times, telephone numbers and order numbers."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def money(r: Random) -> str:
 
 
 def number(r: Random) -> str:
-    """A price, a date, a time, a share, a telephone number or a quantity."""
+    """Return a price, a date, a time, a percentage, a telephone number or a quantity."""
     k = r.randrange(12)
     if k < 3:
         return money(r)
@@ -56,7 +56,7 @@ def number(r: Random) -> str:
 
 
 def code(r: Random) -> str:
-    """An order number, a serial number or a part number."""
+    """Return an order number, a serial number or a part number."""
     k = r.randrange(6)
     letters = CAPITALS + DIGITS
     if k == 0:

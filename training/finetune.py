@@ -1,14 +1,14 @@
-"""Fine-tune a checkpoint on images of yours: a font or a form that it reads badly.
+"""Fine-tune a checkpoint on your own images, such as a font or a form that it reads badly.
 
     python -m training.finetune CHECKPOINT --train FOLDER --output ADAPTER                  # LoRA, for --lora ADAPTER
     python -m training.finetune CHECKPOINT --train FOLDER --output MODEL --rank 0 --lr 1e-4 # all weights, for --model MODEL
 
-FOLDER holds pictures of lines or of small pages, each with its text beside it: NAME.png (or .jpg) and NAME.txt. A text of
-one line is taken for a line, which is scaled as the package scales it; other pictures are read whole. A fifth of them is
-held out and measured before and after, or all of ``--test``; ``--keep`` is measured as well: pages that must not become
-worse. 200 lines take some minutes on a CPU.
+FOLDER contains images of lines or small pages, each with a text file: NAME.png (or .jpg) and NAME.txt. An image whose text
+has one line is treated as a line and scaled as the package does; other images are read as pages. The error rates are
+measured before and after training on ``--test`` or, by default, on a held-out fifth of the images, and also on ``--keep``,
+pages whose accuracy must not decrease. Training on 200 lines takes some minutes on a CPU.
 
-An adapter is stored as PEFT stores it, whole weights in the published format with the checkpoint's other files beside them.
+An adapter is stored in PEFT's format, and all weights in the published format, together with the checkpoint's other files.
 """
 
 import argparse
@@ -40,10 +40,10 @@ from training.evaluate import character_error
 from training.model import Qwen2VL
 
 log = logging.getLogger("training")
-TOKEN = 28  # pixels of an image token's edge
-ROOM = 512  # tokens of an answer; pictures with more text are left out
+TOKEN = 28  # side length of an image token in pixels
+ROOM = 512  # maximum number of tokens of an answer; pictures with more text are skipped
 SUFFIXES = (".png", ".jpg", ".jpeg")
-WARM_UP = 0.06  # of the steps
+WARM_UP = 0.06  # share of the steps
 Answers = list[int]
 
 
@@ -59,7 +59,7 @@ class Sample(NamedTuple):
 
 @dataclass
 class Prompts:
-    """How a checkpoint asks for a line and for a page, and how many pixels a page may have."""
+    """The prompts of a checkpoint for lines and pages, and its maximum number of pixels of a page."""
 
     line: str = TEXT_PROMPT
     page: str = "Extract all text from this image."
@@ -79,19 +79,19 @@ class Prompts:
 
 
 def samples_of(folder: Path) -> list[Sample]:
-    """The pictures of a folder that have a text beside them."""
+    """Return the images of a folder that have a text file."""
     samples = []
     for path in sorted(folder.iterdir()):
         text = path.with_suffix(".txt")
         if path.suffix.lower() in SUFFIXES and text.exists():
             samples.append(Sample(path.name, Image.open(path).convert("RGB"), text.read_text("utf8").strip("\n")))
     if not samples:
-        raise SystemExit(f"{folder} holds no NAME.png with a NAME.txt beside it")
+        raise SystemExit(f"{folder} contains no NAME.png with a NAME.txt")
     return samples
 
 
 def parted(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Samples to learn and samples held out."""
+    """Split samples at random. Returns those for training and those held out."""
     order = list(samples)
     Random(seed).shuffle(order)
     count = max(1, round(share * len(order)))
@@ -99,7 +99,7 @@ def parted(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Sam
 
 
 def page_size(width: int, height: int, pixels: int) -> tuple[int, int]:
-    """Edges of a page as the image processor makes them: multiples of 28 with at most so many pixels."""
+    """Return the size of a page as the image processor scales it: multiples of 28, with at most ``pixels`` pixels."""
     wide, high = (max(TOKEN, round(edge / TOKEN) * TOKEN) for edge in (width, height))
     if wide * high > pixels:
         scale = math.sqrt(pixels / (width * height))
@@ -112,7 +112,8 @@ def as_page(picture: Image.Image, pixels: int) -> Image.Image:
 
 
 def as_learnt(picture: Image.Image, r: Random) -> Image.Image:
-    """A line as it is read, its size drawn anew within a few percent, and as wide as others: they share a batch."""
+    """Scale a line as for reading, but with a size that varies by a few percent, and to a common width, so that lines can
+    share a batch."""
     height, width = READ_HEIGHT + r.choice((0, 0, 0, -6, 6)), picture.width * READ_HEIGHT / picture.height
     width = max(TOKEN, int(width * r.uniform(0.95, 1.05)))
     near = min(WIDTHS, key=lambda tokens: abs(math.log(tokens * TOKEN / width)))
@@ -125,7 +126,7 @@ def as_learnt(picture: Image.Image, r: Random) -> Image.Image:
 
 
 class LowRank(nn.Module):
-    """A linear layer that stays as it is, and a product of two small matrices that is learnt."""
+    """A frozen linear layer, and a product of two small matrices that is trained."""
 
     def __init__(self, base: nn.Linear, rank: int, scaling: float) -> None:
         super().__init__()
@@ -141,7 +142,7 @@ class LowRank(nn.Module):
 
 
 def add_low_rank(model: nn.Module, rank: int, scaling: float) -> dict[str, LowRank]:
-    """Put a low-rank part beside every linear layer, and let nothing else be learnt."""
+    """Add a low-rank part to every linear layer, and freeze all other parameters."""
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
@@ -185,7 +186,7 @@ def save_whole(model: Qwen2VL, checkpoint: Path, folder: Path) -> None:
 
 
 class Learner:
-    """Steps over batches of pictures of one size."""
+    """Trains a model with batches of pictures of one size."""
 
     def __init__(self, model: Qwen2VL, tokenizer: Path, prompts: Prompts, options: argparse.Namespace) -> None:
         self.model, self.prompts, self.options = model, prompts, options
@@ -202,7 +203,7 @@ class Learner:
         return [*self._tokenizer.encode(sample.text).ids, self._end]
 
     def batches(self, samples: Sequence[Sample]) -> list[list[tuple[Image.Image, Sample]]]:
-        """Every sample once, those of one size together, in a drawn order."""
+        """Return batches of all samples in random order; the pictures of a batch have the same size."""
         r, options = self._random, self.options
         by_size: dict[tuple[bool, tuple[int, int]], list[tuple[Image.Image, Sample]]] = defaultdict(list)
         for sample in samples:
@@ -243,7 +244,7 @@ class Learner:
 
     @torch.no_grad()
     def _pictures(self, pictures: list[Image.Image]) -> Tensor:
-        """As they are, or degraded as in training: then they are grey."""
+        """Return a batch of pictures, unchanged or, at random, in grey and degraded as in pre-training."""
         if self._random.random() < self.options.degrade:
             grey = np.stack([np.asarray(picture.convert("L")) for picture in pictures])
             return self._degrade(torch.from_numpy(grey).to(self.device), False)
@@ -253,7 +254,7 @@ class Learner:
     def fit(self, samples: Sequence[Sample]) -> None:
         kept = [sample for sample in samples if len(self._answer(sample)) <= ROOM]
         if len(kept) < len(samples):
-            log.info("%d pictures with more than %d tokens of text are left out", len(samples) - len(kept), ROOM)
+            log.info("%d pictures with more than %d tokens of text are skipped", len(samples) - len(kept), ROOM)
         start, losses = time.time(), list[float]()
         self.model.train()
         for epoch in range(self.options.epochs):
@@ -268,7 +269,7 @@ class Learner:
 
 
 def measure(model: Qwen2VL, tokenizer: Path, prompts: Prompts, samples: Sequence[Sample]) -> dict[str, float]:
-    """Character errors and the share of pictures without one."""
+    """Return the character error rate and the share of pictures without an error."""
     reader = Reader(model, tokenizer, batch=16)
     lines, pages = ([sample for sample in samples if sample.line == kind] for kind in (True, False))
     found = reader.read([as_read(sample.picture) for sample in lines], prompts.line)
@@ -281,12 +282,12 @@ def measure(model: Qwen2VL, tokenizer: Path, prompts: Prompts, samples: Sequence
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--train", type=Path, required=True, help="pictures and their texts")
-    parser.add_argument("--test", type=Path, help="the same, held out; by default a part of --train")
-    parser.add_argument("--held-out", type=float, default=0.2, help="that part")
-    parser.add_argument("--keep", type=Path, help="the same, to see what is forgotten")
+    parser.add_argument("--train", type=Path, required=True, help="folder of images and texts for training")
+    parser.add_argument("--test", type=Path, help="folder for the measurement (default: a held-out part of --train)")
+    parser.add_argument("--held-out", type=float, default=0.2, help="share of that part (default: 0.2)")
+    parser.add_argument("--keep", type=Path, help="another folder for the measurement, to detect forgetting")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--rank", type=int, default=16, help="of the adapter; 0 learns all weights")
+    parser.add_argument("--rank", type=int, default=16, help="rank of the adapter; 0 trains all weights")
     parser.add_argument("--alpha", type=float, default=32.0)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--epochs", type=int, default=12)

@@ -1,4 +1,4 @@
-"""Fonts: their glyphs at one size, which characters they have, and the store from which lines and pages are drawn."""
+"""Fonts, their glyphs at one size, their characters, and the store of fonts and texts for drawing lines and pages."""
 
 import json
 from collections import defaultdict
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from training.texts import Texts
 
-# Never trained on: what unseen fonts cost is measured with them.
+# Fonts that are excluded from training, to measure the accuracy on unseen fonts.
 HELD_OUT = ("EBGaramond", "eb-garamond", "mononoki", "Caladea", "Arimo", "arimo", "Tinos", "tinos")
 HELD_OUT_CHINESE = ("NotoSerifCJK-Bold", "DroidSansFallback", "FandolKai")
 HANDWRITTEN = (
@@ -35,7 +35,7 @@ Mask = NDArray[np.uint8]  # 255 is ink
 
 @dataclass
 class Font:
-    """A font file and what it can write."""
+    """A font file and its characters."""
 
     path: Path
     characters: frozenset[str]
@@ -56,15 +56,15 @@ class Font:
         return self.style in {"display", "hand"} or any(part in self.name for part in HANDWRITTEN)
 
     def keep(self, text: str) -> str:
-        """The text without the characters that the font lacks, its spaces single."""
+        """Return the text with single spaces and without the characters that the font lacks."""
         return " ".join("".join(c for c in text if c in self.characters or c == " ").split())
 
 
 class Face:
-    """A font at one size, its glyphs kept as bitmaps: lines are pasted together from them.
+    """A font at one size. Its glyphs are cached as bitmaps, from which lines are composed.
 
     Attributes:
-        spacing: further pixels between letters.
+        spacing: additional pixels between letters.
     """
 
     def __init__(self, path: Path, size: int) -> None:
@@ -93,7 +93,7 @@ class Face:
         return sum(self._glyph(c)[3] for c in text) + self.spacing * len(text)
 
     def draw(self, page: Mask, x: float, y: int, text: str) -> None:
-        """Draw from the top left corner of the line; what lies beyond the page is cut."""
+        """Draw a line from its top left corner. Parts outside of the page are cut off."""
         height, width = page.shape
         for character in text:
             bitmap, left, top, advance = self._glyph(character)
@@ -107,7 +107,7 @@ class Face:
             x += advance + self.spacing
 
     def fit(self, text: str, width: float) -> str:
-        """The longest start of the text that fits into the width, cut at a space where there is one."""
+        """Return the longest beginning of the text that fits into the width, cut at a space if there is one."""
         if self.width(text) <= width:
             return text
         low, high = 0, len(text)
@@ -124,10 +124,10 @@ def load_face(path: Path, size: int) -> Face:
 
 
 class Store:
-    """The fonts and texts of a data folder, made once so that the loader's processes share them.
+    """The fonts and texts of a data folder, loaded once, so that the processes of the data loader share them.
 
-    The folder holds the font files in ``fonts*``, the characters of each in ``has*.json`` ({file name: characters}), styles
-    in ``fonts2.json`` and what :class:`training.texts.Texts` reads.
+    The folder contains the font files in ``fonts*``, the characters of each in ``has*.json`` ({file name: characters}),
+    styles in ``fonts2.json``, and the files that :class:`training.texts.Texts` reads.
     """
 
     def __init__(self, folder: Path, held_out: bool = False) -> None:
@@ -165,7 +165,7 @@ class Store:
         return r.choices(self.chinese, self.chinese_weights)[0]
 
     def relative(self, r: Random, font: Font) -> Font:
-        """Another font of the same family, such as its bold; the font itself where it has none."""
+        """Return a random font of the same family, such as its bold font."""
         return r.choice(self._families[family(font)] or [font])
 
     def into_traditional(self, text: str) -> str:
@@ -173,7 +173,7 @@ class Store:
 
 
 def share(font: Font, characters: Collection[str]) -> float:
-    """How much of the characters the font has."""
+    """Return the share of the characters that the font has."""
     return sum(c in font.characters for c in characters) / max(1, len(characters))
 
 

@@ -1,6 +1,6 @@
-"""Line crops at their own resolution, drawn in many fonts and cut as a text detector cuts them; and crops without any text.
+"""Line crops at their own resolution, drawn in many fonts and cut as by a text detector, and crops without text.
 
-A sample is a mask (255 is ink) and its text. Colours, noise and blur come later, see :mod:`training.degrade`.
+A sample is a mask (255 is ink) and its text. :mod:`training.degrade` adds colours, noise and blur.
 """
 
 import math
@@ -21,7 +21,7 @@ CHINESE_SHARE = 0.54
 
 @dataclass
 class Style:
-    """How one line is set."""
+    """The typography of a line."""
 
     font: Font
     chinese: bool
@@ -31,7 +31,7 @@ class Style:
 
 
 def draw_line(store: Store, r: Random, width: int, chinese: bool | None = None) -> tuple[Mask, str] | None:
-    """A line that takes up to so many pixels when it is scaled to a height of 28; None where none came about."""
+    """Draw a line that is at most ``width`` pixels wide when it is scaled to a height of 28. Returns None if it is empty."""
     if chinese is None and r.random() < EMPTY_SHARE:
         return draw_empty(store, r, width), ""
     style = choose_style(store, r, r.random() < CHINESE_SHARE if chinese is None else chinese)
@@ -39,7 +39,7 @@ def draw_line(store: Store, r: Random, width: int, chinese: bool | None = None) 
     room = width * size * 1.3 / 28
     text = choose_text(store, r, style, room)
     face.spacing = size * (r.uniform(-0.04, 0.16) if r.random() < 0.2 else 0.0)
-    gap = size * r.uniform(0, 0.35) if r.random() < 0.2 else 0.0  # justified: wider spaces
+    gap = size * r.uniform(0, 0.35) if r.random() < 0.2 else 0.0  # wider spaces, as in justified text
     left, right = (size * (r.uniform(0, 0.04) if r.random() < 0.1 else r.uniform(0.04, 0.45)) for _ in range(2))
     while text and face.width(text) + gap * text.count(" ") > room - left - right:
         cut = text.rfind(" ")
@@ -47,7 +47,7 @@ def draw_line(store: Store, r: Random, width: int, chinese: bool | None = None) 
     if not text:
         return None
     used = face.width(text) + gap * text.count(" ") + left + right
-    hole = text.find(" ", r.randrange(len(text))) if r.random() < 0.07 else -1  # a space as wide as one between columns
+    hole = text.find(" ", r.randrange(len(text))) if r.random() < 0.07 else -1  # one space as wide as a gap between columns
     extra = min(room - used, size * r.uniform(0.5, 5)) if hole > 0 else 0.0
     base = int(size * 1.9)
     page = np.zeros((int(size * 3.4), int(used + max(extra, 0) + 1)), np.uint8)
@@ -65,7 +65,7 @@ def draw_line(store: Store, r: Random, width: int, chinese: bool | None = None) 
         return None
     if r.random() < 0.05:  # underlined
         page[min(bottom - 1, int(base + size * r.uniform(0.08, 0.22)))] = r.randint(120, 255)
-    if r.random() < 0.05:  # the rules of a table
+    if r.random() < 0.05:  # ruling lines of a table
         page[top if r.random() < 0.5 else bottom - 1] = r.randint(120, 255)
     if r.random() < 0.04:
         page[:, 0 if r.random() < 0.5 else page.shape[1] - 1] = r.randint(120, 255)
@@ -95,7 +95,7 @@ def choose_text(store: Store, r: Random, style: Style, room: float) -> str:
 def set_words(
     store: Store, r: Random, page: Mask, style: Style, text: str, base: int, spaces: tuple[float, float, int, float]
 ) -> None:
-    """Draw the text: now and then some words of it bold, with justified spaces, with one wide space."""
+    """Draw the text, sometimes with words in another font of the family, with wider spaces, or with one very wide space."""
     left, gap, hole, extra = spaces
     face = load_face(style.font.path, style.size)
     other: Face | None = None
@@ -118,7 +118,7 @@ def set_words(
 
 
 def choose_box(r: Random, style: Style, base: int, top: int, bottom: int) -> tuple[float, float]:
-    """The upper and the lower edge of the crop: about the ink, or about the body of the font, with a detector's margins."""
+    """Return the upper and lower edge of the crop, around the ink or the font's body, with the margins of a detector."""
 
     def margin(height: float) -> float:
         k = r.random()
@@ -133,7 +133,7 @@ def choose_box(r: Random, style: Style, base: int, top: int, bottom: int) -> tup
 
 
 def draw_neighbours(store: Store, r: Random, page: Mask, face: Face, style: Style, base: int) -> None:
-    """The lines above and below, which reach into the crop."""
+    """Draw the lines above and below, parts of which are inside the crop."""
     pitch = int(style.size * r.uniform(1.05, 1.5))
     length = max(2, int(page.shape[1] / (style.size * (1 if style.chinese else 0.5))))
     near = style.font.keep(store.texts.snippet(r, "zh" if style.chinese else "en", length))
@@ -144,7 +144,7 @@ def draw_neighbours(store: Store, r: Random, page: Mask, face: Face, style: Styl
 
 
 def dots(r: Random, page: Mask, size: int) -> Mask:
-    """The dots of a dot-matrix printer."""
+    """Split the ink into the dots of a dot-matrix printer."""
     pitch = size / r.uniform(8, 12)
     if pitch < 2.2:
         return page
@@ -154,7 +154,7 @@ def dots(r: Random, page: Mask, size: int) -> Mask:
 
 
 def draw_empty(store: Store, r: Random, width: int) -> Mask:
-    """A crop that holds no text: paper, rules, the edges of figures, shades, slivers of the lines above and below."""
+    """Draw a crop without text: paper, ruling lines, edges of figures, shades, or edges of the lines above and below."""
     height = r.randint(14, 44)
     page = np.zeros((height, max(8, int(width * height / 28))), np.uint8)
     k = r.random()

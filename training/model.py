@@ -1,7 +1,7 @@
-"""Qwen2-VL in plain PyTorch for batches of pictures of one size: the twin of the engine's model.
+"""Qwen2-VL in plain PyTorch for batches of images of one size, equivalent to the engine's model.
 
-Parameters are named as in the published checkpoints, so a state dict is a Hugging Face checkpoint. The classes agree with
-transformers to 2e-6 in float32.
+Parameters have the names of the published checkpoints, so a state dict is a Hugging Face checkpoint. The results agree with
+those of transformers to 2e-6 in float32.
 """
 
 import math
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PLACED = 4  # decoder layers before the states in which `training.places` looks for absolute coordinates
+PLACED = 4  # number of decoder layers before the states from which `training.places` predicts absolute coordinates
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,19 @@ class Config:
 
     @property
     def token(self) -> int:
-        """Pixels of an image token's edge."""
+        """Return the side length of an image token in pixels."""
         return self.patch * self.merge
 
 
 def patch_order(rows: int, columns: int, merge: int) -> tuple[Tensor, Tensor]:
-    """Row and column of every patch in the processor's order: the patches of one token stand together."""
+    """Return row and column of every patch in the image processor's order, in which the patches of a token are adjacent."""
     row = torch.arange(rows).view(rows // merge, 1, merge, 1).expand(-1, columns // merge, merge, merge)
     column = torch.arange(columns).view(1, columns // merge, 1, merge).expand(rows // merge, -1, merge, merge)
     return row.reshape(-1), column.reshape(-1)
 
 
 def patchify(pictures: Tensor, config: Config) -> Tensor:
-    """[batch, 3, height, width] -> [batch, patches, 3 * 2 * 14 * 14]; the frame stands twice."""
+    """Convert [batch, 3, height, width] to [batch, patches, 3 * 2 * 14 * 14]; the frame is repeated in time."""
     batch, channels, height, width = pictures.shape
     p, m = config.patch, config.merge
     x = pictures.view(batch, channels, height // p // m, m, p, width // p // m, m, p).permute(0, 2, 5, 3, 6, 1, 4, 7)
@@ -116,7 +116,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, past: list[Tensor] | None = None) -> Tensor:
-        """With a past, the keys and values in it are seen as well, and those of x are put into it."""
+        """Run the block. With ``past``, x also attends to its keys and values, and those of x are appended to it."""
         batch, count, _ = x.shape
         config, parts = self.config, self.self_attn
         y = self.input_layernorm(x)
@@ -190,7 +190,8 @@ class Qwen2VL(nn.Module):
         return angle.cos(), angle.sin()
 
     def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Positions [3, tokens] -> cosine and sine [tokens, head_dim], in Qwen2-VL's sections of time, height and width."""
+        """Return cosine and sine [tokens, head_dim] of positions [3, tokens], in Qwen2-VL's sections of time, height and
+        width."""
         dim = self.config.head_dim
         inverse = self.config.rope_theta ** (-torch.arange(0, dim, 2, device=positions.device).float() / dim)
         angle = positions[:, :, None].float() * inverse
@@ -200,7 +201,7 @@ class Qwen2VL(nn.Module):
         return angle.cos(), angle.sin()
 
     def positions(self, before: int, rows: int, columns: int, after: int, device: torch.device) -> Tensor:
-        """[3, tokens] for text, a picture of so many tokens, and text."""
+        """Return positions [3, tokens] of text, an image of ``rows`` x ``columns`` tokens, and text."""
         head = torch.arange(before, device=device).expand(3, -1)
         row = torch.arange(rows, device=device)[:, None].expand(rows, columns).reshape(-1)
         column = torch.arange(columns, device=device)[None].expand(rows, columns).reshape(-1)
@@ -209,7 +210,7 @@ class Qwen2VL(nn.Module):
         return torch.cat((head, picture, tail), 1)
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """[batch, 3, height, width] -> image tokens [batch, tokens, hidden]."""
+        """Return the image tokens [batch, tokens, hidden] of pictures [batch, 3, height, width]."""
         config = self.config
         kernel = self.visual.patch_embed.proj.weight.view(config.vision_hidden, -1)
         x = patchify(pictures, config) @ kernel.t().to(pictures.dtype)

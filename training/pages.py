@@ -14,7 +14,7 @@ COLUMN_SIZES = (11, 12, 13, 14, 15, 16, 18, 20, 22, 24)
 
 
 def draw_page(store: Store, r: Random, height: int, width: int, limit: int, chinese: bool | None = None) -> tuple[Mask, str]:
-    """Lines of text, or of a label and its value, until the page or the number of characters is full."""
+    """Draw lines of text, or of a label and its value, until the page is full or the limit of characters is reached."""
     if chinese is None:
         chinese = r.random() < 0.45
     chinese_body = chinese or (store.chinese and r.random() < 0.07)
@@ -69,7 +69,7 @@ def choose_size(r: Random, height: int, chinese: bool) -> int:
 
 
 def set_pair(store: Store, r: Random, page: Mask, face: Face, font: Font, place: tuple[int, int, int], chinese: bool) -> str:
-    """A label and its value, close together or at both edges; the text of the line, empty where nothing fits."""
+    """Draw a label and its value, side by side or at opposite edges. Returns the line's text, empty if it does not fit."""
     x, y, room = place
     label, value = (font.keep(part) for part in store.texts.pair(r, chinese))
     while label and value and face.width(label + " " + value) > room:
@@ -88,7 +88,7 @@ def set_pair(store: Store, r: Random, page: Mask, face: Face, font: Font, place:
 
 
 class Columns:
-    """A receipt or a small table: rows of values, and lines that stand alone. A row's text is its values, spaces between."""
+    """A receipt or a small table: rows of values, and single lines. The text of a row is its values, separated by spaces."""
 
     def __init__(self, store: Store, r: Random, height: int, width: int) -> None:
         self.store, self.r = store, r
@@ -108,7 +108,7 @@ class Columns:
         inner = [r.uniform(0.35, 0.75)] if count == 2 else [(i + r.uniform(-0.15, 0.15)) / count for i in range(1, count)]
         self.starts = [0.0, *sorted(inner)]
         self.kinds = [r.randrange(4) for _ in range(count)]
-        self.right = r.random() < 0.6  # the values are set against the right edge of their column
+        self.right = r.random() < 0.6  # whether values are aligned right in their columns
 
     def draw(self, limit: int) -> tuple[Mask, str]:
         r, face, page = self.r, self.face, self.page

@@ -1,11 +1,11 @@
-"""Make a data folder's fonts and tables: subsets of font files, the characters of each, traditional forms, look-alikes.
+"""Create the fonts and tables of a data folder: subsets of font files, their characters, traditional forms and look-alikes.
 
     python -m training.prepare fonts FONT.ttf FONT.ttc:2 ... --data DATA --name fonts3    # FILE:NUMBER in a collection
     python -m training.prepare tables --data DATA                                         # trad.json and confusable.json
 
-DATA must have ``lexicon.json`` already. Fonts are cut down to its characters, their traditional forms and Latin, which takes
-some seconds for each; hinting and layout tables go. ``tables`` finds look-alikes by drawing every character in three Chinese
-fonts of DATA, blurred, and correlating the pictures.
+DATA must already contain ``lexicon.json``. Fonts are reduced to its characters, their traditional forms and Latin, without
+hinting and layout tables, which takes some seconds per font. ``tables`` finds look-alikes by drawing every character in
+three Chinese fonts of DATA, blurring the pictures and correlating them.
 """
 
 import argparse
@@ -20,9 +20,9 @@ log = logging.getLogger("training")
 LATIN = [*map(chr, range(0x20, 0x7F)), *"£€¥©®°±·×÷–—‘’“”…•§"]
 MARKS = "，。、；：？！“”‘’（）《》【】—…·￥％＋－＝～／＠＃＆＊「」『』〔〕〈〉﹐﹑．‧・"
 DROPPED = ["vhea", "vmtx", "GSUB", "GPOS", "GDEF", "BASE", "VORG", "kern", "morx", "EBDT", "EBLC", "EBSC", "sbix"]
-ALIKE = 0.62  # correlation from which two characters are taken for each other
+ALIKE = 0.62  # minimum correlation of look-alikes
 COUNT = 6
-# Pairs and families known to be confused, first in the lists.
+# Pairs and families of characters that are known to be confused. They come first in the lists.
 KNOWN = (
     "钢铜 酯醋 筒简 己已巳 未末 土士 日曰 人入八 干千于 刀力 天夫 免兔 大太犬 戊戌戍 候侯 "
     "拆折 辨辩瓣 徒徙 崇祟 历厉 设没 治冶 准淮 问间 名各 白自 目日 王玉主 今令 处外 住往 "
@@ -45,7 +45,7 @@ def traditional_forms(data: Path) -> dict[str, str]:
 
 
 def subset(source: str, target_folder: Path, wanted: set[str]) -> tuple[str, str]:
-    """Cut one font down; the name of its file and the characters that it draws."""
+    """Write a subset of a font. Returns the name of its file, and the characters that it draws."""
     from fontTools import subset as cutter
     from fontTools.pens.boundsPen import ControlBoundsPen
     from fontTools.ttLib import TTFont
@@ -85,7 +85,7 @@ def make_fonts(sources: list[str], data: Path, name: str) -> None:
 
 
 def look_alikes(characters: list[str], fonts: list[Path]) -> dict[str, list[str]]:
-    """For every character those whose blurred pictures are most like its own, the known families first."""
+    """Return for every character those whose blurred pictures are most similar, after the members of its known families."""
     likeness = np.zeros((len(characters), len(characters)), np.float32)
     for path in fonts:
         font = ImageFont.truetype(str(path), 22)
@@ -129,7 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("what", choices=("fonts", "tables"))
     parser.add_argument("sources", nargs="*", help="font files")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--name", default="fonts3", help="the folder of DATA for the fonts")
+    parser.add_argument("--name", default="fonts3", help="name of the folder in DATA for the fonts (default: fonts3)")
     options = parser.parse_args(arguments)
     if options.what == "fonts":
         make_fonts(options.sources, options.data, options.name)

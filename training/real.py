@@ -1,4 +1,4 @@
-"""Pages not drawn for this: typeset PDFs, at another resolution each time, and scans of receipts and books."""
+"""Real pages: typeset PDFs, rendered at random resolutions, and scans of receipts and books."""
 
 import gzip
 import json
@@ -46,7 +46,7 @@ class Line:
 
 @dataclass
 class Page:
-    """A grey picture (255 is paper), its lines, and its paragraphs as first and last line."""
+    """A grey image (255 is paper), its lines, and its paragraphs as pairs of first and last line."""
 
     image: Mask
     lines: list[Line]
@@ -92,7 +92,7 @@ def mostly_chinese(page: dict[str, Any]) -> bool:
 
 
 def crops(r: Random, page: Page) -> Iterator[tuple[Mask, str]]:
-    """Every line at its own resolution, cut with the margins of a detector that is now and then a little off."""
+    """Yield every line at its own resolution, cut with the margins of a detector, which are sometimes inaccurate."""
     height, width = page.image.shape
 
     def margin() -> float:
@@ -111,7 +111,7 @@ def crops(r: Random, page: Page) -> Iterator[tuple[Mask, str]]:
 
 
 def blocks(page: Page) -> Iterator[Mask]:
-    """Paragraphs of two lines and more, cut out close to their lines, as ink."""
+    """Yield the ink of paragraphs of two or more lines, cut close to their lines."""
     for first, last in page.blocks:
         lines = page.lines[first : last + 1]
         if not 2 <= len(lines) <= BLOCK_LINES:
@@ -124,7 +124,8 @@ def blocks(page: Page) -> Iterator[Mask]:
 
 
 def window(r: Random, page: Page, height: int, width: int, paper: int = 255) -> tuple[Mask, list[Line]] | None:
-    """A part of the page from one of its lines on; what the edge cuts is painted over. None where no line is whole."""
+    """Return a part of the page from one of its lines on, and its lines, or None if none is complete. Lines that are cut by
+    the edge are painted over."""
     image = page.image
     if image.shape[0] < height or image.shape[1] < width:
         missing = [(0, max(0, wanted - has)) for wanted, has in zip((height, width), image.shape, strict=True)]
@@ -153,7 +154,7 @@ def resized(page: Page, scale: float) -> Page:
 
 
 def rows_of(lines: list[Line]) -> str:
-    """The text of a receipt: what stands side by side becomes one line, with spaces between."""
+    """Return the text of a receipt. Lines next to each other become one line, separated by spaces."""
     rows: list[list[Line]] = []
     for line in sorted(lines, key=lambda line: line.top + line.bottom):
         if rows:

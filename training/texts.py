@@ -1,4 +1,4 @@
-"""What stands on the pages that are drawn: prose from corpora, figures, codes, receipts, in English and Chinese."""
+"""Random texts for drawn pages: prose from corpora, figures, codes and receipts, in English and Chinese."""
 
 import json
 from itertools import accumulate
@@ -39,8 +39,8 @@ class Texts:
     """Word lists and corpora of a data folder: ``lexicon.json``, ``corpus_{en,zh,mixed}.txt`` and two tables of characters.
 
     Attributes:
-        traditional: the traditional form of a simplified character, where they differ.
-        look_alikes: up to six characters that look much like a character.
+        traditional: simplified character -> traditional form, if they differ.
+        look_alikes: character -> up to six characters that look similar.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -72,7 +72,7 @@ class Texts:
         return r.choices(self.chinese_words, cum_weights=self._cumulative)[0]
 
     def mail(self, r: Random) -> str:
-        """An e-mail address or a link."""
+        """Return an e-mail address or a link."""
 
         def word() -> str:
             return self.word(r).lower().replace("'", "")
@@ -89,7 +89,7 @@ class Texts:
     # Running text
 
     def english(self, r: Random, length: int) -> str:
-        """Random words with marks, figures and codes among them."""
+        """Return random words, with punctuation, figures and codes between them."""
         out, used, style = [], 0, r.random()
         while used < length:
             k = r.random()
@@ -110,7 +110,7 @@ class Texts:
         return text[0].upper() + text[1:] if r.random() < 0.6 else text
 
     def chinese(self, r: Random, length: int) -> str:
-        """Random words and characters, every character as often as any other half of the time."""
+        """Return random words and characters. About half of the parts are characters with equal probabilities."""
         out = ""
         while len(out) < length:
             k = r.random()
@@ -129,7 +129,7 @@ class Texts:
         return out
 
     def snippet(self, r: Random, language: str, length: int) -> str:
-        """About so many characters of a corpus, from the start of a word."""
+        """Return about ``length`` characters of a corpus, in English from the beginning of a word."""
         corpus = self.corpora[language]
         if not corpus:
             return self.english(r, length) if language == "en" else self.chinese(r, length)
@@ -149,7 +149,7 @@ class Texts:
     # Forms and tables
 
     def pair(self, r: Random, chinese: bool) -> tuple[str, str]:
-        """A label and its value."""
+        """Return a label and its value."""
         k = r.random()
         if chinese:
             label = r.choice(TERMS["chinese_fields"]) if r.random() < 0.5 else self.chinese_word(r)
@@ -164,7 +164,7 @@ class Texts:
         return (label.upper() if r.random() < 0.2 else label) + r.choice([":", "", " :", "", "#"]), value
 
     def entry(self, r: Random, chinese: bool) -> str:
-        """What stands alone in a cell of a table, a form or a receipt."""
+        """Return the content of a cell of a table, a form or a receipt."""
         k = r.random()
         if k < 0.34:
             return figure(r)
@@ -192,7 +192,7 @@ class Texts:
         text = self._plain_line(r, chinese, length)
         if not chinese:
             return text
-        if any(c in BULLETS for c in text) and r.random() < 0.8:  # else a noisy comma is read as a bullet
+        if any(c in BULLETS for c in text) and r.random() < 0.8:  # otherwise noisy commas are read as bullets
             text = "".join(c for c in text if c not in BULLETS).strip()
         k = r.random()
         if k < 0.4:
@@ -224,7 +224,7 @@ class Texts:
         return " ".join(text.replace("\u3000", " ").split())
 
     def dense_marks(self, r: Random, text: str) -> str:
-        """The same text with marks among its characters much oftener than in prose."""
+        """Return the text with punctuation between its characters, much more often than in prose."""
         out, left = "", r.randint(1, 6)
         for c in text:
             if c in MARKS and r.random() < 0.5:
@@ -237,7 +237,7 @@ class Texts:
         return out
 
     def look_alike(self, r: Random, text: str) -> str:
-        """Characters replaced by others that look like them, or a run of one family of look-alikes."""
+        """Replace characters by others that look similar, or return a sequence from families of look-alikes."""
         if r.random() >= 0.35:
             share = r.uniform(0.1, 0.5)
             return "".join(
@@ -253,7 +253,7 @@ class Texts:
         return out
 
     def receipt(self, r: Random) -> str:
-        """One printed line of a receipt or an invoice."""
+        """Return one printed line of a receipt or an invoice."""
         k = r.random()
         if k < 0.12:
             unit = r.choice(["x", "X", "@", "*", "PCS", "UNIT X"])

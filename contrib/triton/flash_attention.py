@@ -1,13 +1,13 @@
 """Tiled attention with an online softmax (Dao 2023, arXiv:2307.08691), forward only, as Triton kernels.
 
-Three uses, one loop over tiles of keys (`_attend`):
+All three uses share one loop over tiles of keys (`_attend`):
 
-- ``prefill``: causal, grouped-query, a prompt inside a static bucket;
-- ``vision``: rows attend to all of their own segment and to nothing else;
-- ``decode``: a few new tokens a slot over a static key-value cache.
+- ``prefill``: causal grouped-query attention of a prompt in a static bucket;
+- ``vision``: rows attend to all rows of their own segment and to no others;
+- ``decode``: a few new tokens per slot attend to a static key-value cache.
 
-float16 in and out, or float32 in Triton's interpreter; scores, softmax and sums are float32. A dead row (behind the last
-segment, or not yet written) may hold anything: it is never read.
+Inputs and outputs are float16, or float32 in Triton's interpreter; scores, softmax and sums are float32. A dead row (after
+the last segment, or not yet written) may have any content, because it is never read.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ from typing import Any
 import triton
 import triton.language as tl
 
-# Rows x columns of a tile. Of a 910B's 192 KiB of UB, 512 of L1 and 128 of L0C, 64 x 128 takes 176, 192 and 64 at most;
-# 128 x 128 no longer fits prefill at head size 128. A decode step has for rows a group's few query heads, so 16, the side of
-# a cube's block, wastes least. `lower.py` prints the figures.
+# Rows x columns of a tile. A 910B has 192 KiB of UB, 512 KiB of L1 and 128 KiB of L0C, of which 64 x 128 takes at most 176,
+# 192 and 64 KiB; prefill with 128 x 128 does not fit at head size 128. The rows of a decode step are the few query heads of
+# a group, so 16 rows, the side of a block of a cube core, waste the least. `lower.py` prints the figures.
 TILES = {"prefill": (64, 128), "vision": (64, 128), "decode": (16, 128)}
 HEAD_DIMS = (64, 80, 128)
 
@@ -28,7 +28,7 @@ def _attend(
     q, keys, values, key_stride, value_stride, first, stop, last, scale,
     DIM: tl.constexpr, DIMS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """[ROWS, DIMS] float32: a tile of queries over the keys first..stop-1, of which a row sees those up to its ``last``."""
+    """Attend a tile of queries to the keys first..stop-1, of which a row sees those up to ``last``: [ROWS, DIMS] float32."""
     dims = tl.arange(0, DIMS)
     # The running maximum starts finite and a hidden score is -inf: their difference is -inf, never NaN.
     peak = tl.full([ROWS], -1e30, tl.float32)
@@ -46,11 +46,11 @@ def _attend(
         weights = tl.exp(scores - higher[:, None])
         shrink = tl.exp(peak - higher)
         total = total * shrink + tl.sum(weights, 1)
-        # A hidden row of values must load as 0: its weight is 0, but 0 * NaN is NaN.
+        # A hidden row of values must be loaded as 0: its weight is 0, but 0 * NaN is NaN.
         v = tl.load(values + columns[:, None] * value_stride + dims[None, :], mask=held, other=0.0)
         sums = sums * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
         peak = higher
-    # The largest score adds exp(0) = 1, so a row that saw any key has a total of 1 or more.
+    # The largest score contributes exp(0) = 1, so the total of a row that saw a key is at least 1.
     return sums / tl.maximum(total, 1.0)[:, None]
 
 
@@ -61,7 +61,7 @@ def segments_kernel(
     GROUP: tl.constexpr, CAUSAL: tl.constexpr,
     DIM: tl.constexpr, DIMS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Prefill and vision: program (i, h) answers rows i*ROWS.. of query head h, one segment after another."""
+    """Prefill and vision: program (i, h) computes the rows from i*ROWS of query head h, one segment after another."""
     top = tl.program_id(0) * ROWS
     head = tl.program_id(1)
     rows = top + tl.arange(0, ROWS)
@@ -72,7 +72,7 @@ def segments_kernel(
     values = v + head // GROUP * v_head
     for segment in range(segments):
         first = tl.load(bounds + segment)
-        stop = tl.minimum(tl.load(bounds + segment + 1), tokens)  # a wrong bound reads nothing behind the bucket
+        stop = tl.minimum(tl.load(bounds + segment + 1), tokens)  # a wrong bound must not read beyond the bucket
         if (first < top + ROWS) & (stop > top):
             mine = ((rows >= first) & (rows < stop))[:, None]
             if DIMS > DIM:
@@ -98,7 +98,7 @@ def decode_kernel(
     GROUP: tl.constexpr, NEW: tl.constexpr,
     DIM: tl.constexpr, DIMS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Program (s, h, i) answers slot s, key head h; a tile's rows are the group's query heads times the new tokens."""
+    """Decode: program (s, h, i) computes slot s, key head h; a tile's rows are the group's query heads times new tokens."""
     slot = tl.program_id(0)
     head = tl.program_id(1)
     rows = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
@@ -119,36 +119,37 @@ def decode_kernel(
     tl.store(answers, answer.to(out.dtype.element_ty), mask=mine)
 
 
-# The launchers take what Triton takes for a tensor: an object with data_ptr(), dtype, shape and stride(), as MindSpore's is.
-# They read no device memory: check lengths where they are made, with `segment_bounds` and `live_lengths`.
+# The launchers accept the same objects as Triton: those with data_ptr(), dtype, shape and stride(), such as MindSpore
+# tensors. They do not read device memory, so lengths must be checked when they are created, with `segment_bounds` and
+# `live_lengths`.
 
 
 def prefill(q: Any, k: Any, v: Any, out: Any, bounds: Any, tile: tuple[int, int] = TILES["prefill"]) -> None:
-    """Causal attention of prompts into ``out``; rows behind the last bound become 0.
+    """Write the causal attention of prompts to ``out``. Rows after the last bound become 0.
 
     q, out: [tokens, heads, head_dim]; k, v: [tokens, kv_heads, head_dim]; float16, or float32 in the interpreter.
-    bounds: int32 [prompts + 1], prompt i is rows bounds[i]..bounds[i + 1] - 1; one prompt in a bucket is [0, live].
+    bounds: int32 [prompts + 1]; prompt i has the rows bounds[i]..bounds[i + 1] - 1. For one prompt in a bucket: [0, live].
     """
     _segments(q, k, v, out, bounds, tile, causal=True)
 
 
 def vision(q: Any, k: Any, v: Any, out: Any, bounds: Any, tile: tuple[int, int] = TILES["vision"]) -> None:
-    """Attention within segments into ``out``; rows behind the last bound become 0. Arguments as in `prefill`."""
+    """Write the attention within segments to ``out``. Rows after the last bound become 0. Arguments as for `prefill`."""
     _segments(q, k, v, out, bounds, tile, causal=False)
 
 
 def decode(q: Any, k: Any, v: Any, out: Any, live: Any, tile: tuple[int, int] = TILES["decode"]) -> None:
-    """Attention of new tokens over the rows of their own slot, into ``out``; new token i sees rows 0..live + i.
+    """Write the attention of new tokens over the rows of their own slot to ``out``. New token i sees rows 0..live + i.
 
-    q, out: [slots, new, heads, head_dim]; k, v: [slots, kv_heads, max_length, head_dim], the new rows already written.
-    live: int32 [slots], rows held before the new tokens.
+    q, out: [slots, new, heads, head_dim]; k, v: [slots, kv_heads, max_length, head_dim], with the new rows already written.
+    live: int32 [slots], number of rows before the new tokens.
     """
     slots, new, heads, dim = _shape("q", q, 4)
     _, kv_heads, max_length, _ = _shape("k", k, 4)
     _check(q, k, v, out, (slots, kv_heads, max_length, dim), heads, kv_heads)
-    _check_integers("live", live, (slots,), "one length a slot")
+    _check_integers("live", live, (slots,), "one length per slot")
     if not 1 <= new <= max_length:
-        raise ValueError(f"{new} new tokens do not fit a slot of {max_length} rows: give 1 to {max_length}")
+        raise ValueError(f"{new} new tokens do not fit into a slot of {max_length} rows: use 1 to {max_length}")
     group = heads // kv_heads
     decode_kernel[(slots, kv_heads, triton.cdiv(group * new, tile[0]))](
         q, k, v, out, live, max_length,
@@ -158,24 +159,25 @@ def decode(q: Any, k: Any, v: Any, out: Any, live: Any, tile: tuple[int, int] = 
 
 
 def segment_bounds(lengths: Sequence[int], tokens: int) -> list[int]:
-    """The bounds of segments of these lengths in a bucket of ``tokens`` rows, for an int32 tensor."""
+    """Return the bounds of segments of these lengths in a bucket of ``tokens`` rows, for an int32 tensor."""
     bounds = [0]
     for length in lengths:
         if length < 0:
-            raise ValueError(f"segment length {length} is negative: give 0 or more")
+            raise ValueError(f"segment length {length} is negative: use 0 or more")
         bounds.append(bounds[-1] + length)
     if not lengths or bounds[-1] > tokens:
-        raise ValueError(f"{len(lengths)} segments of {bounds[-1]} rows in a bucket of {tokens}: give 1 or more that fit")
+        raise ValueError(f"{len(lengths)} segments of {bounds[-1]} rows in a bucket of {tokens}: pass 1 or more that fit")
     return bounds
 
 
 def live_lengths(lengths: Sequence[int], new: int, max_length: int) -> list[int]:
-    """The lengths, each checked to leave room for ``new`` tokens in a slot of ``max_length`` rows, for an int32 tensor."""
+    """Check that each length leaves room for ``new`` tokens in a slot of ``max_length`` rows. Returns the lengths, for an
+    int32 tensor."""
     for slot, length in enumerate(lengths):
         if not 0 <= length <= max_length - new:
             raise ValueError(
-                f"slot {slot} holds {length} rows, and {new} new ones need a length of 0 to {max_length - new}: "
-                f"the slot has {max_length} rows"
+                f"slot {slot} has a length of {length}, which does not leave {new} of {max_length} rows: "
+                f"use 0 to {max_length - new}"
             )
     return list(lengths)
 
@@ -185,7 +187,7 @@ def _segments(q: Any, k: Any, v: Any, out: Any, bounds: Any, tile: tuple[int, in
     kv_heads = _shape("k", k, 3)[1]
     _check(q, k, v, out, (tokens, kv_heads, dim), heads, kv_heads)
     segments = _shape("bounds", bounds, 1)[0] - 1
-    _check_integers("bounds", bounds, (max(segments, 1) + 1,), "one bound more than segments")
+    _check_integers("bounds", bounds, (max(segments, 1) + 1,), "one more bound than segments")
     segments_kernel[(triton.cdiv(tokens, tile[0]), heads)](
         q, k, v, out, bounds, segments, tokens,
         *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *out.stride()[:2], dim**-0.5,
@@ -194,19 +196,19 @@ def _segments(q: Any, k: Any, v: Any, out: Any, bounds: Any, tile: tuple[int, in
 
 
 def _block(dim: int) -> int:
-    """Columns to compute for a head size: stock Triton knows powers of two only, triton-ascend any multiple of 16."""
+    """Return the computed columns for a head size: stock Triton supports powers of two, triton-ascend multiples of 16."""
     return dim if "ascend" in triton.backends.backends else int(triton.next_power_of_2(dim))
 
 
 def _shape(name: str, tensor: Any, dims: int) -> tuple[int, ...]:
     shape = tuple(tensor.shape)
     if len(shape) != dims:
-        raise ValueError(f"{name} has shape {list(shape)}: give {dims} dimensions")
+        raise ValueError(f"{name} has shape {list(shape)}: use {dims} dimensions")
     return shape
 
 
 def _dtype(tensor: Any) -> str:
-    return str(tensor.dtype).rsplit(".", 1)[-1].lower()  # NumPy says float16, MindSpore Float16, torch torch.float16
+    return str(tensor.dtype).rsplit(".", 1)[-1].lower()  # NumPy: float16, MindSpore: Float16, torch: torch.float16
 
 
 def _check(q: Any, k: Any, v: Any, out: Any, kv_shape: tuple[int, ...], heads: int, kv_heads: int) -> None:
@@ -218,7 +220,7 @@ def _check(q: Any, k: Any, v: Any, out: Any, kv_shape: tuple[int, ...], heads: i
         ("out", out, tuple(q.shape)),
     ):
         if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} has shape {list(tensor.shape)}: q {list(q.shape)} asks for {list(shape)}")
+            raise ValueError(f"{name} has shape {list(tensor.shape)}: q {list(q.shape)} requires {list(shape)}")
         if 0 in shape:
             raise ValueError(f"{name} has shape {list(shape)}: every size must be 1 or more")
         if _dtype(tensor) not in dtypes or _dtype(tensor) != _dtype(q):
@@ -232,9 +234,9 @@ def _check(q: Any, k: Any, v: Any, out: Any, kv_shape: tuple[int, ...], heads: i
     if q.shape[-1] not in HEAD_DIMS:
         raise ValueError(f"head_dim {q.shape[-1]} has no tested tile: use one of {', '.join(map(str, HEAD_DIMS))}")
     if heads % kv_heads:
-        raise ValueError(f"{heads} query heads do not share {kv_heads} key heads evenly: give a multiple of {kv_heads}")
+        raise ValueError(f"{heads} query heads do not share {kv_heads} key heads evenly: use a multiple of {kv_heads}")
 
 
 def _check_integers(name: str, tensor: Any, shape: tuple[int, ...], meaning: str) -> None:
     if tuple(tensor.shape) != shape or _dtype(tensor) != "int32":
-        raise ValueError(f"{name} is {_dtype(tensor)} {list(tensor.shape)}: give int32 {list(shape)}, {meaning}")
+        raise ValueError(f"{name} is {_dtype(tensor)} {list(tensor.shape)}: pass int32 {list(shape)}, {meaning}")

@@ -1,10 +1,11 @@
-"""Lowers every shipped tile for Ascend with triton-ascend, and plans its memory for a 910B3 with bishengir-compile.
+"""Lower the kernels with the tiles of the source for Ascend (triton-ascend), and plan their memory on a 910B3
+(bishengir-compile).
 
     python contrib/triton/lower.py [--save FOLDER]
 
-Needs neither CANN nor an NPU, but an environment of its own: README.md beside this file. The compiler stops in front of
-`hivmc`, the part of CANN that writes NPU code; by then it has split the kernel between cube and vector cores and given each
-buffer an address, which is what this script reads. Nothing is run.
+The script needs neither CANN nor an NPU, but a separate environment (see README.md in this folder). The compiler stops
+before `hivmc`, the part of CANN that generates NPU code. By then it has split the kernel between cube and vector cores and
+assigned an address to each buffer, which this script reads. No kernel is run.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 
 CHIP = "Ascend910B3"
-# The address spaces of a plan and what a 910B has of each, in KiB.
+# The address spaces of a plan, with their names and sizes on a 910B in KiB.
 SPACES = {"ub": ("UB", 192), "cbuf": ("L1", 512), "cc": ("L0C", 128)}
 BYTES = {"i1": 1 / 8, "i8": 1, "f16": 2, "i16": 2, "f32": 4, "i32": 4, "i64": 8}
 TOO_LARGE = ((128, 256), (256, 128), (256, 256))
@@ -31,7 +32,7 @@ TOO_LARGE = ((128, 256), (256, 128), (256, 256))
 
 @dataclass(frozen=True)
 class Job:
-    """A kernel with everything about it that is fixed when it is compiled."""
+    """A kernel with all its compile-time settings."""
 
     use: str
     dim: int
@@ -48,7 +49,7 @@ class Job:
 
     @property
     def constants(self) -> dict[str, Any]:
-        """Compile-time arguments; the published models have 6 query heads a key head, and 1 in the vision tower."""
+        """Return the compile-time arguments. Published models have 6 query heads per key head, and 1 in the vision tower."""
         shape = {"DIM": self.dim, "DIMS": flash._block(self.dim), "ROWS": self.tile[0], "COLUMNS": self.tile[1]}
         if self.use == "decode":
             return {"GROUP": 6, "NEW": self.new, **shape}
@@ -56,13 +57,13 @@ class Job:
 
 
 def shipped() -> list[Job]:
-    """Every use, head size and tile of `flash_attention`; decode for one and for four new tokens."""
+    """Return every use, head size and tile of `flash_attention`; decode with one and with four new tokens."""
     jobs = [Job(use, dim, tile) for use, tile in flash.TILES.items() for dim in flash.HEAD_DIMS]
     return jobs + [Job("decode", dim, flash.TILES["decode"], new=4) for dim in flash.HEAD_DIMS]
 
 
 def lower(kernel: Any, constants: dict[str, Any]) -> tuple[str, str]:
-    """The kernel as Triton IR and as the linalg IR that triton-ascend's adapter makes of it."""
+    """Return the kernel as Triton IR, and as the linalg IR that triton-ascend's adapter generates."""
     types = dict.fromkeys(("q", "k", "v", "out"), "*fp16") | {"bounds": "*i32", "live": "*i32", "scale": "fp32"}
     signature = {name: types.get(name, "i32") for name in kernel.arg_names if name not in constants}
     source = ASTSource(kernel, signature, constants)
@@ -79,18 +80,20 @@ def lower(kernel: Any, constants: dict[str, Any]) -> tuple[str, str]:
     try:
         return str(module), stages["ttadapter"](module, metadata)
     except subprocess.CalledProcessError as error:
-        raise SystemExit(f"{kernel.__name__} with {constants} is not lowered:\n{error.stderr.decode()[-2000:]}") from error
+        raise SystemExit(
+            f"{kernel.__name__} with {constants} could not be lowered:\n{error.stderr.decode()[-2000:]}"
+        ) from error
 
 
 def plan(adapter: str) -> tuple[str, list[str]]:
-    """The planned module and what the compiler gave up to fit it; ("", its reasons) when it does not fit."""
+    """Return the planned module, and the options that the compiler disabled to make it fit; or ("", reasons)."""
     package = importlib.util.find_spec("ascendnpuir")
     if package is None or not package.submodule_search_locations:
         raise SystemExit("ascendnpu-ir is not installed: see contrib/triton/README.md")
     compiler = Path(next(iter(package.submodule_search_locations))) / "bin" / "bishengir-compile"
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "kernel.mlir")
-        # triton-ascend removes the attribute too before it calls the compiler.
+        # triton-ascend also removes this attribute before it calls the compiler.
         source.write_text(re.sub(r', mix_mode\s*=\s*"[^"]*"', "", adapter))
         switches = ["auto-multi-buffer", "auto-bind-sub-block", "hfusion-compile", "hivm-compile", "triton-kernel-compile"]
         command = [compiler, source, f"--target={CHIP}", *(f"--enable-{switch}=true" for switch in switches)]
@@ -102,7 +105,7 @@ def plan(adapter: str) -> tuple[str, list[str]]:
 
 
 def memory(planned: str) -> dict[str, float]:
-    """KiB up to the end of the last buffer in each address space of a planned module."""
+    """Return the KiB up to the end of the last buffer in each address space of a planned module."""
     ends = dict.fromkeys(SPACES, 0.0)
     buffers = r"pointer_cast\(([^)]+)\) : memref<([\dx]+)x(\w+), #hivm\.address_space<(\w+)>"
     for addresses, sizes, kind, space in re.findall(buffers, planned):
@@ -117,13 +120,13 @@ def memory(planned: str) -> dict[str, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--save", type=Path, metavar="FOLDER", help="keep the IR of every stage here")
+    parser.add_argument("--save", type=Path, metavar="FOLDER", help="keep the IR of every stage in FOLDER")
     save = parser.parse_args().save
     failures = 0
     print(
         "| kernel | head_dim | tile | "
         + " | ".join(f"{name} of {size} KiB" for name, size in SPACES.values())
-        + " | given up |"
+        + " | disabled to fit |"
     )
     print("|---" * (4 + len(SPACES)) + "|")
     for job in shipped():

@@ -1,10 +1,10 @@
-"""Runs the linalg IR that triton-ascend makes of our kernels on x86, and compares it with float64 NumPy.
+"""Run the linalg IR that triton-ascend generates from our kernels on x86, and compare the results with float64 NumPy.
 
     python contrib/triton/run_adapter.py
 
-The launchers of `flash_attention` call a stand-in for each kernel: it lowers the kernel as `lower.py` does, compiles the IR
-with LLVM 19 and calls the machine code once for each program. This checks what the adapter made of masks, bounds and
-addresses; it says nothing about the stages behind it. README.md says what must be installed.
+The launchers of `flash_attention` call a replacement of each kernel: it lowers the kernel as `lower.py` does, compiles the
+IR with LLVM 19, and calls the machine code once per program. This checks the adapter's masks, bounds and addresses, but not
+the later stages. README.md lists what must be installed.
 """
 
 import ctypes
@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).parent / "tests"))
 import reference
 from interpreter import Rows
 
-TOLERANCE = 1e-3  # of float16
+TOLERANCE = 1e-3  # for float16 results
 GROUPS = ((12, 2), (4, 4), (4, 1))
-# What a wrong adapter could make of a kernel, as a pattern and its replacement: each must be noticed.
+# Errors that an adapter could introduce, as a pattern and its replacement. The comparison must detect each of them.
 MUTATIONS = {
     "hides one key too many": (r"arith\.cmpi sle", "arith.cmpi slt"),
     "takes the largest weight for their sum": (r"arith\.addf %in, %init", "arith.maxnumf %in, %init"),
@@ -45,7 +45,7 @@ TO_LLVM = (
     "--lower-affine",
     "--convert-scf-to-cf",
     "--expand-strided-metadata",
-    "--lower-affine",  # the line above made new ones
+    "--lower-affine",  # the pass before it creates new affine operations
     *(f"--convert-{dialect}-to-llvm" for dialect in ("math", "arith", "index")),
     "--finalize-memref-to-llvm",
     "--convert-func-to-llvm",
@@ -55,7 +55,7 @@ TO_LLVM = (
 
 
 def build(adapter: str, kernel: str) -> Callable[..., None]:
-    """The machine code of a kernel's linalg IR."""
+    """Compile the linalg IR of a kernel to machine code."""
 
     def tool(name: str, *arguments: str, source: str | bytes) -> bytes:
         data = source.encode() if isinstance(source, str) else source
@@ -66,7 +66,7 @@ def build(adapter: str, kernel: str) -> Callable[..., None]:
 
     # triton-ascend marks branches and arguments with attributes of dialects that LLVM's tools do not have.
     buffers = tool("mlir-opt", "--allow-unregistered-dialect", *BUFFERS, source=adapter).decode()
-    # A copy between strided buffers would call a runtime library; linalg's copy becomes a loop.
+    # A copy between strided buffers would call a runtime library, whereas linalg.copy becomes a loop.
     buffers = re.sub(r"memref\.copy (%\S+), (%\S+) : (.+) to (.+)", r"linalg.copy ins(\1 : \3) outs(\2 : \4)", buffers)
     code = tool("mlir-opt", "--allow-unregistered-dialect", *TO_LLVM, source=buffers)
     code = tool("mlir-translate", "--mlir-to-llvmir", "--allow-unregistered-dialect", source=code)
@@ -81,12 +81,12 @@ def build(adapter: str, kernel: str) -> Callable[..., None]:
 
 
 def buffer(address: int) -> list[Any]:
-    """A one-dimensional memref as LLVM passes it: both pointers, offset, size, stride."""
+    """Return a one-dimensional memref as LLVM passes it: two pointers, offset, size and stride."""
     return [ctypes.c_void_p(address), ctypes.c_void_p(address), *map(ctypes.c_int64, (0, 2**31, 1))]
 
 
 class OnX86:
-    """Stands in for a kernel: ``kernel[grid](*arguments, **constants)`` calls its machine code for each program."""
+    """Replaces a kernel: ``kernel[grid](*arguments, **constants)`` calls its machine code for each program."""
 
     def __init__(self, kernel: Any, mutate: Callable[[str], str] = str) -> None:
         self.kernel, self.mutate = kernel, mutate
@@ -111,7 +111,7 @@ class OnX86:
 
 
 def segments(use: str, dim: int, heads: int, kv_heads: int, tokens: int, bounds: list[int]) -> float:
-    """The largest error of a prefill or vision call whose dead rows hold NaN and inf."""
+    """Return the largest error of a prefill or vision call whose dead rows contain NaN and inf."""
     q, *kv = (reference.rng("float16", tokens, count, dim) for count in (heads, kv_heads, kv_heads))
     kv[1] = kv[1] + np.float16(1)
     for array in (q, *kv):
@@ -122,7 +122,7 @@ def segments(use: str, dim: int, heads: int, kv_heads: int, tokens: int, bounds:
 
 
 def decode(dim: int, heads: int, kv_heads: int, new: int) -> float:
-    """The largest error of a decode call over three slots whose unwritten rows hold NaN and inf."""
+    """Return the largest error of a decode call with three slots whose unwritten rows contain NaN and inf."""
     live, rows = [0, 57, 140 - new], 140
     q = reference.rng("float16", 3, new, heads, dim)
     k, v = (reference.rng("float16", 3, kv_heads, rows, dim) + np.float16(i) for i in range(2))
@@ -135,7 +135,7 @@ def decode(dim: int, heads: int, kv_heads: int, new: int) -> float:
 
 
 def worst(answer: reference.Array, expected: reference.Array) -> float:
-    """The largest error, of a number above 1 in proportion to it."""
+    """Return the largest error, relative for numbers above 1."""
     error = (np.abs(answer.astype(np.float64) - expected) / np.maximum(1, np.abs(expected))).max()
     return float("inf") if np.isnan(error) else float(error)
 

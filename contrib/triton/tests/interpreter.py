@@ -1,4 +1,4 @@
-"""NumPy arrays as tensors, so that Triton's interpreter works without torch; contrib/triton uses it, too."""
+"""NumPy arrays as tensors, so that Triton's interpreter works without torch. run_adapter.py uses them as well."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 class Rows:
-    """A NumPy array with as much of torch's Tensor as Triton's interpreter and our launchers ask for; never copied."""
+    """A NumPy array with the attributes of torch's Tensor that Triton's interpreter and our launchers use; never copied."""
 
     def __init__(self, array: NDArray[Any]) -> None:
         self.array, self.shape = array, array.shape
@@ -19,7 +19,7 @@ class Rows:
     def data_ptr(self) -> int:
         return int(self.array.ctypes.data)
 
-    # The interpreter copies a device tensor's storage to the host and back. Ours is there already.
+    # The interpreter copies the storage of a device tensor to the host and back. Ours is already on the host.
     def untyped_storage(self) -> "Rows":
         return self
 

@@ -1,4 +1,5 @@
-"""Attention in float64 NumPy, and values that must not affect results. It needs only NumPy; contrib/triton uses it, too."""
+"""Attention in float64 NumPy, and values that must not affect results. It needs only NumPy; run_adapter.py uses it as
+too."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,12 +16,12 @@ def rng(dtype: str, *shape: int) -> Array:
 
 
 def poison(array: Array) -> None:
-    """Every number becomes NaN, inf or -inf."""
+    """Replace every number by NaN, inf or -inf."""
     array[...] = np.resize([np.nan, np.inf, -np.inf], array.shape)
 
 
 def attend(q: Array, k: Array, v: Array, visible: Array) -> Array:
-    """float64 attention of one head: q [rows, dim], k and v [keys, dim], visible [rows, keys]."""
+    """Return the float64 attention of one head: q [rows, dim], k and v [keys, dim], visible [rows, keys]."""
     q, k, v = (a.astype(np.float64) for a in (q, k, v))
     scores = np.where(visible, q @ k.T / q.shape[1] ** 0.5, -np.inf)
     weights = np.exp(scores - scores.max(1, keepdims=True))

@@ -38,7 +38,7 @@ uses = pytest.mark.parametrize("causal", [True, False], ids=["prefill", "vision"
 
 
 def segments(q: Array, k: Array, v: Array, bounds: Sequence[int], causal: bool, tile: tuple[int, int]) -> Array:
-    """The kernel's answer; ``out`` starts as NaN, so a row that is never written shows."""
+    """Return the kernel's answer. ``out`` is initialised with NaN, so that rows that are never written are detected."""
     out = np.full_like(q, np.nan)
     launch = flash.prefill if causal else flash.vision
     launch(Rows(q), Rows(k), Rows(v), Rows(out), Rows(np.array(bounds, np.int32)), tile=tile)
@@ -188,9 +188,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"q": np.zeros((4, 2, 72), HALF), "kv": np.zeros((4, 2, 72), HALF)},
         "head_dim 72 has no tested tile: use one of 64, 80",
     ),
-    ({"q": np.zeros((4, 3, 64), HALF)}, "3 query heads do not share 2 key heads evenly: give a multiple of 2"),
-    ({"q": np.zeros((4, 64), HALF)}, r"q has shape \[4, 64\]: give 3 dimensions"),
-    ({"kv": np.zeros((5, 2, 64), HALF)}, r"k has shape \[5, 2, 64\]: q \[4, 2, 64\] asks for \[4, 2, 64\]"),
+    ({"q": np.zeros((4, 3, 64), HALF)}, "3 query heads do not share 2 key heads evenly: use a multiple of 2"),
+    ({"q": np.zeros((4, 64), HALF)}, r"q has shape \[4, 64\]: use 3 dimensions"),
+    ({"kv": np.zeros((5, 2, 64), HALF)}, r"k has shape \[5, 2, 64\]: q \[4, 2, 64\] requires \[4, 2, 64\]"),
     ({"kv": np.zeros((4, 2, 64), np.float32)}, "k is float32 and q is float16: cast all of them to float16"),
     ({"q": np.zeros((4, 2, 64), np.int16)}, "q is int16 and q is int16: cast all of them to float16"),
     ({"q": np.zeros((4, 2, 128), HALF)[..., ::2]}, "q has a last stride of 2: make each row of head_dim numbers contiguous"),
@@ -199,8 +199,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"q": np.lib.stride_tricks.as_strided(ONE, (4, 2, 64), (2**31, 128, 2))},
         "q spans 3221225599 elements, but offsets are 32-b",
     ),
-    ({"bounds": np.array([0, 4])}, r"bounds is int64 \[2\]: give int32 \[2\], one bound more than segments"),
-    ({"bounds": np.array([0], np.int32)}, r"bounds is int32 \[1\]: give int32 \[2\]"),
+    ({"bounds": np.array([0, 4])}, r"bounds is int64 \[2\]: pass int32 \[2\], one more bound than segments"),
+    ({"bounds": np.array([0], np.int32)}, r"bounds is int32 \[1\]: pass int32 \[2\]"),
 ]
 
 
@@ -218,9 +218,9 @@ def test_a_wrong_argument_of_a_launch_is_named_with_its_remedy(change: dict[str,
 
 def test_decode_names_a_wrong_count_of_slots_or_new_tokens() -> None:
     q, kv = Rows(np.zeros((2, 9, 4, 64), HALF)), Rows(np.zeros((2, 2, 8, 64), HALF))
-    with pytest.raises(ValueError, match=r"live is int32 \[3\]: give int32 \[2\], one length a slot"):
+    with pytest.raises(ValueError, match=r"live is int32 \[3\]: pass int32 \[2\], one length per slot"):
         flash.decode(q, kv, kv, q, Rows(np.zeros(3, np.int32)))
-    with pytest.raises(ValueError, match="9 new tokens do not fit a slot of 8 rows: give 1 to 8"):
+    with pytest.raises(ValueError, match="9 new tokens do not fit into a slot of 8 rows: use 1 to 8"):
         flash.decode(q, kv, kv, q, Rows(np.zeros(2, np.int32)))
 
 
@@ -229,7 +229,7 @@ def test_lengths_are_checked_where_they_are_made() -> None:
     assert flash.live_lengths([0, 6], 2, 8) == [0, 6]
     with pytest.raises(ValueError, match="2 segments of 9 rows in a bucket of 8"):
         flash.segment_bounds([3, 6], 8)
-    with pytest.raises(ValueError, match="segment length -1 is negative: give 0 or more"):
+    with pytest.raises(ValueError, match="segment length -1 is negative: use 0 or more"):
         flash.segment_bounds([-1], 8)
-    with pytest.raises(ValueError, match="slot 1 holds 7 rows, and 2 new ones need a length of 0 to 6"):
+    with pytest.raises(ValueError, match="slot 1 has a length of 7, which does not leave 2 of 8 rows: use 0 to 6"):
         flash.live_lengths([0, 7], 2, 8)
