@@ -60,7 +60,7 @@ def warn(message: Warning | str, *_: object, **__: object) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     names = [*arguments.images, *arguments.image]
     if not names:
-        raise SetupError("no document is named: give files, folders or patterns (see --help)")
+        raise SetupError("no document is named: pass files, folders or patterns (see --help)")
     check(arguments)
     from mindnlp_ocr.documents.source import expand
 
@@ -91,9 +91,9 @@ def read_documents(arguments: argparse.Namespace, names: Sequence[str], shard: S
 
     selection = PageSelection(arguments.pages)
     if arguments.output and arguments.output_dir:
-        raise SetupError("--output and --output-dir are both given: give one of the two")
+        raise SetupError("--output and --output-dir are both given: use only one of the two")
     if arguments.resume and not arguments.output_dir:
-        raise SetupError("--resume skips the finished files of a folder: give --output-dir DIR as well")
+        raise SetupError("--resume skips the finished files of a folder: add --output-dir DIR as well")
     several = len(names) > 1
     if arguments.output_dir:
         folder = OutputFolder(arguments.output_dir, WRITERS[arguments.format].suffix, names, arguments.resume)
@@ -102,10 +102,10 @@ def read_documents(arguments: argparse.Namespace, names: Sequence[str], shard: S
     else:
         if several and WRITERS[arguments.format].one_document:
             raise SetupError(
-                f"a {arguments.format} file contains one document, but {len(names)} are named: give --output-dir DIR"
+                f"a {arguments.format} file contains one document, but {len(names)} are named: add --output-dir DIR"
             )
         if arguments.format == "pdf" and arguments.output is None and sys.stdout.isatty():
-            raise SetupError("a PDF would be written to the terminal: give --output FILE")
+            raise SetupError("a PDF would be written to the terminal: add --output FILE")
         target = OneTarget(arguments.format, arguments.output, several)
     if arguments.cache_dir and shard != ALL:
         arguments.cache_dir = str(Path(arguments.cache_dir) / f"shard-{shard.index}")

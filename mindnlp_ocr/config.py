@@ -124,7 +124,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise SetupError(f"{path} is missing: give a complete checkpoint folder") from error
+        raise SetupError(f"{path} is missing: pass a complete checkpoint folder") from error
     except (OSError, ValueError, RecursionError) as error:
         raise SetupError(f"{path} cannot be read as JSON ({error}): copy it again") from error
     if not isinstance(value, dict):

@@ -130,9 +130,9 @@ def test_a_batch_prints_pages_in_their_order_and_the_next_run_reuses_what_it_kep
 
 
 def test_impossible_cache_settings_are_refused_in_words(capsys: pytest.CaptureFixture[str]) -> None:
-    assert refused(capsys, WORD, "--batch-size", "0") == "error: --batch-size is 0: give 1 or more\n"
-    assert refused(capsys, WORD, "--cache-size-mb", "-3") == "error: max_cache_size_mb is -3.0: give a number above 0\n"
-    too_small = "error: 1 KV slot of 2048 tokens need 12582912 bytes, but max_cache_size_mb is 8: give at least 12.0, or"
+    assert refused(capsys, WORD, "--batch-size", "0") == "error: --batch-size is 0: use 1 or more\n"
+    assert refused(capsys, WORD, "--cache-size-mb", "-3") == "error: max_cache_size_mb is -3.0: use a number above 0\n"
+    too_small = "error: 1 KV slot of 2048 tokens need 12582912 bytes, but max_cache_size_mb is 8: use at least 12.0, or"
     assert refused(capsys, WORD, "--cache-size-mb", "8").startswith(too_small)
     assert "64 KV slots of 2048 tokens" in refused(capsys, WORD, "--batch-size", "64")
 
@@ -157,24 +157,24 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "decisive"),
     [
-        ([], "no document is named: give files, folders or patterns (see --help)"),
+        ([], "no document is named: pass files, folders or patterns (see --help)"),
         (["--format", "json"], "no document is named"),
-        ([WORD, "--device", "tpu"], "device 'tpu' is unknown: give cpu, npu:0 (or Ascend) or cuda"),
+        ([WORD, "--device", "tpu"], "device 'tpu' is unknown: use cpu, npu:0 (or Ascend) or cuda"),
         ([WORD, "--device", "cuda"], "no CUDA backend"),
         ([WORD, "--attn", "sdpa"], "argument --attn: invalid choice: 'sdpa'"),
         ([WORD, "--attn", "sdpa"], "sdpa"),
-        ([WORD, "--max-new-tokens", "0"], "--max-new-tokens is 0: give 1 or more"),
-        ([WORD, "--max-new-tokens", "-3"], "--max-new-tokens is -3: give 1 or more"),
+        ([WORD, "--max-new-tokens", "0"], "--max-new-tokens is 0: use 1 or more"),
+        ([WORD, "--max-new-tokens", "-3"], "--max-new-tokens is -3: use 1 or more"),
         ([WORD, "--max-new-tokens", "many"], "--max-new-tokens"),
-        ([WORD, "--max-length", "5"], "max_length is 5: give 64 to 262144"),
+        ([WORD, "--max-length", "5"], "max_length is 5: use 64 to 262144"),
         ([WORD, "--max-pixels", "0"], "max_pixels 0 do not fit"),
         ([WORD, "--max-pixels", "-784"], "max_pixels -784 do not fit"),
         ([WORD, "--format", "xml"], "xml"),
         ([WORD, "--no-such-option"], "--no-such-option"),
         ([WORD, "--model"], "--model"),
         ([WORD, "--model", "no/such/folder"], "model no/such/folder does not exist (nothing is downloaded)"),
-        ([WORD, "--model", WORD], f"model {WORD} is a file: give a Qwen2-VL folder"),
-        ([WORD, "--model", "tests"], "is missing: give a complete checkpoint folder"),
+        ([WORD, "--model", WORD], f"model {WORD} is a file: pass a Qwen2-VL folder"),
+        ([WORD, "--model", "tests"], "is missing: pass a complete checkpoint folder"),
         ([WORD, "--output", "no/such/folder/pages.txt"], "--output no/such/folder/pages.txt cannot be written ("),
     ],
 )
@@ -227,7 +227,7 @@ def test_a_name_that_is_no_utf_8_or_too_long_is_an_error_of_its_page(
     assert main([name, "no.png", "--format", "json", "--output", str(output)]) == 1
     first, second = json.loads(output.read_text(encoding="utf-8"))["results"]
     assert first["error"]
-    assert second["error"] == "no.png is missing: give a PDF or an image file"
+    assert second["error"] == "no.png is missing: pass a PDF or an image file"
     assert main([name, "no.png", "--output", str(output)]) == 1
     assert output.read_bytes().endswith(b"==> no.png <==\n\n")
 
@@ -307,14 +307,14 @@ def test_settings_of_a_file_are_as_if_given_and_what_is_given_wins(tmp_path: Pat
         ("images: [a.png]", "unknown setting 'images'"),
         ("max_length: 128", "unknown setting 'max_length': did you mean max-length?"),
         ("version: true", "unknown setting 'version'"),
-        ("dtype: int4", "dtype is 'int4': give 'auto', 'fp32', 'fp16', 'bf16' or 'int8'"),
-        ("jit-level: O2", "jit-level is 'O2': give 'O0' or 'O1'"),
-        ("threads: [1, 2]", "threads is [1, 2]: give a valid integer"),
-        ("threads: '2'", "threads is '2': give a valid integer"),
-        ("threads: true", "threads is True: give a valid integer"),
-        ("memory-limit-gb: much", "memory-limit-gb is 'much': give a valid number"),
-        ("deterministic: 1", "deterministic is 1: give a valid boolean"),
-        ("cache-dir: 7", "cache-dir is 7: give a valid string"),
+        ("dtype: int4", "dtype is 'int4': use 'auto', 'fp32', 'fp16', 'bf16' or 'int8'"),
+        ("jit-level: O2", "jit-level is 'O2': use 'O0' or 'O1'"),
+        ("threads: [1, 2]", "threads is [1, 2]: use a valid integer"),
+        ("threads: '2'", "threads is '2': use a valid integer"),
+        ("threads: true", "threads is True: use a valid integer"),
+        ("memory-limit-gb: much", "memory-limit-gb is 'much': use a valid number"),
+        ("deterministic: 1", "deterministic is 1: use a valid boolean"),
+        ("cache-dir: 7", "cache-dir is 7: use a valid string"),
         ("- dtype", "contains no settings: write lines such as `dtype: int8`"),
         ("dtype: [", "cannot be read (while parsing"),
     ],
@@ -348,4 +348,4 @@ def test_a_setting_that_the_device_does_not_know_is_refused(tmp_path: Path, caps
 def test_the_settings_that_ship_are_good(capsys: pytest.CaptureFixture[str]) -> None:
     for settings in sorted((ROOT / "configs").glob("*.yaml")):
         assert main(["--config", str(settings)]) == 2
-        assert capsys.readouterr().err == "error: no document is named: give files, folders or patterns (see --help)\n"
+        assert capsys.readouterr().err == "error: no document is named: pass files, folders or patterns (see --help)\n"

@@ -31,7 +31,7 @@ def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_a_benchmark_without_its_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["benchmark"]) == 2
-    assert "give comparison, kv-cache or report" in capsys.readouterr().err
+    assert "use comparison, kv-cache or report" in capsys.readouterr().err
 
 
 def test_infer_reads_as_without_a_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -246,7 +246,7 @@ def test_json_that_is_no_object_says_what_it_is(tmp_path: Path, content: str, ki
 def test_a_missing_config_names_the_file_and_a_missing_generation_config_does_not_matter(tmp_path: Path) -> None:
     with pytest.raises(SetupError) as error:
         ModelConfig.from_folder(tmp_path)
-    missing = f"{tmp_path / 'config.json'} is missing: give a complete checkpoint folder"
+    missing = f"{tmp_path / 'config.json'} is missing: pass a complete checkpoint folder"
     assert str(error.value) == missing
     shutil.copy(EMBEDDED / "config.json", tmp_path)
     assert ModelConfig.from_folder(tmp_path).eos_token_ids == (8130,)

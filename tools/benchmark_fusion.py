@@ -20,7 +20,7 @@ VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> weight dtype
     "all, fp32": ("fp32", "auto", {}),
     "all, fp16": ("fp16", "auto", {}),
     "all, int8": ("int8", "auto", {}),
-    "fp32, one token a call": ("fp32", "auto", {"decode_steps": 1}),
+    "fp32, one token per call": ("fp32", "auto", {"decode_steps": 1}),
     "and no decoder layer": ("fp32", "auto", {"decode_steps": 1, "fuses_layers": False, "packed_prompts": 1}),
     "fp32, no vision block": ("fp32", "auto", {"fuses_vision": False}),
     "fp32, eager attention": ("fp32", "eager", {}),

@@ -18,13 +18,13 @@ from mindnlp_ocr.backends.base import StepInputs
 from mindnlp_ocr.backends.eager import EagerBackend
 from mindnlp_ocr.errors import SetupError
 
-MAX_SEQUENCES = 1023  # images or windows: TND takes 1,024, of which the padding is one
-_MAX_PATCHES = (1 << 20) - 1  # and 2**20 rows; keys have one more than queries
+MAX_SEQUENCES = 1023  # images or windows: TND supports 1,024 sequences, one of which is the padding
+_MAX_PATCHES = (1 << 20) - 1  # TND supports 2**20 rows, and there is one more key than queries
 HEAD_DIMS = range(16, 513, 16)
 _MAX_HEADS, _MAX_GROUP = 256, 64
-_HIGH_PRECISION = 0  # of inner_precise; 1 is faster and sums in 16 bits
-_FULL_MASK = 0  # of sparse_mode
-_UNBOUNDED = (1 << 31) - 1  # of next_tokens: its default, 0, would hide what a slot holds beyond the number of queries
+_HIGH_PRECISION = 0  # value of inner_precise; 1 is faster, but sums in 16 bits
+_FULL_MASK = 0  # value of sparse_mode
+_UNBOUNDED = (1 << 31) - 1  # value of next_tokens; the default, 0, hides keys beyond the number of queries
 
 
 class AscendBackend(EagerBackend):
@@ -43,7 +43,7 @@ class AscendBackend(EagerBackend):
     samples_in_graph = True
 
     def __init__(self, heads: int, kv_heads: int, head_dim: int, dtype: Any = ms.float16) -> None:
-        """``dtype``: dtype of the operators and the KV slots, float16 or bfloat16.
+        """Create the operators. ``dtype`` is the dtype of the operators and the KV slots, float16 or bfloat16.
 
         Raises:
             SetupError: the operators do not support these arguments.
@@ -203,18 +203,18 @@ def check_arguments(heads: int, kv_heads: int, head_dim: int, dtype: Any) -> Non
         SetupError: an argument is not supported.
     """
     if dtype not in (ms.float16, ms.bfloat16):
-        raise SetupError(f"Ascend attention in {dtype}: its operators take float16 and bfloat16; give one of them")
+        raise SetupError(f"Ascend attention in {dtype}: its operators support float16 and bfloat16; use one of them")
     for name, value in (("heads", heads), ("kv_heads", kv_heads), ("head_dim", head_dim)):
         if not isinstance(value, int) or value < 1:
-            raise SetupError(f"Ascend attention: {name} is {value!r}; give a whole number from 1")
+            raise SetupError(f"Ascend attention: {name} is {value!r}; use a whole number from 1")
     if heads > _MAX_HEADS or heads % kv_heads or heads // kv_heads > _MAX_GROUP:
         raise SetupError(
-            f"Ascend attention: {heads} heads over {kv_heads} key-value heads; its operators take up to {_MAX_HEADS} heads, "
-            f"a multiple of the key-value heads of at most {_MAX_GROUP}: use attention eager"
+            f"Ascend attention: {heads} heads over {kv_heads} key-value heads; its operators support up to {_MAX_HEADS} "
+            f"heads, at most {_MAX_GROUP} per key-value head and the same number for each: use attention eager"
         )
     if head_dim not in HEAD_DIMS:
         raise SetupError(
-            f"Ascend attention: head_dim is {head_dim}; its operators take multiples of {HEAD_DIMS.step} up to "
+            f"Ascend attention: head_dim is {head_dim}; its operators support multiples of {HEAD_DIMS.step} up to "
             f"{HEAD_DIMS[-1]}: use attention eager"
         )
 
@@ -231,27 +231,31 @@ def check_lengths(patches: int, cu_seqlens: Sequence[int]) -> None:
         raise SetupError(f"cumulative lengths start at {lengths[0]}: put 0 first")
     for image, (start, end) in enumerate(pairwise(lengths)):
         if end <= start:
-            raise SetupError(f"cumulative lengths go from {start} to {end} at image {image}: give every image a patch")
+            raise SetupError(f"cumulative lengths go from {start} to {end} at image {image}: every image needs a patch")
     if lengths[-1] > patches:
         raise SetupError(f"cumulative lengths end at {lengths[-1]}, but there are {patches} patches: use a larger bucket")
 
 
 def _require_packing(patches: int, shape: tuple[int, ...], dtype: Any) -> None:
     if len(shape) != 1 or shape[0] < 2 or dtype != ms.int32:
-        raise SetupError(f"cumulative lengths are {dtype} {tuple(shape)}; give Int32 (images + 1,)")
+        raise SetupError(f"cumulative lengths are {dtype} {tuple(shape)}; use Int32 (images + 1,)")
     images = shape[0] - 1
     if images > MAX_SEQUENCES:
-        raise SetupError(f"{images} images in one graph: Ascend attention takes up to {MAX_SEQUENCES}; read fewer at once")
+        raise SetupError(
+            f"{images} images in one graph: Ascend attention supports up to {MAX_SEQUENCES}; read fewer at once"
+        )
     if not 0 < patches <= _MAX_PATCHES:
-        raise SetupError(f"{patches} patches in one graph: Ascend attention takes 1 to {_MAX_PATCHES}; read fewer at once")
+        raise SetupError(
+            f"{patches} patches in one graph: Ascend attention supports 1 to {_MAX_PATCHES}; read fewer at once"
+        )
 
 
 def _require_segments(kv_shape: tuple[int, ...], segments: int, tokens: int) -> None:
     if len(kv_shape) != 4:
-        raise SetupError(f"KV slots of shape {tuple(kv_shape)}: give (slots, kv_heads, max_length, head_dim)")
+        raise SetupError(f"KV slots of shape {tuple(kv_shape)}: use (slots, kv_heads, max_length, head_dim)")
     if segments != 1 and (segments, tokens) != (kv_shape[0], 1):
         raise SetupError(
-            f"{segments} segments of {tokens} tokens over {kv_shape[0]} slots: Ascend attention takes one token in every "
+            f"{segments} segments of {tokens} tokens over {kv_shape[0]} slots: Ascend attention supports one token in every "
             "slot, or one segment of any length"
         )
     if tokens > kv_shape[2]:
@@ -270,14 +274,14 @@ def _require_tensors(
     for name, shape, dtype, lengths, expected in zip(names, shapes, dtypes, expected_shapes, expected_dtypes, strict=True):
         fits = len(shape) == len(lengths) and all(isinstance(b, str) or a == b for a, b in zip(shape, lengths, strict=True))
         if not fits or dtype != expected:
-            raise SetupError(f"{work}: {name} is {dtype} {_text(shape)}; give {expected} {_text(lengths)}")
+            raise SetupError(f"{work}: {name} is {dtype} {_text(shape)}; use {expected} {_text(lengths)}")
 
 
 def _text(shape: tuple[int | str, ...]) -> str:
     return f"[{', '.join(map(str, shape))}]"
 
 
-# A constexpr runs in Python while a graph compiles, and what it raises comes out of the call that compiled.
+# A constexpr runs in Python while a graph is compiled, and its exceptions are raised by the call that compiles the graph.
 _check_packing = ops.constexpr(_require_packing)
 _check_segments = ops.constexpr(_require_segments)
 _check_tensors = ops.constexpr(_require_tensors)

@@ -23,7 +23,8 @@ class CpuBackend(EagerBackend):
     packed_images = 32
 
     def __init__(self, heads: int, kv_heads: int, head_dim: int, fused: bool = True) -> None:
-        """``fused``: whether whole decoder layers and steps run as one operator; not possible for a split model."""
+        """Create the operators. ``fused``: run whole decoder layers and steps as one operator, which a split model
+        cannot."""
         super().__init__(heads, kv_heads, head_dim)
         self.vision_op, self.decode_op = native.flash_vision(), native.flash_decode()
         self.vision_block_op, self.gated_vision_block_op = native.vision_block(), native.vision_block(gated=True)

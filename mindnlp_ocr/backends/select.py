@@ -34,20 +34,20 @@ class Backends(NamedTuple):
 def choose_attention(
     device: Device, asked: Attention, head_dims: Sequence[int] = (), enable: bool = False, automatic: bool = True
 ) -> AttentionChoice:
-    """Flash where it is supported and asked for, or where the hardware may decide; else eager.
+    """Choose flash attention if it is supported, and either requested or chosen automatically; otherwise eager attention.
 
     Args:
-        asked: "auto" leaves it to ``enable`` and ``automatic``.
-        head_dims: of the checkpoint.
-        enable: ``CacheConfig.enable_flash_attention``, a demand unless ``automatic``.
-        automatic: ``CacheConfig.auto_detect_flash_attention``: the hardware decides, but on an NPU flash runs only with
+        asked: with "auto", ``enable`` and ``automatic`` decide.
+        head_dims: head sizes of the checkpoint.
+        enable: ``CacheConfig.enable_flash_attention``; without ``automatic``, flash attention is then required.
+        automatic: ``CacheConfig.auto_detect_flash_attention``: use flash attention if it is supported, on an NPU only with
             ``enable``.
 
     Raises:
         SetupError: flash attention is required but not available.
     """
     if asked not in ("auto", "eager", "flash"):
-        raise SetupError(f"attention {asked!r} is unknown: give auto, eager or flash")
+        raise SetupError(f"attention {asked!r} is unknown: use auto, eager or flash")
     supported, reason = detect_flash_attention_support(device)
     if supported:
         from mindnlp_ocr.backends import ascend  # these import MindSpore
@@ -56,7 +56,9 @@ def choose_attention(
         taken = ascend.HEAD_DIMS if device.kind == "Ascend" else native.HEAD_DIMS
         if odd := [dim for dim in head_dims if dim not in taken]:
             supported = False
-            reason = f"Not supported (head_dim {odd[0]} of the checkpoint is no multiple of {taken.step} up to {taken[-1]})"
+            reason = (
+                f"Not supported (head_dim {odd[0]} of the checkpoint is not a multiple of {taken.step} up to {taken[-1]})"
+            )
     forced = asked == "flash" or (asked == "auto" and enable and not automatic)
     if forced and not supported:
         raise SetupError(f"flash attention is required: {reason}: use --attn auto or eager")
@@ -73,7 +75,7 @@ def kv_dtype_for(device: Device, implementation: Implementation, asked: str) -> 
         SetupError: MindSpore's own operators have no bfloat16 on a CPU.
     """
     if device.kind == "CPU" and implementation == "eager" and asked == "bf16":
-        raise SetupError("kv_dtype bf16 needs our operators on a CPU, and attention runs eager: give fp32 or fp16")
+        raise SetupError("kv_dtype bf16 needs our operators on a CPU, and attention runs eager: use fp32 or fp16")
     if device.kind == "Ascend" and implementation == "flash" and asked == "fp32":
         return "fp16"
     return asked
@@ -147,16 +149,14 @@ def weight_dtype_for(device: Device, asked: WeightDtype | Literal["auto"], store
     from mindnlp_ocr.ops import native
 
     if asked != "auto" and asked not in WEIGHT_DTYPES:
-        raise SetupError(f"dtype {asked!r} is unknown: give auto, {', '.join(WEIGHT_DTYPES)}")
+        raise SetupError(f"dtype {asked!r} is unknown: use auto, {', '.join(WEIGHT_DTYPES)}")
     if device.kind == "Ascend":
         if asked == "int8":
-            raise SetupError(
-                f"weights in int8 need our CPU operators (they do not run on {device}): give auto, fp16 or bf16"
-            )
+            raise SetupError(f"weights in int8 need our CPU operators (they do not run on {device}): use auto, fp16 or bf16")
         return ("bf16" if stored == "bf16" else "fp16") if asked == "auto" else asked
     ours = runs_ours(device)
     if asked not in ("auto", "fp32") and not ours:
-        raise SetupError(f"weights in {asked} need our CPU operators ({native.available()[1]}): give dtype auto or fp32")
+        raise SetupError(f"weights in {asked} need our CPU operators ({native.available()[1]}): use dtype auto or fp32")
     return (stored if ours else "fp32") if asked == "auto" else asked
 
 

@@ -77,7 +77,7 @@ class Results(BaseModel):
             return cls.model_validate_json(Path(path).read_bytes())
         except OSError as error:
             raise SetupError(
-                f"{path} cannot be read ({error.strerror}): give a file that a benchmark wrote with --output"
+                f"{path} cannot be read ({error.strerror}): pass a file that a benchmark wrote with --output"
             ) from error
         except ValidationError as error:
             first = error.errors()[0]

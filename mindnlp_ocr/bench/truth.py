@@ -61,7 +61,7 @@ def truth_of(image: Path) -> Truth | None:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise SetupError(f"{path} cannot be read ({error}): give the text of {image.name} in UTF-8") from error
+        raise SetupError(f"{path} cannot be read ({error}): save the text of {image.name} in UTF-8") from error
     if path.suffix == ".txt":
         return Truth(text)
     if path.suffix == ".json":
@@ -69,7 +69,7 @@ def truth_of(image: Path) -> Truth | None:
             return _truth(_OF_PAGE.validate_json(text))
         except ValidationError as error:
             raise SetupError(
-                f'{path} is not a ground truth ({_reason(error)}): give {FORM} or {{"text": TEXT}} for {image.name}'
+                f'{path} is not a ground truth ({_reason(error)}): use {FORM} or {{"text": TEXT}} for {image.name}'
             ) from error
     truth = of_hocr(text)
     if not truth.lines:
@@ -86,11 +86,11 @@ def truths_of_json(path: Path) -> dict[str, Truth]:
     try:
         rows = _OF_PAGES.validate_json(path.read_bytes())
     except OSError as error:
-        raise SetupError(f"{path} cannot be read ({error.strerror}): give a .json") from error
+        raise SetupError(f"{path} cannot be read ({error.strerror}): pass a .json") from error
     except ValidationError as error:
         raise SetupError(
             f"{path} is not a list of pages ({_reason(error)}): "
-            f'give {{"page.png": {FORM}}} or {{"page.png": {{"text": TEXT}}}}'
+            f'use {{"page.png": {FORM}}} or {{"page.png": {{"text": TEXT}}}}'
         ) from error
     return {name: _truth(row) for name, row in rows.items()}
 

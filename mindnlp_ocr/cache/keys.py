@@ -49,7 +49,7 @@ class PrefixKey:
     def __post_init__(self) -> None:
         token_ids = np.array(self.token_ids, np.int32)
         if token_ids.ndim != 1:
-            raise ValueError(f"token_ids has the shape {token_ids.shape}: give one sequence [tokens]")
+            raise ValueError(f"token_ids has the shape {token_ids.shape}: pass one sequence [tokens]")
         token_ids.flags.writeable = False
         object.__setattr__(self, "token_ids", token_ids)
         object.__setattr__(self, "images", tuple(self.images))
@@ -91,9 +91,9 @@ class PrefixKey:
             ValueError: the length exceeds the sequence, or the prefix would end within an image.
         """
         if not 0 <= length <= len(self):
-            raise ValueError(f"a prefix of {length} tokens was requested: give 0 to {len(self)}")
+            raise ValueError(f"a prefix of {length} tokens was requested: use 0 to {len(self)}")
         if (whole := self.uncut(length)) != length:
-            raise ValueError(f"a prefix of {length} tokens cuts an image that starts at {whole}: give uncut({length})")
+            raise ValueError(f"a prefix of {length} tokens cuts an image that starts at {whole}: use uncut({length})")
         images = tuple(image for image in self.images if image.end <= length)
         return PrefixKey(self.base, self.token_ids[:length], images)
 

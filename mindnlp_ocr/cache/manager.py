@@ -73,7 +73,7 @@ class CacheManager:
             ValueError: the key has no tokens.
         """
         if not key:
-            raise ValueError("the key has no tokens: give at least one")
+            raise ValueError("the key has no tokens: pass at least one")
         with self._lock:
             self._expire()
             reused, continued, source = self._longest(key)
@@ -151,7 +151,7 @@ class CacheManager:
             ValueError: the key has no tokens.
         """
         if not key:
-            raise ValueError("the key has no tokens: give at least one")
+            raise ValueError("the key has no tokens: pass at least one")
         with self._lock:
             self._expire()
             free = self._free()
@@ -231,7 +231,7 @@ class CacheManager:
             pinned = self._pinned()
             busy = self._live.keys() | pinned
             if len(busy) > slots:
-                raise SetupError(f"slots is {slots}, but requests use {len(busy)}: give {len(busy)}, or wait until they end")
+                raise SetupError(f"slots is {slots}, but requests use {len(busy)}: use {len(busy)}, or wait until they end")
             self._expire()
             idle = [slot for slot in self._cached if slot not in pinned]
             for slot in idle[: max(0, len(busy) + len(idle) - slots)]:
@@ -373,15 +373,15 @@ def worth_reusing(key: PrefixKey, tokens: int) -> bool:
 def _check(slots: int, slot_bytes: int, max_bytes: int, ttl_seconds: float, workers: int) -> None:
     for name, value in (("slots", slots), ("slot_bytes", slot_bytes), ("workers", workers)):
         if value < 1:
-            raise SetupError(f"{name} is {value}: give 1 or more")
+            raise SetupError(f"{name} is {value}: use 1 or more")
     if not ttl_seconds > 0:
-        raise SetupError(f"ttl_seconds is {ttl_seconds!r}: give a number above 0")
+        raise SetupError(f"ttl_seconds is {ttl_seconds!r}: use a number above 0")
     if workers > slots:
         raise SetupError(
-            f"workers is {workers}, but there are {slots} slots: give {workers} slots, or at most {slots} workers"
+            f"workers is {workers}, but there are {slots} slots: use {workers} slots, or at most {slots} workers"
         )
     if (needed := slots * slot_bytes) > max_bytes:
         raise SetupError(
             f"{slots} KV slots of {slot_bytes} bytes need {needed} bytes ({math.ceil(needed / 2**20)} MB), but max_bytes is "
-            f"{max_bytes}: give at least {needed}, or fewer slots ({workers * slot_bytes} bytes for {workers})"
+            f"{max_bytes}: use at least {needed}, or fewer slots ({workers * slot_bytes} bytes for {workers})"
         )

@@ -52,9 +52,9 @@ class StoredPrefix:
                 f"keys are {dtype} {shape}, but values are {self.values.dtype} {self.values.shape}: use the same for both"
             )
         if len(shape) != 4 or shape[2] != len(self.key) or 0 in shape:
-            raise ValueError(f"keys are {shape}: give [layers, kv_heads, {len(self.key)} tokens, head_dim]")
+            raise ValueError(f"keys are {shape}: use [layers, kv_heads, {len(self.key)} tokens, head_dim]")
         if dtype not in DTYPES:
-            raise ValueError(f"keys are {dtype}: give float32, float16 or bfloat16")
+            raise ValueError(f"keys are {dtype}: use float32, float16 or bfloat16")
 
 
 def save_prefix(folder: Path, entry: StoredPrefix) -> Path:

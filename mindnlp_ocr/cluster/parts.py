@@ -23,7 +23,7 @@ def settle(arguments: argparse.Namespace, launch: Launch | None) -> None:
     if arguments.threads is None and launch is not None:
         arguments.threads = launch.threads
     if launch is not None and not launch.scheduler and launch.rank is None:
-        raise SetupError("msrun assigned no rank to this worker: give --node_rank on every machine, 0 on the first")
+        raise SetupError("msrun assigned no rank to this worker: add --node_rank on every machine, 0 on the first")
 
 
 def read_in_parts(arguments: argparse.Namespace, paths: Sequence[str], launch: Launch | None, read: Read) -> int:
@@ -34,7 +34,7 @@ def read_in_parts(arguments: argparse.Namespace, paths: Sequence[str], launch: L
     """
     if arguments.cache_dir:
         raise SetupError(
-            "--cache-dir stores whole heads, but with --tensor-parallel each worker has only a part: give one of the two"
+            "--cache-dir stores whole heads, but with --tensor-parallel each worker has only a part: use only one of the two"
         )
     if launch is None or launch.rank == 0:
         return read(arguments, paths)

@@ -39,7 +39,7 @@ def run_command(argv: Sequence[str]) -> int | None:
                 raise SetupError(f"{missing} is not installed: run `pip install 'mindnlp-ocr[bench]'`") from error
             return status
     if argv and argv[0] == "benchmark":
-        raise SetupError("no benchmark is named: give comparison, kv-cache or report")
+        raise SetupError("no benchmark is named: use comparison, kv-cache or report")
     return None
 
 

@@ -183,7 +183,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(child(Asked.of(arguments, argv))))
         return 0
     if unknown := set(arguments.work) - set(WORK):
-        parser.error(f"{', '.join(sorted(unknown))}: give {', '.join(WORK)}")
+        parser.error(f"{', '.join(sorted(unknown))} is unknown: use {', '.join(WORK)}")
     ready(arguments)
     asked, results = Asked.of(arguments, argv), Results.start("benchmark_comparison", smoke=arguments.smoke)
     for name in arguments.work or WORK:

@@ -229,7 +229,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     arguments = parser.parse_args(argv)
     if unknown := set(arguments.work) - set(WORK):
-        parser.error(f"{', '.join(sorted(unknown))}: give {', '.join(WORK)}")
+        parser.error(f"{', '.join(sorted(unknown))} is unknown: use {', '.join(WORK)}")
     ready(arguments)
     asked, results = Asked.of(arguments, argv), Results.start("benchmark_kv_cache", smoke=arguments.smoke)
     for name in arguments.work or [name for name in WORK if name != "endurance"]:

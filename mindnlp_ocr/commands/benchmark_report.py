@@ -25,7 +25,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--title", default="Performance", help="title of the report (default: Performance)")
     arguments = parser.parse_args(argv)
     if arguments.output.suffix != ".md":
-        parser.error(f"--output is {arguments.output}: give a name that ends in .md")
+        parser.error(f"--output is {arguments.output}: use a name that ends in .md")
     for path in write_report([Results.load(path) for path in arguments.results], arguments.output, arguments.title):
         print(f"wrote {path}")
 

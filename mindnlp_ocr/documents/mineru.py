@@ -200,7 +200,7 @@ class EngineVlmClient(VlmClient):
             for value in settings
         ]
         if wrong := [len(value) for value in lists if len(value) != len(images)]:
-            raise RequestError(f"{len(images)} images come with {wrong[0]} settings: give one for each, or one for all")
+            raise RequestError(f"{len(images)} images come with {wrong[0]} settings: pass one for each, or one for all")
         return list(zip(images, *lists, strict=True))
 
     # Asynchronous interface

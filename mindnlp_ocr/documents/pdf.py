@@ -41,10 +41,10 @@ class Pdf:
             code = getattr(error, "err_code", None)
             if code in (FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY):
                 wanted = "the password is wrong" if password else "it is encrypted"
-                raise PageError(f"{name} cannot be opened ({wanted}): give --password") from error
+                raise PageError(f"{name} cannot be opened ({wanted}): add --password") from error
             raise PageError(f"{name} is damaged or not a PDF ({error}): save it again") from error
         except OSError as error:
-            raise PageError(f"{name} cannot be opened ({error.strerror}): give a PDF that can be read") from error
+            raise PageError(f"{name} cannot be opened ({error.strerror}): pass a PDF that can be read") from error
         if self.pages == 0:
             raise PageError(f"{name} has no pages: save it again")
 

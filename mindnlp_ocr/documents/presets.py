@@ -38,13 +38,13 @@ def load(name: str) -> Preset:
 
     path = FOLDER / f"{name}.yaml" if name in names() else Path(name)
     if not path.suffix:
-        raise SetupError(f"--preset {name} is unknown: give {', '.join(names())}, or a YAML file")
+        raise SetupError(f"--preset {name} is unknown: use {', '.join(names())}, or a YAML file")
     try:
         given: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise SetupError(
-            f"--preset {name} cannot be read ({reason}): give a YAML file such as configs/presets/plain.yaml"
+            f"--preset {name} cannot be read ({reason}): pass a YAML file such as configs/presets/plain.yaml"
         ) from error
     if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
         raise SetupError(f"--preset {name} contains no settings: write lines such as `layout: page`")

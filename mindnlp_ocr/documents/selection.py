@@ -25,7 +25,7 @@ class PageSelection:
         first = int(match[1]) if match else 0
         last = None if match and match[2] and not match[3] else int(match[3]) if match and match[3] else first
         if first < 1 or (last is not None and last < first):
-            raise SetupError(f"--pages {self._text} is not a selection of pages: give numbers from 1, such as 1-3,7")
+            raise SetupError(f"--pages {self._text} is not a selection of pages: use numbers from 1, such as 1-3,7")
         return first, last
 
     def of(self, count: int) -> Iterator[int]:

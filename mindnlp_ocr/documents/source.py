@@ -104,12 +104,12 @@ class Source:
                 return path
             what = "a folder without documents" if path.is_dir() else "missing"
         except OSError as error:
-            raise PageError(f"{name[:60]}... cannot be opened ({error.strerror}): give a PDF or an image") from error
+            raise PageError(f"{name[:60]}... cannot be opened ({error.strerror}): pass a PDF or an image") from error
         if name.startswith(("http://", "https://")):
             raise PageError(f"{name} is a web address: download it first, because this program opens only files")
         if name[:5].lower() == "data:":
-            raise PageError("a data URL was given: give a file, or send its bytes to standard input")
-        raise PageError(f"{path} is {what}: give a PDF or an image file")
+            raise PageError("a data URL was given: use a file, or send its bytes to standard input")
+        raise PageError(f"{path} is {what}: pass a PDF or an image file")
 
     def _stream(self) -> Path | BytesIO:
         return BytesIO(self.content) if isinstance(self.content, bytes) else self.content
@@ -136,7 +136,7 @@ def _is_pdf(content: Path | bytes) -> bool:
     except PermissionError as error:
         raise PageError(f"{content} may not be read ({error.strerror}): change its permissions") from error
     except OSError as error:
-        raise PageError(f"{content} cannot be read ({error.strerror}): give another file") from error
+        raise PageError(f"{content} cannot be read ({error.strerror}): use another file") from error
 
 
 def _dpi(image: Image.Image) -> float | None:

@@ -65,9 +65,8 @@ def alone(kind: Kind, items: Sequence[Item], settings: FarmSettings, given_up: d
             tries += 1
             if tries == TRIES:
                 yield PageError(
-                    f"{process.end()} ended the process that worked only on this page, {TRIES} times: leave the page "
-                    "out, or "
-                    "give its reader more memory"
+                    f"{process.end()} ended the process that worked only on this page, {TRIES} times: leave the page out, "
+                    "or give its reader more memory"
                 )
                 number, tries = number + 1, 0
 

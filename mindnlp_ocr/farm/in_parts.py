@@ -106,7 +106,7 @@ def _reader(settings: FarmSettings, rank: int) -> Any:
     reader = PageReader(settings)
     if reader.finds_blocks:
         raise SetupError(
-            "a model in parts cannot find the blocks of pages, because their requests have no fixed order: give --layout "
+            "a model in parts cannot find the blocks of pages, because their requests have no fixed order: use --layout "
             "lines or page"
         )
     return reader

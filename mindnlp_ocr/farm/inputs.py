@@ -55,7 +55,7 @@ def _listed(name: str) -> Iterator[str]:
             lines = _split(stream)
             yield from _lines(lines) if kind == ".txt" else _references(name, lines)
     except OSError as error:
-        raise SetupError(f"the list {name} cannot be read ({error}): give another file") from error
+        raise SetupError(f"the list {name} cannot be read ({error}): use another file") from error
 
 
 def _split(stream: Any) -> Iterator[bytes]:
@@ -75,7 +75,7 @@ def _references(name: str, lines: Iterator[bytes]) -> Iterator[str]:
             (column,) = [column for column in COLUMNS if column in row][:1]
         except (ValueError, TypeError) as error:
             raise SetupError(
-                f'line {number} of {name} is not a reference: give a line such as {{"path": "scan.pdf"}}, or "uri"'
+                f'line {number} of {name} is not a reference: use a line such as {{"path": "scan.pdf"}}, or "uri"'
             ) from error
         yield str(row[column])
 

@@ -64,7 +64,7 @@ def _owner() -> dict[str, Any]:
 
 def _refusal(output: str, owner: dict[str, Any]) -> SetupError:
     return SetupError(
-        f"{output} is being written by another run ({_named(owner)}): wait until it ends, or give another --output"
+        f"{output} is being written by another run ({_named(owner)}): wait until it ends, or use another --output"
     )
 
 

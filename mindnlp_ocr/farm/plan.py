@@ -114,7 +114,7 @@ def _named(names: Iterable[str], settings: FarmSettings, outputs: dict[str, str]
         document = Document(name, absolute(name), output)
         if outputs.get(output, document.place) != document.place:
             raise SetupError(
-                f"{output} contains the text of {outputs[output]}, but {name} would be written to it: give another --output"
+                f"{output} contains the text of {outputs[output]}, but {name} would be written to it: use another --output"
             )
         yield document
 

@@ -176,7 +176,7 @@ def check_settings(store: Store, settings: FarmSettings) -> None:
         if before.get(option) != value:
             raise SetupError(
                 f"{settings.output} was started with {option} {before.get(option)}, but {option} is now {value}: "
-                "give another --output, or the original options"
+                "use another --output, or the original options"
             )
 
 

@@ -45,14 +45,14 @@ def _live_keys(
 
     if mask_function is not causal_mask_function or kv_offset:
         raise SetupError(
-            "attention of mindnlp_ocr: packed sequences and sliding windows are not supported: give an attention_mask "
+            "attention of mindnlp_ocr: packed sequences and sliding windows are not supported: pass an attention_mask "
             "with one sequence in each row, or use attn_implementation='eager'"
         )
     seen = int(cache_position[-1]) + 1
     if attention_mask is None:
         return None if seen == kv_length else np.ones((1, seen), np.bool_)  # the cache is longer than its contents
     if attention_mask.ndim != 2:
-        raise SetupError(f"attention of mindnlp_ocr: the mask has {attention_mask.ndim} dimensions: give [batch, keys]")
+        raise SetupError(f"attention of mindnlp_ocr: the mask has {attention_mask.ndim} dimensions: use [batch, keys]")
     mask = attention_mask.asnumpy().astype(np.bool_)[:, :seen]
     return None if mask.all() and seen == kv_length else mask
 
@@ -77,7 +77,7 @@ class _Attention:
         sliding_window: int | None = None,
         **options: Any,
     ) -> tuple[Any, None]:
-        """query [batch, heads, tokens, head_dim]; key, value [batch, kv_heads, keys, head_dim].
+        """Compute attention of query [batch, heads, tokens, head_dim] over key and value [batch, kv_heads, keys, head_dim].
 
         Returns:
             [batch, tokens, heads, head_dim], and None in place of attention weights.
@@ -90,7 +90,7 @@ class _Attention:
         # Convert through NumPy: our operators' results for mindnlp's tensors are not accepted by mindnlp's own operators.
         q, k, v = (np.asarray(x.asnumpy()) for x in (query, key, value))
         if attention_mask is not None and not isinstance(attention_mask, np.ndarray):
-            raise SetupError(f"attention {self.name!r} makes its own mask: give the model one of [batch, keys]")
+            raise SetupError(f"attention {self.name!r} creates its own mask: pass the model one of shape [batch, keys]")
         if scaling is not None:
             q = q * np.asarray(scaling * q.shape[-1] ** 0.5, q.dtype)  # the operator itself divides by the square root
         if is_causal if is_causal is not None else getattr(module, "is_causal", True):

@@ -43,7 +43,7 @@ class MindNLPCheckpoint(Checkpoint):
         config = getattr(model, "config", None)
         if not hasattr(model, "named_parameters") or not hasattr(config, "to_json_string"):
             raise SetupError(
-                f"from_mindnlp: {type(model).__name__} is not a mindnlp model: give a Qwen2VLForConditionalGeneration"
+                f"from_mindnlp: {type(model).__name__} is not a mindnlp model: pass a Qwen2VLForConditionalGeneration"
             )
         self._model = model
         origin = processor if processor is not None else getattr(model, "name_or_path", "")
@@ -51,7 +51,7 @@ class MindNLPCheckpoint(Checkpoint):
         self.name = self._processor.name if self._processor.is_dir() else "mindnlp"
         if missing := [name for name in PROCESSOR_FILES if not (self._processor / name).is_file()]:
             raise SetupError(
-                f"from_mindnlp: {self._processor} contains no {' and no '.join(missing)}: give processor=FOLDER, the "
+                f"from_mindnlp: {self._processor} contains no {' and no '.join(missing)}: pass processor=FOLDER, the "
                 "published folder of the checkpoint"
             )
 

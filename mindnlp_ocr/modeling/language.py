@@ -219,7 +219,7 @@ class Rotary(nn.Cell):
         self.height = self.time + config.mrope_section[1]
 
     def construct(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """position_ids int32 [3, T] -> cos, sin float32 [T, head_dim / 2]."""
+        """Return cos and sin, float32 [T, head_dim / 2], of position_ids int32 [3, T]."""
         return self.sections(self.cos, position_ids), self.sections(self.sin, position_ids)
 
     def sections(self, table: Tensor, position_ids: Tensor) -> Tensor:

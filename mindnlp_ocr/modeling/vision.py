@@ -149,14 +149,14 @@ class PatchMerger(nn.Cell):
 
 
 def norm(config: VisionConfig, weights: Loader, name: str, operators: Operators) -> LayerNorm | RMSNorm:
-    """That of the architecture."""
+    """Create a norm of the architecture's kind."""
     if config.norm == "layer":
         return LayerNorm(weights, name, operators)
     return RMSNorm(weights, name, operators, NORM_EPS)
 
 
 def mlp(config: VisionConfig, weights: Loader, name: str, operators: Operators) -> QuickGeluMLP | GatedMLP:
-    """That of the architecture."""
+    """Create an MLP of the architecture's kind."""
     if config.mlp == "quick_gelu":
         return QuickGeluMLP(weights, name, operators)
     return GatedMLP(weights, name, operators, config.mlp_dim)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 
 class Windows(NamedTuple):
-    """The windows of an image, in merged patches ("units"): row by row, and so are the units of each window. Windows at the
-    right and bottom edges may be smaller."""
+    """The windows of an image in merged patches ("units"). Windows, and the units of each window, are ordered row by row.
+    Windows at the right and bottom edges may be smaller."""
 
     order: NDArray[np.int64]  # [units], index of the unit at each position
     sizes: NDArray[np.int64]  # [windows], number of units

@@ -50,7 +50,7 @@ def export_model(
     """
     replaced = target.is_dir() and ((target / FILE).exists() or not any(target.iterdir()))
     if target.exists() and not (force and replaced):
-        raise SetupError(f"{target} exists: name another folder, or give --force, which replaces an exported one")
+        raise SetupError(f"{target} exists: name another folder, or add --force, which replaces an exported one")
     device = Device.parse(device)
     if device.kind == "GPU":
         device.check()
@@ -59,7 +59,7 @@ def export_model(
     config = network.config
     patch, merged = config.vision.patch_size**2, config.vision.spatial_merge_size**2
     if odd := [size for size in vision_patches if size < merged or size % merged]:
-        raise SetupError(f"vision_patches contains {odd[0]}: give multiples of {merged}")
+        raise SetupError(f"vision_patches contains {odd[0]}: use multiples of {merged}")
     limits = limits or Limits()
     if vision_patches:
         largest = max(vision_patches) * patch

@@ -143,7 +143,7 @@ class ExportedNetwork(Network):
         largest = self.manifest.max_pixels
         if asked.max_pixels is not None and asked.max_pixels > largest:
             raise SetupError(
-                f"max_pixels is {asked.max_pixels}, but {self.name} supports up to {largest}: give less, or export the "
+                f"max_pixels is {asked.max_pixels}, but {self.name} supports up to {largest}: use less, or export the "
                 "model again"
             )
         return Limits(
@@ -195,7 +195,7 @@ def open_network(
             )
         if tensor_parallel != 1:
             raise SetupError(
-                f"{stored.name} is an exported model, which cannot be split, but tensor_parallel is {tensor_parallel}: give "
+                f"{stored.name} is an exported model, which cannot be split, but tensor_parallel is {tensor_parallel}: use "
                 "its checkpoint"
             )
         return ExportedNetwork(stored, Path(model_name))

@@ -146,10 +146,10 @@ class Requests:
         sampling = sampling or self.default
         if max_new_tokens is not None:
             if max_new_tokens < 1:
-                raise PageError(f"max_new_tokens is {max_new_tokens}: give 1 or more")
+                raise PageError(f"max_new_tokens is {max_new_tokens}: use 1 or more")
             sampling = replace(sampling, max_new_tokens=max_new_tokens)
         if self._ranks.count > 1 and not sampling.greedy and sampling.seed is None:
-            raise PageError("sampling over several ranks needs a seed, so that all ranks draw the same tokens: give seed")
+            raise PageError("sampling over several ranks needs a seed, so that all ranks draw the same tokens: set seed")
         start = time.perf_counter()
         with self._ranks.agreement() as agreed:
             prompt = self._processor.prompt(messages)

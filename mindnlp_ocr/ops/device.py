@@ -45,7 +45,7 @@ class Device:
             return text
         match = re.fullmatch(r"([a-z]+)(?::(\d+))?", str(text).strip().lower())
         if not match or match[1] not in _KINDS:
-            raise SetupError(f"device {text!r} is unknown: give cpu, npu:0 (or Ascend) or cuda")
+            raise SetupError(f"device {text!r} is unknown: use cpu, npu:0 (or Ascend) or cuda")
         return cls(_KINDS[match[1]], int(match[2] or 0), **setup)
 
     @property
@@ -63,9 +63,9 @@ class Device:
             SetupError: something is missing, or a setting is not supported on the device.
         """
         if self.jit_level not in get_args(JitLevel):
-            raise SetupError(f"jit_level is {self.jit_level!r}: give {' or '.join(get_args(JitLevel))}")
+            raise SetupError(f"jit_level is {self.jit_level!r}: use {' or '.join(get_args(JitLevel))}")
         if self.memory_limit_gb is not None and not self.memory_limit_gb > 0:
-            raise SetupError(f"memory_limit_gb is {self.memory_limit_gb}: give more than 0")
+            raise SetupError(f"memory_limit_gb is {self.memory_limit_gb}: use more than 0")
         if self.memory_limit_gb is not None and self.kind == "CPU":
             raise SetupError(
                 f"memory_limit_gb is {self.memory_limit_gb}: MindSpore enforces no limit on a CPU: remove it, and limit "
@@ -95,7 +95,7 @@ class Device:
         """
         self.check()
         if threads is not None and threads < 1:
-            raise SetupError(f"threads is {threads}: give 1 or more")
+            raise SetupError(f"threads is {threads}: use 1 or more")
         import mindspore as ms
 
         try:

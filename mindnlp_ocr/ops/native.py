@@ -72,7 +72,9 @@ def use_instruction_set(name: str) -> None:
         ValueError: the name is unknown, or the processor does not support the instruction set.
     """
     if _library().UseInstructionSet(name.encode()) != 0:
-        raise ValueError(f"instruction set {name!r} is unknown or not in this processor: give one of {INSTRUCTION_SETS}")
+        raise ValueError(
+            f"instruction set {name!r} is unknown or not supported by this processor: use one of {INSTRUCTION_SETS}"
+        )
 
 
 def instruction_sets() -> list[str]:
@@ -147,72 +149,74 @@ def _check_heads(name: str, q: Shape, k: Shape, v: Shape) -> None:
 def _check_vision(q: Shape, k: Shape, v: Shape, cu_seqlens: Shape) -> None:
     _check_heads("FlashVision", q, k, v)
     if len(cu_seqlens) != 1 or cu_seqlens[0] < 2:
-        raise ValueError(f"FlashVision: cu_seqlens has shape {list(cu_seqlens)}: give [images + 1]")
+        raise ValueError(f"FlashVision: cu_seqlens has shape {list(cu_seqlens)}: use [images + 1]")
 
 
 def _check_decode(q: Shape, k: Shape, v: Shape, keys: Shape, values: Shape, slots: Shape, live: Shape, count: Shape) -> None:
     _check_heads("FlashDecode", q, k, v)
     if len(q) != 4:
-        raise ValueError(f"FlashDecode: q {list(q)} has no segments: give [segments, tokens, heads, head_dim]")
+        raise ValueError(f"FlashDecode: q {list(q)} has no segments: use [segments, tokens, heads, head_dim]")
     if len(keys) != 4 or list(keys) != list(values) or [keys[1], keys[3]] != [k[2], q[3]]:
-        raise ValueError(f"FlashDecode: keys {list(keys)} and values {list(values)} are no slots of {k[2]} heads of {q[3]}")
+        raise ValueError(f"FlashDecode: keys {list(keys)} and values {list(values)} are not slots of {k[2]} heads of {q[3]}")
     for name, shape in (("slots", slots), ("live", live), ("count", count)):
         if list(shape) != [q[0]]:
-            raise ValueError(f"FlashDecode: {name} has shape {list(shape)}: give [{q[0]}], one a segment")
+            raise ValueError(f"FlashDecode: {name} has shape {list(shape)}: use [{q[0]}], one per segment")
 
 
 def flash_vision() -> Any:
-    """q, k, v [patches, heads, head_dim]; cu_seqlens int32 [images + 1] -> [patches, heads, head_dim], padding zero.
+    """Return the operator for attention within images.
 
-    All are float32, float16 or bfloat16. Inconsistent shapes raise a ValueError when the graph is compiled. Inconsistent
-    lengths raise a RuntimeError with a code of :data:`FAULTS`, which :func:`explain` describes.
+    Inputs: q, k, v [patches, heads, head_dim] in float32, float16 or bfloat16; cu_seqlens int32 [images + 1].
+    Output: [patches, heads, head_dim], zero for padding. Inconsistent shapes raise a ValueError when the graph is compiled.
+    Inconsistent lengths raise a RuntimeError with a code of :data:`FAULTS`, which :func:`explain` describes.
     """
     return _custom("FlashVision", _as_first(_check_vision))
 
 
 def flash_decode() -> Any:
-    """q [segments, tokens, heads, head_dim]; k, v [segments, tokens, kv_heads, head_dim]; keys and values [slots, kv_heads,
-    max_length, head_dim], written in place; slots, live, count int32 [segments] -> as q. Errors as above.
+    """Return the operator for causal attention of new tokens over their slots.
 
-    The keys and values in slots may have another float dtype.
+    Inputs: q [segments, tokens, heads, head_dim]; k, v [segments, tokens, kv_heads, head_dim]; keys and values [slots,
+    kv_heads, max_length, head_dim], written in place, which may have another float dtype; slots, live, count int32
+    [segments]. The output has the shape and dtype of q. Errors are those of :func:`flash_vision`.
     """
     return _custom("FlashDecode", _as_first(_check_decode), in_place=True)
 
 
 def vision_block(gated: bool = False) -> Any:
-    """One block of the vision tower, over packed images or windows.
+    """Return the operator for one block of the vision tower, over packed images or windows.
 
-    Inputs, float32 unless said otherwise: x [patches, width]; cos and sin [patches, head_dim / 2]; cu_seqlens int32
+    Inputs, float32 unless stated otherwise: x [patches, width]; cos and sin [patches, head_dim / 2]; cu_seqlens int32
     [images + 1]; eps [1]; LayerNorm weight and bias [width]; packed q/k/v weight and its bias [3 * width]; packed output
-    weight and its bias; LayerNorm weight and bias; two packed weights of the MLP, each with its bias. Where the MLP is
-    ``gated``, norms are RMSNorm and have no bias, and the first weight of the MLP is that of gate and up.
+    weight and its bias; LayerNorm weight and bias; two packed weights of the MLP, each with its bias. If the MLP is
+    ``gated``, norms are RMSNorm without a bias, and the first weight of the MLP is that of gate and up.
     Output: x after the block, zero for padding.
     """
     return _custom("GatedVisionBlock" if gated else "VisionBlock", _like_first)
 
 
 def decoder_layer() -> Any:
-    """One decoder layer for new tokens of some slots, whose keys and values it writes in place.
+    """Return the operator for one decoder layer for new tokens, whose keys and values are written to slots in place.
 
-    Inputs, float32 unless said otherwise: x [rows, hidden]; cos and sin [rows, head_dim / 2];
+    Inputs, float32 unless stated otherwise: x [rows, hidden]; cos and sin [rows, head_dim / 2];
     slots, live, count int32 [segments]: the slot of a segment, the number of rows in it, and the number of new tokens;
-    eps [1]; then the layer's: RMSNorm weight [hidden]; packed q/k/v weight and its bias [(heads + 2 kv_heads) * head_dim];
-    packed output weight; RMSNorm weight; packed gate/up and down weights; keys and values [slots, kv_heads, max_length,
-    head_dim] of any float dtype. The rows of the segments are contiguous; the rows after them are padding.
+    eps [1]; then the tensors of the layer: RMSNorm weight [hidden]; packed q/k/v weight and its bias [(heads + 2 kv_heads) *
+    head_dim]; packed output weight; RMSNorm weight; packed gate/up and down weights; keys and values [slots, kv_heads,
+    max_length, head_dim] of any float dtype. The rows of the segments are contiguous; the rows after them are padding.
     Output: x after the layer, zero for padding. Inconsistent inputs raise a RuntimeError with a code of :data:`FAULTS`.
     """
     return _custom("DecoderLayer", _like_first, in_place=True)
 
 
 def greedy_decode(steps: int) -> Any:
-    """Up to ``steps`` decode steps of the whole language model, for each text until it ends.
+    """Return the operator for up to ``steps`` decode steps of the whole language model, for each text until it ends.
 
-    Inputs, n = segments: token_ids, position_ids (alike on all axes), slots, live, count int32 [n]: the newest token of each
-    text, rows that its slot holds before it, and how many more tokens to generate (0: the segment rests); int32 [ends],
-    tokens that end a text; cos and sin [positions, head_dim / 2]; the packed embedding; RMSNorm weight [hidden]; packed
-    head and its bias [vocab]; eps [1]; then the inputs of :func:`decoder_layer` after eps, for every layer.
-    Outputs: int32 [steps, n], -1 for no token; float32 [steps, n], the log-probabilities of the tokens;
-    float32 [n, vocab], the logits that the last one was chosen from.
+    Inputs for n segments: token_ids, position_ids (equal on all axes), slots, live, count int32 [n]: the newest token of
+    each text and its position, the slot, the number of rows in it, and the number of tokens to generate (0: the segment is
+    idle); int32 [ends], tokens that end a text; cos and sin [positions, head_dim / 2]; the packed embedding; RMSNorm weight
+    [hidden]; packed head and its bias [vocab]; eps [1]; then the inputs of :func:`decoder_layer` after eps, for every layer.
+    Outputs: int32 [steps, n], the tokens, -1 if there is none; float32 [steps, n], their log-probabilities; float32 [n,
+    vocab], the logits of the last tokens.
     """
 
     def shapes(token_ids: Shape, *others: Shape) -> tuple[Shape, Shape, Shape]:
@@ -222,8 +226,8 @@ def greedy_decode(steps: int) -> Any:
 
 
 def choose() -> Any:
-    """logits [rows, n] -> int32 [rows], the index of the largest of each row; float32 [rows], the logarithm of its
-    probability."""
+    """Return the operator for the greedy choice: logits [rows, n] -> int32 [rows], the index of the largest of each row;
+    float32 [rows], the logarithm of its probability."""
     return _custom("Choose", lambda logits: ([logits[0]], [logits[0]]), dtype=(ms.int32, ms.float32))
 
 
@@ -231,24 +235,26 @@ Product = Literal["Linear", "LinearAdd", "LinearQuickGelu", "LinearGelu", "Linea
 
 
 def linear(name: Product) -> Any:
-    """x [rows, in]; packed weight [panels, in, 32]; bias [out]; for LinearAdd a residual [rows, out]; live int32 [1]
-    -> [rows, out], float32. Rows from ``live`` on are padding: they are not computed, and zero. LinearSiluGate takes the
-    biases of gate and up, [2 * out].
+    """Return the operator for a product: x [rows, in]; packed weight [panels, in, 32]; bias [out]; for LinearAdd a residual
+    [rows, out]; live int32 [1] -> [rows, out], float32.
+
+    Rows from ``live`` on are padding: they are not computed, and are zero in the output. The bias of LinearSiluGate contains
+    those of gate and up, [2 * out].
     """
     parts = 2 if name == "LinearSiluGate" else 1
     return _custom(name, lambda x, weight, bias, *_: [x[0], bias[0] // parts])
 
 
 def rms_norm() -> Any:
-    """x [rows, n], weight [n], eps [1] -> as x, float32."""
+    """Return the operator for RMSNorm: x [rows, n], weight [n], eps [1] -> [rows, n], float32."""
     return _custom("RmsNorm", _like_first)
 
 
 def layer_norm() -> Any:
-    """x [rows, n], weight and bias [n], eps [1] -> as x, float32."""
+    """Return the operator for LayerNorm: x [rows, n], weight and bias [n], eps [1] -> [rows, n], float32."""
     return _custom("LayerNorm", _like_first)
 
 
 def embed(dtype: WeightDtype = "fp32") -> Any:
-    """int32 ids [tokens]; packed table -> [tokens, hidden], float32."""
+    """Return the operator for the embedding: int32 ids [tokens]; packed table -> [tokens, hidden], float32."""
     return _custom("Embed", lambda ids, table: [ids[0], panel_inputs(table[1], dtype)], dtype=ms.float32)

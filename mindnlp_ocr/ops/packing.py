@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from mindnlp_ocr.errors import SetupError
 from mindnlp_ocr.weights.quantize import GROUP, NUMPY, Quantized, Source, WeightDtype, cast, quantize
 
-PANEL = 32  # outputs in a panel: kPanel
-HEADER = 8  # rows before each group of an int8 panel: kHeader
+PANEL = 32  # number of outputs in a panel: kPanel
+HEADER = 8  # number of rows before each group of an int8 panel: kHeader
 AT_ONCE = 1 << 22  # number of elements that are packed at a time
 
 

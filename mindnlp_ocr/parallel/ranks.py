@@ -118,7 +118,7 @@ def check_ranks(count: int) -> None:
         SetupError: msrun did not start this number of workers.
     """
     if count < 1:
-        raise SetupError(f"tensor_parallel is {count}: give 1 or more")
+        raise SetupError(f"tensor_parallel is {count}: use 1 or more")
     if count == 1:
         return
     launch = Launch.from_environment()
@@ -127,7 +127,7 @@ def check_ranks(count: int) -> None:
             f"tensor_parallel is {count}, but msrun did not start this process: run {EXAMPLE.format(count)} ..."
         )
     if launch.ranks != count:
-        raise SetupError(f"tensor_parallel is {count}, but msrun started {launch.ranks} workers: give {launch.ranks}")
+        raise SetupError(f"tensor_parallel is {count}, but msrun started {launch.ranks} workers: use {launch.ranks}")
 
 
 class _Sums(nn.Cell):

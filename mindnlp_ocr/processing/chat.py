@@ -86,7 +86,7 @@ class ChatProcessor:
         try:
             expanded.encode()
         except UnicodeEncodeError as error:
-            raise PageError(f"a text of the messages is not valid Unicode ({error.reason}): give UTF-8") from error
+            raise PageError(f"a text of the messages is not valid Unicode ({error.reason}): use UTF-8") from error
         ids = self.tokenizer.encode(expanded, add_special_tokens=False).ids
         return Prompt(np.asarray(ids, np.int32), images)
 
@@ -143,7 +143,7 @@ def _image_of(part: dict[str, Any]) -> Any:
 
 
 def _check(messages: Messages) -> None:
-    shape = 'give [{"role": "user", "content": [{"type": "image", "image": ...}, {"type": "text", "text": ...}]}]'
+    shape = 'pass [{"role": "user", "content": [{"type": "image", "image": ...}, {"type": "text", "text": ...}]}]'
     if not isinstance(messages, Sequence):
         length = f" of length {len(messages)}" if isinstance(messages, dict) else ""
         raise PageError(f"messages are {type(messages).__name__}{length}: {shape}")
@@ -178,4 +178,4 @@ def _template(folder: Path) -> str:
             return (folder / "chat_template.jinja").read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise SetupError(f"{folder / 'chat_template.jinja'} cannot be read ({error}): copy it again") from error
-    raise SetupError(f"{folder} has no chat template (chat_template.json, .jinja): give a complete Qwen2-VL folder")
+    raise SetupError(f"{folder} has no chat template (chat_template.json, .jinja): pass a complete Qwen2-VL folder")

@@ -207,7 +207,7 @@ def load_image(source: ImageSource) -> Image.Image:
         return _open(io.BytesIO(source), f"an image of {len(source)} bytes")
     if not isinstance(source, str | os.PathLike):
         raise PageError(
-            f"{type(source).__name__} is not an image: give a path, bytes, a data URL, a Pillow image or an array"
+            f"{type(source).__name__} is not an image: pass a path, bytes, a data URL, a Pillow image or an array"
         )
     name = os.fsdecode(source)
     if name[:5].lower() == "data:":
@@ -218,9 +218,9 @@ def load_image(source: ImageSource) -> Image.Image:
     try:
         found = "a file" if path.is_file() else "a folder" if path.is_dir() else "missing"
     except OSError as error:  # for example, a name that is too long or a folder without search permission
-        raise PageError(f"{name[:60]}... cannot be opened ({error.strerror}): give an image file") from error
+        raise PageError(f"{name[:60]}... cannot be opened ({error.strerror}): pass an image file") from error
     if found != "a file":
-        raise PageError(f"{path} is {found}: give an image file")
+        raise PageError(f"{path} is {found}: pass an image file")
     return _open(path, str(path))
 
 
@@ -237,7 +237,7 @@ def errors_of(name: str) -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError as error:
-        raise PageError(f"{name} is not an image that Pillow can open: give PNG, JPEG, WebP, TIFF, BMP or GIF") from error
+        raise PageError(f"{name} is not an image that Pillow can open: use PNG, JPEG, WebP, TIFF, BMP or GIF") from error
     except Image.DecompressionBombError as error:
         raise PageError(f"{name} is too large ({error}): scale it down") from error
     except PermissionError as error:
@@ -248,7 +248,7 @@ def errors_of(name: str) -> Iterator[None]:
 
 def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
     if 0 in image.size:
-        raise PageError(f"{name} of {image.width} x {image.height} has no pixels: give 1 x 1 or more")
+        raise PageError(f"{name} of {image.width} x {image.height} has no pixels: use 1 x 1 or more")
     if image.width * image.height > MAX_SOURCE_PIXELS:
         raise PageError(f"{name} has {image.width} x {image.height} pixels, more than {MAX_SOURCE_PIXELS:,}: scale it down")
     if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
@@ -273,18 +273,18 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
 def _from_array(array: NDArray[Any]) -> Image.Image:
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise PageError(
-            f"an array of {array.dtype} {array.shape} is not an image: give uint8 [height, width] or "
+            f"an array of {array.dtype} {array.shape} is not an image: pass uint8 [height, width] or "
             "[height, width, 1 | 3 | 4]"
         )
     if 0 in array.shape:
-        raise PageError(f"an array of {array.shape} has no pixels: give 1 x 1 or more")
+        raise PageError(f"an array of {array.shape} has no pixels: use 1 x 1 or more")
     return _upright_rgb(Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array), "the array")
 
 
 def _from_data_url(url: str) -> Image.Image:
     head, _, data = url.partition(",")
     if not head.endswith(";base64"):
-        raise PageError(f"{head[:60]}... is not a base64 data URL: give data:image/png;base64,...")
+        raise PageError(f"{head[:60]}... is not a base64 data URL: use data:image/png;base64,...")
     try:
         content = base64.b64decode(data, validate=True)
     except ValueError as error:  # binascii.Error, or letters beyond ASCII

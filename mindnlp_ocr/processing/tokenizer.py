@@ -28,7 +28,7 @@ def tokenizer_of(folder: Path) -> Tokenizer:
         except Exception as error:  # tokenizers raises nothing narrower
             raise SetupError(f"{whole} cannot be read ({error}): copy it again") from error
     if not (vocabulary.exists() and merges.exists()):
-        raise SetupError(f"{whole} is missing: give a complete Qwen2-VL folder")
+        raise SetupError(f"{whole} is missing: pass a complete Qwen2-VL folder")
     try:
         tokenizer = Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
     except Exception as error:  # as above

@@ -72,7 +72,7 @@ def ignored(asked: ChatRequest) -> list[str]:
         given = [name for name, value in more.items() if value is not None]
         if given:
             raise ApiError(
-                f"structured_outputs.{given[0]} is not supported by this server: give json or regex",
+                f"structured_outputs.{given[0]} is not supported by this server: use json or regex",
                 param="structured_outputs",
                 code="unsupported_field",
             )
@@ -125,7 +125,7 @@ def _grammar(asked: ChatRequest) -> tuple[Any, str | None]:
     if form is not None and form.type == "json_schema":
         if form.json_schema is None or form.json_schema.schema_ is None:
             raise ApiError(
-                "response_format.json_schema contains no schema: give "
+                "response_format.json_schema contains no schema: use "
                 "{'type': 'json_schema', 'json_schema': {'schema': ...}}",
                 param="response_format",
             )
@@ -137,7 +137,8 @@ def _grammar(asked: ChatRequest) -> tuple[Any, str | None]:
     expressions = [text for text in (asked.guided_regex, outputs.regex if outputs else None) if text is not None]
     if len(schemas) + len(expressions) > 1:
         raise ApiError(
-            "several fields restrict the text (response_format, guided_json, guided_regex, structured_outputs): give one",
+            "several fields restrict the text (response_format, guided_json, guided_regex, structured_outputs): use only "
+            "one",
             param="response_format",
         )
     return schemas[0] if schemas else None, expressions[0] if expressions else None
@@ -161,8 +162,7 @@ def messages(asked: ChatRequest, images: list[bytes]) -> list[dict[str, Any]]:
 def _role(message: Message) -> str:
     if message.role in ("tool", "function"):
         raise ApiError(
-            f"a message has the role {message.role!r}, which is not supported by this server: give system, user or "
-            "assistant",
+            f"a message has the role {message.role!r}, which is not supported by this server: use system, user or assistant",
             param="messages",
             code="unsupported_field",
         )
@@ -180,7 +180,7 @@ def _role(message: Message) -> str:
 def _content(message: Message, images: Iterator[bytes]) -> str | list[dict[str, Any]]:
     if message.content is None:
         if message.role != "assistant":
-            raise ApiError(f"a message of the role {message.role!r} has no content: give a text or parts", param="messages")
+            raise ApiError(f"a message of the role {message.role!r} has no content: pass a text or parts", param="messages")
         return ""
     if isinstance(message.content, str):
         return message.content
@@ -193,7 +193,7 @@ def _content(message: Message, images: Iterator[bytes]) -> str | list[dict[str, 
         else:
             raise ApiError(
                 f"a part of a message has the type {part.type!r:.40}, which is not supported by this server or lacks its "
-                "content: give text, or image_url with a data URL",
+                "content: pass text, or image_url with a data URL",
                 param="messages",
                 code="unsupported_field",
             )

@@ -92,7 +92,7 @@ def _bound(config: ServerConfig) -> socket.socket:
     except OSError as error:
         listening.close()
         raise SetupError(
-            f"--host {config.host} --port {config.port} cannot be used ({error.strerror}): give another port or address"
+            f"--host {config.host} --port {config.port} cannot be used ({error.strerror}): use another port or address"
         ) from error
     listening.set_inheritable(True)
     return listening

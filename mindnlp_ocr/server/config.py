@@ -34,7 +34,7 @@ class ApiKeys:
             lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise SetupError(
-                f"--api-key-file {path} cannot be read ({error}): give a text file with one key per line"
+                f"--api-key-file {path} cannot be read ({error}): pass a text file with one key per line"
             ) from error
         keys = tuple(line for line in lines if line and not line.startswith("#"))
         if not keys:

@@ -50,7 +50,7 @@ def convert(source: Checkpoint, target: Path, dtype: Target = "stored", force: b
     if target.exists() and any(path.resolve() == target.resolve() for path in source.paths):
         raise SetupError(f"{target} is the checkpoint itself: name another target")
     if target.exists() and not force:
-        raise SetupError(f"{target} exists: name another target, or give --force")
+        raise SetupError(f"{target} exists: name another target, or add --force")
     if target.is_dir() and not (target / "config.json").exists() and any(target.iterdir()):
         raise SetupError(f"{target} is a folder without a checkpoint, which is not replaced: name another target")
     with source.files() as files:

@@ -89,7 +89,7 @@ def shards(folder: Path) -> list[Path]:
     if not (folder / INDEX).exists():
         if (folder / SINGLE).exists():
             return [folder / SINGLE]
-        raise SetupError(f"{folder} contains neither {SINGLE} nor {INDEX}: give a complete Qwen2-VL folder")
+        raise SetupError(f"{folder} contains neither {SINGLE} nor {INDEX}: pass a complete Qwen2-VL folder")
     weight_map = read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise SetupError(f"{folder / INDEX} has no weight_map: copy it again")

@@ -91,14 +91,14 @@ class Adapter:
         path = self.folder / CONFIG
         if not path.exists():
             what = "is not a LoRA adapter" if self.folder.is_dir() else "does not exist"
-            raise SetupError(f"adapter {self.folder} {what}: give a folder with {CONFIG} and {TENSORS}, as PEFT saves it")
+            raise SetupError(f"adapter {self.folder} {what}: pass a folder with {CONFIG} and {TENSORS}, as PEFT saves it")
         try:
             return LoraConfig(**read_json(path))
         except ValidationError as error:
             fault = error.errors()[0]
             where = ".".join(str(part) for part in fault["loc"])
             raise SetupError(
-                f"{path}: {where} is {fault['input']!r} ({fault['msg']}): merge it with PEFT, and give the merged model"
+                f"{path}: {where} is {fault['input']!r} ({fault['msg']}): merge it with PEFT, and use the merged model"
             ) from error
 
     def _read(self) -> None:

@@ -48,7 +48,7 @@ class Split:
         ):
             if size % self.ranks:
                 raise SetupError(
-                    f"tensor_parallel is {self.ranks}: the checkpoint has {size} {what}: give a divisor of this number"
+                    f"tensor_parallel is {self.ranks}: the checkpoint has {size} {what}: use a divisor of this number"
                 )
 
     def check_dtype(self, config: ModelConfig, dtype: WeightDtype) -> None:
@@ -61,7 +61,7 @@ class Split:
             if dtype == "int8" and self.ranks > 1 and width // self.ranks % GROUP:
                 raise SetupError(
                     f"tensor_parallel is {self.ranks}: int8 weights have a scale for {GROUP} inputs, and {width} do not "
-                    "divide into whole groups: give dtype bf16, fp16 or fp32"
+                    "divide into whole groups: use dtype bf16, fp16 or fp32"
                 )
 
     def config(self, config: ModelConfig) -> ModelConfig:

@@ -190,14 +190,14 @@ def test_where_the_hardware_decides_eager_runs_by_itself_and_says_why(enable: bo
 
 @pytest.mark.usefixtures("with_flash")
 def test_a_checkpoint_with_an_odd_head_dim_runs_eager_and_names_it() -> None:
-    with pytest.warns(RuntimeWarning, match="head_dim 20 of the checkpoint is no multiple of 8 up to 256"):
+    with pytest.warns(RuntimeWarning, match="head_dim 20 of the checkpoint is not a multiple of 8 up to 256"):
         assert choose_attention(CPU, "auto", (64, 20)).implementation == "eager"
     with pytest.raises(SetupError, match="head_dim 264 of the checkpoint"):
         choose_attention(CPU, "flash", (264,))
-    with pytest.raises(SetupError, match="head_dim 72 of the checkpoint is no multiple of 16"):
+    with pytest.raises(SetupError, match="head_dim 72 of the checkpoint is not a multiple of 16"):
         choose_attention(NPU, "flash", (72,))
 
 
 def test_an_unknown_attention_is_refused() -> None:
-    with pytest.raises(SetupError, match=r"^attention 'sdpa' is unknown: give auto, eager or flash$"):
+    with pytest.raises(SetupError, match=r"^attention 'sdpa' is unknown: use auto, eager or flash$"):
         choose_attention(CPU, "sdpa")  # type: ignore[arg-type]

@@ -178,7 +178,7 @@ def test_a_bad_line_of_a_jsonl_is_named_by_file_and_number(tmp_path: Path, line:
     with pytest.raises(SetupError) as raised:
         dataset(str(path))
     assert str(raised.value).startswith(f"{path}:3 is not a page ({reason}")
-    assert str(raised.value).endswith('): give {"image": PATH, "text": TRUTH}')
+    assert str(raised.value).endswith('): use {"image": PATH, "text": TRUTH}')
 
 
 def test_what_has_no_page_with_a_text_is_refused(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_what_has_no_page_with_a_text_is_refused(tmp_path: Path) -> None:
     for name, message in (
         ("none", "does not exist"),
         ("bad.txt", "is not a data set"),
-        ("bad.png", "give the text of bad.png"),
+        ("bad.png", "save the text of bad.png"),
     ):
         with pytest.raises(SetupError, match=message):
             dataset(str(tmp_path / name))

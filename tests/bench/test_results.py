@@ -40,7 +40,7 @@ def test_what_is_written_is_read_again_with_machine_and_versions(tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "cannot be read (No such file or directory): give a file that a benchmark wrote with --output"),
+        (None, "cannot be read (No such file or directory): pass a file that a benchmark wrote with --output"),
         ("not json", "is not what a benchmark writes with --output (the file: Invalid JSON"),
         ('{"tool": "x", "command": "y"}', "is not what a benchmark writes with --output (date: Field required)"),
         ('{"tool": "x", "command": "y", "date": "z", "figures": {}}', "(figures: Extra inputs are not permitted)"),

@@ -68,11 +68,11 @@ def test_a_json_holds_the_truth_of_many_images(tmp_path: Path) -> None:
         (
             "a.json",
             '[[1, 2, 3, "x"]]',
-            r"a\.json is not a ground truth \(.*: give \[\[LEFT, TOP, RIGHT, BOTTOM, TEXT\]",
+            r"a\.json is not a ground truth \(.*: use \[\[LEFT, TOP, RIGHT, BOTTOM, TEXT\]",
         ),
         ("a.json", "{", r"a\.json is not a ground truth \(Invalid JSON"),
         ("a.hocr", "<p>text</p>", r"a\.hocr is not hOCR: it has no element of the class ocr_line"),
-        ("a.hocr", "\udcff", r"a\.hocr cannot be read \(.*: give the text of a\.png in UTF-8"),
+        ("a.hocr", "\udcff", r"a\.hocr cannot be read \(.*: save the text of a\.png in UTF-8"),
     ],
 )
 def test_what_is_no_truth_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:

@@ -15,7 +15,7 @@ from mindnlp_ocr.errors import SetupError
 def test_a_budget_or_a_lifetime_that_is_no_positive_number_is_refused_with_its_value(name: str, value: Any) -> None:
     with pytest.raises(SetupError) as error:
         CacheConfig(**{name: value})
-    assert str(error.value) == f"{name} is {value!r}: give a number above 0"
+    assert str(error.value) == f"{name} is {value!r}: use a number above 0"
 
 
 @pytest.mark.parametrize("value", [0.001, 1, 2048, 1e9])
@@ -25,13 +25,13 @@ def test_any_positive_number_is_a_budget(value: float) -> None:
 
 @pytest.mark.parametrize("value", [0, -1, True, 2.0, "8"])
 def test_an_invalid_number_of_slots_is_rejected_with_its_value(value: Any) -> None:
-    with pytest.raises(SetupError, match=f"slots is {value!r}: give 1 or more, or None"):
+    with pytest.raises(SetupError, match=f"slots is {value!r}: use 1 or more, or None"):
         CacheConfig(slots=value)
 
 
 @pytest.mark.parametrize("value", ["int8", "float16", None, 16])
 def test_an_unknown_dtype_of_keys_and_values_is_refused_with_those_there_are(value: Any) -> None:
-    with pytest.raises(SetupError, match=f"kv_dtype is {value!r}: give one of fp32, fp16, bf16"):
+    with pytest.raises(SetupError, match=f"kv_dtype is {value!r}: use one of fp32, fp16, bf16"):
         CacheConfig(kv_dtype=value)
 
 

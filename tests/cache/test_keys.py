@@ -163,10 +163,10 @@ def test_a_prefix_keeps_the_images_that_fit(length: int, images: int) -> None:
 @pytest.mark.parametrize(
     ("length", "message"),
     [
-        (3, "a prefix of 3 tokens cuts an image that starts at 2: give uncut(3)"),
-        (4, "a prefix of 4 tokens cuts an image that starts at 2: give uncut(4)"),
-        (8, "a prefix of 8 tokens was requested: give 0 to 7"),
-        (-1, "a prefix of -1 tokens was requested: give 0 to 7"),
+        (3, "a prefix of 3 tokens cuts an image that starts at 2: use uncut(3)"),
+        (4, "a prefix of 4 tokens cuts an image that starts at 2: use uncut(4)"),
+        (8, "a prefix of 8 tokens was requested: use 0 to 7"),
+        (-1, "a prefix of -1 tokens was requested: use 0 to 7"),
     ],
 )
 def test_an_invalid_prefix_length_is_rejected(length: int, message: str) -> None:

@@ -17,15 +17,15 @@ from tests.cache.serving import SLOT, A, B, cached, causes, counts, live, page, 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"slots": 0}, "slots is 0: give 1 or more"),
-        ({"slot_bytes": 0}, "slot_bytes is 0: give 1 or more"),
-        ({"workers": 0}, "workers is 0: give 1 or more"),
-        ({"workers": 3}, "workers is 3, but there are 2 slots: give 3 slots, or at most 2 workers"),
-        ({"ttl_seconds": 0}, "ttl_seconds is 0: give a number above 0"),
-        ({"ttl_seconds": float("nan")}, "ttl_seconds is nan: give a number above 0"),
+        ({"slots": 0}, "slots is 0: use 1 or more"),
+        ({"slot_bytes": 0}, "slot_bytes is 0: use 1 or more"),
+        ({"workers": 0}, "workers is 0: use 1 or more"),
+        ({"workers": 3}, "workers is 3, but there are 2 slots: use 3 slots, or at most 2 workers"),
+        ({"ttl_seconds": 0}, "ttl_seconds is 0: use a number above 0"),
+        ({"ttl_seconds": float("nan")}, "ttl_seconds is nan: use a number above 0"),
         (
             {"slots": 3, "workers": 2},
-            "3 KV slots of 1048577 bytes need 3145731 bytes (4 MB), but max_bytes is 3145730: give at least 3145731, or "
+            "3 KV slots of 1048577 bytes need 3145731 bytes (4 MB), but max_bytes is 3145730: use at least 3145731, or "
             "fewer slots (2097154 bytes for 2)",
         ),
     ],
@@ -42,7 +42,7 @@ def test_a_budget_of_exactly_the_slots_is_enough(make: Any) -> None:
 
 def test_an_empty_key_gets_no_slot(make: Any) -> None:
     for method in (make().acquire, make().adopt):
-        with pytest.raises(ValueError, match="the key has no tokens: give at least one"):
+        with pytest.raises(ValueError, match="the key has no tokens: pass at least one"):
             method(text())
 
 

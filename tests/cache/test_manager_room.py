@@ -236,9 +236,9 @@ def test_features_shrink_with_their_part_of_the_budget(make: Any) -> None:
 @pytest.mark.parametrize(
     ("slots", "max_bytes", "message"),
     [
-        (1, SLOT, "slots is 1, but requests use 2: give 2, or wait until they end"),
-        (0, SLOT, "slots is 0: give 1 or more"),
-        (3, 2 * SLOT, "3 KV slots of 1000 bytes need 3000 bytes (1 MB), but max_bytes is 2000: give at least 3000"),
+        (1, SLOT, "slots is 1, but requests use 2: use 2, or wait until they end"),
+        (0, SLOT, "slots is 0: use 1 or more"),
+        (3, 2 * SLOT, "3 KV slots of 1000 bytes need 3000 bytes (1 MB), but max_bytes is 2000: use at least 3000"),
     ],
 )
 def test_a_resize_that_cannot_be_done_changes_nothing(make: Any, slots: int, max_bytes: int, message: str) -> None:

@@ -192,19 +192,19 @@ def test_statistics_have_the_documented_keys_and_are_counted_and_reset(fresh: Qw
 
 
 def test_a_budget_below_one_slot_names_the_bytes_and_the_old_settings_stay(model: Qwen2VLModel) -> None:
-    refused = r"1 KV slot of 2048 tokens need 12582912 bytes, but max_cache_size_mb is 5: give at least 12.0, or fewer slots"
+    refused = r"1 KV slot of 2048 tokens need 12582912 bytes, but max_cache_size_mb is 5: use at least 12.0, or fewer slots"
     with pytest.raises(SetupError, match=refused):
         Qwen2VLModel(cache_config=CacheConfig(max_cache_size_mb=5))
     with pytest.raises(SetupError, match=refused):
         model.update_cache_config(CacheConfig(max_cache_size_mb=5))
-    with pytest.raises(SetupError, match=r"40 KV slots of 2048 tokens need 503316480 bytes, .* is 100: give at least 480.0"):
+    with pytest.raises(SetupError, match=r"40 KV slots of 2048 tokens need 503316480 bytes, .* is 100: use at least 480.0"):
         model.update_cache_config(CacheConfig(max_cache_size_mb=100, slots=40))
     assert model.get_model_info()["kv_cache_enabled"] is True
     assert model.get_model_info()["kv_slots"] == 8
 
 
 def test_bfloat16_slots_under_eager_attention_are_refused_on_a_cpu() -> None:
-    with pytest.raises(SetupError, match="kv_dtype bf16 needs our operators on a CPU, and attention runs eager: give fp32"):
+    with pytest.raises(SetupError, match="kv_dtype bf16 needs our operators on a CPU, and attention runs eager: use fp32"):
         Qwen2VLModel(attn="eager", cache_config=CacheConfig(kv_dtype="bf16"))
 
 

@@ -91,15 +91,15 @@ def test_a_missing_folder_contains_no_prefixes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "values", "message"),
     [
-        (np.zeros((2, 1, 4, 4), "f4"), np.zeros((2, 1, 4, 4), "f4"), r"give \[layers, kv_heads, 5 tokens, head_dim\]"),
-        (np.zeros((2, 5, 4), "f4"), np.zeros((2, 5, 4), "f4"), r"keys are \(2, 5, 4\): give \[layers"),
+        (np.zeros((2, 1, 4, 4), "f4"), np.zeros((2, 1, 4, 4), "f4"), r"use \[layers, kv_heads, 5 tokens, head_dim\]"),
+        (np.zeros((2, 5, 4), "f4"), np.zeros((2, 5, 4), "f4"), r"keys are \(2, 5, 4\): use \[layers"),
         (
             np.zeros((2, 1, 5, 4), "f4"),
             np.zeros((2, 1, 5, 4), "f2"),
             "keys are float32 .* but values are float16 .*: use the same for both",
         ),
         (np.zeros((2, 1, 5, 4), "f4"), np.zeros((2, 1, 5, 8), "f4"), "use the same for both"),
-        (np.zeros((2, 1, 5, 4), "f8"), np.zeros((2, 1, 5, 4), "f8"), "keys are float64: give float32, float16 or bfloat16"),
+        (np.zeros((2, 1, 5, 4), "f8"), np.zeros((2, 1, 5, 4), "f8"), "keys are float64: use float32, float16 or bfloat16"),
     ],
 )
 def test_arrays_that_do_not_fit_their_key_are_refused(keys: Any, values: Any, message: str) -> None:

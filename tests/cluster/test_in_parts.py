@@ -40,13 +40,13 @@ def test_pages_read_by_one_model_in_two_parts_have_the_tokens_of_one(
     assert runs["status"] == 1
     for path, result in zip(PAGES, pages["results"], strict=True):
         if "missing" in path:
-            assert result["error"] == f"{path} is missing: give an image file"
+            assert result["error"] == f"{path} is missing: pass an image file"
             continue
         content = [{"type": "image", "image": path}, {"type": "text", "text": DEFAULT_PROMPT}]
         one = model.generate([{"role": "user", "content": content}])
         assert (result["token_ids"], result["text"]) == (one.token_ids, one.text)
     assert (model.get_model_info()["tensor_parallel"], pages["model"]["tensor_parallel"]) == (1, 2)
-    said = "error: tests/pages/missing.png: tests/pages/missing.png is missing: give an image file"
+    said = "error: tests/pages/missing.png: tests/pages/missing.png is missing: pass an image file"
     assert said in log(folder, "worker_1").splitlines()
 
 
@@ -84,8 +84,8 @@ CONFIG = ModelConfig.from_dict(MODELS[0]["config"])
 @pytest.mark.parametrize(
     ("changes", "ranks", "message"),
     [
-        ({}, 5, "tensor_parallel is 5: the checkpoint has 12 attention heads: give a divisor of this number"),
-        ({}, 4, "tensor_parallel is 4: the checkpoint has 2 key-value heads: give a divisor of this number"),
+        ({}, 5, "tensor_parallel is 5: the checkpoint has 12 attention heads: use a divisor of this number"),
+        ({}, 4, "tensor_parallel is 4: the checkpoint has 2 key-value heads: use a divisor of this number"),
         ({"intermediate_size": 8961}, 2, "tensor_parallel is 2: the checkpoint has 8961 inner values of the MLP"),
     ],
 )
@@ -112,8 +112,8 @@ def test_int8_is_refused_where_a_part_would_cut_a_group() -> None:
             2,
             "tensor_parallel is 2, but msrun did not start this process: run msrun --worker_num 2 --local_worker_num 2",
         ),
-        ("4", 2, "tensor_parallel is 2, but msrun started 4 workers: give 4"),
-        (None, 0, "tensor_parallel is 0: give 1 or more"),
+        ("4", 2, "tensor_parallel is 2, but msrun started 4 workers: use 4"),
+        (None, 0, "tensor_parallel is 0: use 1 or more"),
     ],
 )
 def test_other_numbers_of_workers_are_refused(
@@ -138,7 +138,7 @@ def test_workers_without_numbers_and_a_cache_on_disk_are_refused_by_the_command_
     for name, value in msrun.items():
         monkeypatch.setenv(name, value)
     assert main([PAGES[0]]) == 2
-    assert "msrun assigned no rank to this worker: give --node_rank on every machine" in capsys.readouterr().err
+    assert "msrun assigned no rank to this worker: add --node_rank on every machine" in capsys.readouterr().err
 
 
 # The weights of a part

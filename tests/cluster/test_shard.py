@@ -32,7 +32,7 @@ def test_every_document_is_in_one_part() -> None:
 
 @pytest.mark.parametrize("text", ["4/4", "1", "-1/4", "0/0", "a/b"])
 def test_what_is_no_part_is_refused(text: str) -> None:
-    with pytest.raises(SetupError, match=f"--shard is {text}: give I/N, with I from 0 to N-1"):
+    with pytest.raises(SetupError, match=f"--shard is {text}: use I/N, with I from 0 to N-1"):
         Shard.parse(text)
 
 
@@ -44,7 +44,7 @@ def test_the_part_is_that_of_the_rank_unless_another_is_given() -> None:
     assert Shard.choose("0/1", None, None) == Shard()
     with pytest.raises(
         SetupError,
-        match="this is worker 1 of 2, and each worker would overwrite the output of the others: give --output-dir DIR",
+        match="this is worker 1 of 2, and each worker would overwrite the output of the others: add --output-dir DIR",
     ):
         Shard.choose(None, launch, None)
 
@@ -89,7 +89,7 @@ def test_without_a_folder_for_them_workers_are_told_what_to_do(tmp_path: Path) -
     assert run("tools/infer.py", *PAGES, "--output", str(tmp_path / "all.txt"), logs=tmp_path / "logs") == 1
     said = log(tmp_path / "logs", "worker_0") + log(tmp_path / "logs", "worker_1")
     assert (
-        "each worker would overwrite the output of the others: give --output-dir DIR --resume for one file per document"
+        "each worker would overwrite the output of the others: add --output-dir DIR --resume for one file per document"
         in said
     )
     assert not (tmp_path / "all.txt").exists()

@@ -35,7 +35,7 @@ ENTRIES, MESSAGES, OPTIONS = entries(), messages(), options()
 def test_every_message_of_the_package_is_explained() -> None:
     assert len(MESSAGES) > 150  # the search of the source works
     missing = [f"{where}: {message}" for message, where in MESSAGES.items() if not any(says(e, message) for e in ENTRIES)]
-    assert not missing, "give each a line in one of " + ", ".join(PAGES)
+    assert not missing, "add a line for each to one of " + ", ".join(PAGES)
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
@@ -46,8 +46,8 @@ def test_every_explained_message_is_still_in_the_code(entry: str) -> None:
 
 def test_an_entry_does_not_match_a_part_of_another_message() -> None:
     """Messages are cut off only at permitted places, never within a word or clause."""
-    assert says("device ... is unknown", "device ... is unknown: give cpu")
-    assert not says("device ...", "device ... is unknown: give cpu")
-    assert not says("... is unknown", "device ... is unknown: give cpu")
-    assert not says("device ... is unknown: give", "device ... is unknown: give cpu")
-    assert not says("...: ...", "...: ...: give another")
+    assert says("device ... is unknown", "device ... is unknown: use cpu")
+    assert not says("device ...", "device ... is unknown: use cpu")
+    assert not says("... is unknown", "device ... is unknown: use cpu")
+    assert not says("device ... is unknown: use", "device ... is unknown: use cpu")
+    assert not says("...: ...", "...: ...: use another")

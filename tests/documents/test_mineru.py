@@ -132,7 +132,7 @@ def test_what_cannot_be_read_is_an_error_or_an_empty_text(tmp_path: Path) -> Non
     assert EngineVlmClient(model).predict(image, "long") == "half"
     with pytest.raises(RequestError, match=r"cut off after 4 tokens \(length\): allow more new tokens"):
         EngineVlmClient(model, allow_truncated_content=False).predict(image, "long")
-    with pytest.raises(RequestError, match="2 images come with 1 settings: give one for each, or one for all"):
+    with pytest.raises(RequestError, match="2 images come with 1 settings: pass one for each, or one for all"):
         EngineVlmClient(model).batch_predict([image, image], [TEXT])
     with pytest.raises(RequestError, match="the reading was cancelled"):
         EngineVlmClient(model, wanted=lambda: False).predict(image, TEXT)

@@ -141,10 +141,10 @@ def test_options_choose_the_model_and_the_device(tmp_path: Path, stand_in: type[
 
 def test_a_model_that_cannot_be_used_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(choice: plugin.Choice) -> StandIn:
-        raise SetupError(f"{choice.model} is missing: give a folder")
+        raise SetupError(f"{choice.model} is missing: pass a folder")
 
     monkeypatch.setattr(plugin, "load", load)
-    with pytest.raises(ocrmypdf.exceptions.BadArgsError, match="some/folder is missing: give a folder"):
+    with pytest.raises(ocrmypdf.exceptions.BadArgsError, match="some/folder is missing: pass a folder"):
         run(scan(tmp_path / "in.pdf", 100), mindnlp_model="some/folder")
 
 

@@ -70,7 +70,7 @@ def test_a_preset_of_a_users_own_is_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("layout: [", r"--preset .*mine.yaml cannot be read \(.*\): give a YAML file such as configs/presets/plain.yaml"),
+        ("layout: [", r"--preset .*mine.yaml cannot be read \(.*\): pass a YAML file such as configs/presets/plain.yaml"),
         ("- layout", "--preset .*mine.yaml contains no settings: write lines such as `layout: page`"),
         ("layuot: page", "mine.yaml cannot be used: layuot: Extra inputs are not permitted"),
         ("layout: column", "mine.yaml cannot be used: layout: Input should be 'lines', 'page' or 'model'"),
@@ -88,7 +88,7 @@ def test_what_is_wrong_with_a_preset_is_said(text: str, message: str, tmp_path: 
 
 def test_a_preset_that_is_not_there_is_named_with_those_that_are() -> None:
     with pytest.raises(
-        SetupError, match="--preset plane is unknown: give mineru, nanonets, olmocr, olmocr2, plain, rolmocr, or a YAML"
+        SetupError, match="--preset plane is unknown: use mineru, nanonets, olmocr, olmocr2, plain, rolmocr, or a YAML"
     ):
         presets.load("plane")
     with pytest.raises(SetupError, match=r"--preset none.yaml cannot be read \(.*No such file"):

@@ -121,12 +121,12 @@ def test_what_was_found_is_drawn(run: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--output", "x", "--output-dir", "y"], "--output and --output-dir are both given: give one of the two"),
-        (["--resume"], "--resume skips the finished files of a folder: give --output-dir DIR as well"),
-        (["--pages", "0"], "--pages 0 is not a selection of pages: give numbers from 1, such as 1-3,7"),
-        (["--dpi", "5"], "--dpi is 5: give 10 to 2400"),
-        (["--min-confidence", "2"], "--min-confidence is 2: give 0 to 1"),
-        (["--format", "hocr", "--image", WORD], "a hocr file contains one document, but 2 are named: give --output-dir DIR"),
+        (["--output", "x", "--output-dir", "y"], "--output and --output-dir are both given: use only one of the two"),
+        (["--resume"], "--resume skips the finished files of a folder: add --output-dir DIR as well"),
+        (["--pages", "0"], "--pages 0 is not a selection of pages: use numbers from 1, such as 1-3,7"),
+        (["--dpi", "5"], "--dpi is 5: use 10 to 2400"),
+        (["--min-confidence", "2"], "--min-confidence is 2: use 0 to 1"),
+        (["--format", "hocr", "--image", WORD], "a hocr file contains one document, but 2 are named: add --output-dir DIR"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(

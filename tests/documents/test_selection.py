@@ -25,5 +25,5 @@ def test_selections_name_pages_in_ascending_order(text: str | None, indices: lis
 
 @pytest.mark.parametrize("text", ["", "0", "3-1", "a", "-3", "1,,2", "1-2-3", "1.5"])
 def test_an_invalid_selection_is_rejected(text: str) -> None:
-    with pytest.raises(SetupError, match="is not a selection of pages: give numbers from 1, such as 1-3,7"):
+    with pytest.raises(SetupError, match="is not a selection of pages: use numbers from 1, such as 1-3,7"):
         PageSelection(text)

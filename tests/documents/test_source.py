@@ -48,8 +48,8 @@ def test_the_suffix_does_not_matter(tmp_path: Path) -> None:
 
 def test_an_encrypted_pdf_needs_its_password(tmp_path: Path) -> None:
     name = pdf(tmp_path / "a.pdf", encryption=pikepdf.Encryption(owner="owner", user="open sesame"))
-    assert refused(name) == f"{name} cannot be opened (it is encrypted): give --password"
-    assert refused(name, password="wrong") == f"{name} cannot be opened (the password is wrong): give --password"
+    assert refused(name) == f"{name} cannot be opened (it is encrypted): add --password"
+    assert refused(name, password="wrong") == f"{name} cannot be opened (the password is wrong): add --password"
     assert Source(name, password="open sesame").page(0).image.size == (341, 220)
 
 
@@ -151,8 +151,8 @@ def test_files_other_than_documents_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "empty.pdf").touch()
     assert "is not an image that Pillow can open" in refused(str(tmp_path / "a.png"))
     assert "is not an image that Pillow can open" in refused(str(tmp_path / "empty.pdf"))
-    assert refused(str(tmp_path / "none.pdf")) == f"{tmp_path / 'none.pdf'} is missing: give a PDF or an image file"
-    assert refused(str(tmp_path)).endswith("is a folder without documents: give a PDF or an image file")
+    assert refused(str(tmp_path / "none.pdf")) == f"{tmp_path / 'none.pdf'} is missing: pass a PDF or an image file"
+    assert refused(str(tmp_path)).endswith("is a folder without documents: pass a PDF or an image file")
     assert "is a web address" in refused("https://example.org/a.pdf")
 
 

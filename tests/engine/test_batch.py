@@ -171,11 +171,11 @@ def test_threads_wait_for_a_slot_and_all_get_their_tokens() -> None:
 def test_a_batch_larger_than_the_slots_names_the_settings_that_would_do(model: Qwen2VLModel) -> None:
     with pytest.raises(
         SetupError,
-        match=r"batch_size is 9, but there are only 8 KV slots: give at most 8, or "
+        match=r"batch_size is 9, but there are only 8 KV slots: use at most 8, or "
         r"CacheConfig\(slots=9\) and a max_cache_size_mb of at least 108",
     ):
         model.infer_batch([case("word_56x56")["messages"]], batch_size=9)
-    with pytest.raises(SetupError, match="batch_size is 0: give 1 or more"):
+    with pytest.raises(SetupError, match="batch_size is 0: use 1 or more"):
         model.infer_batch([], batch_size=0)
     assert model.infer_batch([]) == []
 

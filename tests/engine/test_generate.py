@@ -56,7 +56,7 @@ def test_a_prompt_longer_than_the_slot_names_both_and_the_next_page_is_read(mode
 
 
 def test_an_impossible_max_new_tokens_is_refused(model: Qwen2VLModel) -> None:
-    with pytest.raises(PageError, match="max_new_tokens is 0: give 1 or more"):
+    with pytest.raises(PageError, match="max_new_tokens is 0: use 1 or more"):
         model.infer(case("word_56x56")["messages"], max_new_tokens=0)
 
 
@@ -133,13 +133,13 @@ def test_the_cache_can_be_switched_at_run_time() -> None:
     [
         ({"model_name": "no/such/folder"}, r"model no/such/folder does not exist \(nothing is downloaded\)"),
         ({"model_name": "merged.npz"}, r"model merged.npz does not exist"),
-        ({"lora_weights_path": "adapter"}, "adapter adapter does not exist: give a folder with adapter_config.json"),
-        ({"max_new_tokens": 0}, "max_new_tokens is 0: give 1 or more"),
-        ({"max_length": 8}, r"max_length is 8: give 64 to 262144"),
-        ({"max_length": 1 << 19}, r"max_length is 524288: give 64 to 262144"),
-        ({"max_pixels": 100}, r"max_pixels 100 do not fit: give 784 <= min_pixels <= max_pixels"),
+        ({"lora_weights_path": "adapter"}, "adapter adapter does not exist: pass a folder with adapter_config.json"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0: use 1 or more"),
+        ({"max_length": 8}, r"max_length is 8: use 64 to 262144"),
+        ({"max_length": 1 << 19}, r"max_length is 524288: use 64 to 262144"),
+        ({"max_pixels": 100}, r"max_pixels 100 do not fit: use 784 <= min_pixels <= max_pixels"),
         ({"min_pixels": 500_000, "max_pixels": 400_000}, "min_pixels 500000 and max_pixels 400000 do not fit"),
-        ({"attn": "sdpa"}, "attention 'sdpa' is unknown: give auto, eager or flash"),
+        ({"attn": "sdpa"}, "attention 'sdpa' is unknown: use auto, eager or flash"),
         ({"device": "tpu"}, "device 'tpu' is unknown"),
     ],
 )

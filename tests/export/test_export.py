@@ -140,7 +140,7 @@ def test_eager_attention_is_exported_as_well(tmp_path: Path) -> None:
         ({"dtype": "int8"}, "dtype is int8, but exported was exported for bf16"),
         (
             {"max_pixels": 10**6},
-            "max_pixels is 1000000, but exported supports up to 12544: give less, or export the model again",
+            "max_pixels is 1000000, but exported supports up to 12544: use less, or export the model again",
         ),
         ({"cache_config": CacheConfig(slots=3)}, "slots is 3, but exported was exported for 2"),
         ({"cache_config": CacheConfig(kv_dtype="bf16")}, "kv_dtype is bf16, but exported was exported for fp32"),
@@ -180,10 +180,10 @@ def test_a_page_beyond_the_graphs_is_that_pages_error(small: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"vision_patches": [66]}, "vision_patches contains 66: give multiples of 4"),
-        ({"vision_patches": [0]}, "vision_patches contains 0: give multiples of 4"),
+        ({"vision_patches": [66]}, "vision_patches contains 66: use multiples of 4"),
+        ({"vision_patches": [0]}, "vision_patches contains 0: use multiples of 4"),
         ({"device": "cuda"}, "device 'cuda'"),
-        ({"limits": Limits(max_length=1)}, "max_length is 1: give 64 to"),
+        ({"limits": Limits(max_length=1)}, "max_length is 1: use 64 to"),
     ],
 )
 def test_an_export_that_cannot_be_made_leaves_nothing(tmp_path: Path, arguments: dict[str, Any], words: str) -> None:
@@ -196,7 +196,7 @@ def test_what_is_there_is_left_alone_unless_it_is_an_export_and_force_is_given(s
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "mine.txt").write_text("mine", encoding="utf-8")
     for force in (False, True):
-        with pytest.raises(SetupError, match="mine exists: name another folder, or give --force, which replaces an"):
+        with pytest.raises(SetupError, match="mine exists: name another folder, or add --force, which replaces an"):
             export_model(EMBEDDED, tmp_path / "mine", force=force)
     with pytest.raises(SetupError, match="exported exists: name another folder"):
         export_model(EMBEDDED, small)
@@ -290,7 +290,7 @@ def test_graphs_for_other_shapes_than_the_manifest_says_are_refused(small: Path,
 
 
 def test_a_checkpoint_is_no_export() -> None:
-    with pytest.raises(SetupError, match=r"contains no export\.json: give a folder written by mindnlp-ocr export"):
+    with pytest.raises(SetupError, match=r"contains no export\.json: pass a folder written by mindnlp-ocr export"):
         Qwen2VLModel.from_exported(EMBEDDED)
 
 
@@ -308,6 +308,4 @@ def test_the_command_exports_and_infer_reads_with_it(tmp_path: Path, capsys: pyt
     assert capsys.readouterr().out == f"{LINE['text']}\n"
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert again.returncode == 2
-    assert again.stderr == (
-        f"error: {target} exists: name another folder, or give --force, which replaces an exported one\n"
-    )
+    assert again.stderr == (f"error: {target} exists: name another folder, or add --force, which replaces an exported one\n")

@@ -48,7 +48,7 @@ class FakeReader:
         if ("raise", page) in self._asked:
             raise ValueError("nothing that a page should do")
         if ("refuse", page) in self._asked:
-            raise PageError("refused: give another")
+            raise PageError("refused: use another")
 
 
 READER = "tests.farm.fakes:FakeReader"

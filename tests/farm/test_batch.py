@@ -168,7 +168,7 @@ def test_with_the_model_the_files_are_those_of_one_process(
     argv = ["batch", *pages, "--output", str(tmp_path / "farm"), "--pages-per-task", "1", "--cost-per-hour", "2"]
     assert main([*argv, "--format", "hocr"]) == 1
     said = capsys.readouterr().err
-    assert "1 x ... is missing: give a PDF or an image file" in said
+    assert "1 x ... is missing: pass a PDF or an image file" in said
     assert "cost of a million pages: " in said
     one = contents(tmp_path / "one")
     assert len(one) == 3
@@ -176,7 +176,7 @@ def test_with_the_model_the_files_are_those_of_one_process(
     (report,) = (tmp_path / "farm" / FOLDER / "runs").iterdir()
     assert json.loads(report.read_text(encoding="utf-8"))["pages"] == len(one)
     assert main([*argv, "--dpi", "100"]) == 2
-    assert "was started with dpi 200.0, but dpi is now 100.0: give another --output" in capsys.readouterr().err
+    assert "was started with dpi 200.0, but dpi is now 100.0: use another --output" in capsys.readouterr().err
 
 
 def test_what_the_cluster_has_no_room_for_is_refused(

@@ -45,7 +45,7 @@ def test_a_second_run_is_refused_on_a_disk_and_one_that_was_killed_blocks_nobody
     first = subprocess.Popen([sys.executable, "-c", HOLD, store.uri], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert first.stdout is not None
     assert first.stdout.readline() == "held\n"
-    says = f"is being written by another run .process {first.pid} on {platform.node()}.: wait until it ends, or give"
+    says = f"is being written by another run .process {first.pid} on {platform.node()}.: wait until it ends, or use"
     with pytest.raises(SetupError, match=says), locked(store, "second"):
         pass
     first.kill()

@@ -85,5 +85,5 @@ def test_what_is_not_there_is_a_fault_of_its_page(bucket: fs.FileSystem, options
     name = f"s3://bucket/in/none.tif{options}"
     with pytest.raises(PageError, match=r"s3://bucket/in/none.tif.* cannot be downloaded .*check its name"):
         count_pages(name, name, settings)
-    with pytest.raises(SetupError, match=r"nothing://a cannot be opened .*give a path, file:// or s3://"):
+    with pytest.raises(SetupError, match=r"nothing://a cannot be opened .*pass a path, file:// or s3://"):
         file_system("nothing://a")

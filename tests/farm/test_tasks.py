@@ -89,7 +89,7 @@ def test_lists_and_references_name_documents(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("refs.jsonl", b'{"name": "a"}\n', "line 1 of refs.jsonl is not a reference: give a line such as"),
+        ("refs.jsonl", b'{"name": "a"}\n', "line 1 of refs.jsonl is not a reference: use a line such as"),
         ("refs.parquet", b"nothing", "refs.parquet is not a Parquet file"),
         ("names.txt", None, "the list names.txt cannot be read"),
         ("other.parquet", "x", "other.parquet has no column path or uri, only x: rename one"),
@@ -154,7 +154,7 @@ def test_a_page_that_ended_its_process_is_read_alone_and_reported_with_the_signa
     remedy = "leave the page out, or give its reader more memory"
     crash = f"SIGSEGV ended the process that worked only on this page, 2 times: {remedy}"
     good = [f"in/b.tif {index}" for index in range(5)]
-    assert texts(rows("out")) == [*good[:2], crash, "refused: give another", good[4]]
+    assert texts(rows("out")) == [*good[:2], crash, "refused: use another", good[4]]
     assert [failure["page"] for failure in account.failures] == [3, 4]
     assert farm(*argv) == []
 

@@ -74,17 +74,17 @@ def test_the_registered_attention_is_float64s_with_padding_and_longer_caches(fou
 @with_mindnlp
 def test_what_cannot_be_done_beside_mindnlp_is_refused_in_words(found: dict[str, Any]) -> None:
     own = "attention 'mindnlp_ocr_flash'"
-    processor = "no/such/folder contains no tokenizer.json and no preprocessor_config.json: give processor=FOLDER"
+    processor = "no/such/folder contains no tokenizer.json and no preprocessor_config.json: pass processor=FOLDER"
     told = found["refused"]
     assert told["dropout"] == f"{own} does not support dropout=0.1: use attn_implementation='eager'"
     assert told["window"] == f"{own} does not support sliding_window=2: use attn_implementation='eager'"
-    assert told["mask"] == f"{own} makes its own mask: give the model one of [batch, keys]"
+    assert told["mask"] == f"{own} creates its own mask: pass the model one of shape [batch, keys]"
     assert told["keys"] == f"{own}: only causal attention supports padding, or more keys than tokens"
     assert told["packed"].startswith(
-        "attention of mindnlp_ocr: packed sequences and sliding windows are not supported: give an"
+        "attention of mindnlp_ocr: packed sequences and sliding windows are not supported: pass an"
     )
     assert told["processor"] == f"from_mindnlp: {processor}, the published folder of the checkpoint"
-    assert told["model"] == "from_mindnlp: Tensor is not a mindnlp model: give a Qwen2VLForConditionalGeneration"
+    assert told["model"] == "from_mindnlp: Tensor is not a mindnlp model: pass a Qwen2VLForConditionalGeneration"
     assert told["shape"].startswith(
         "from_mindnlp: Qwen2VLForConditionalGeneration: the weights do not match config.json: model.layers.0.mlp.gate"
     )
@@ -101,5 +101,5 @@ def test_without_our_operators_or_mindnlp_registering_says_what_is_missing(monke
 
 
 def test_what_is_no_model_is_refused() -> None:
-    with pytest.raises(SetupError, match=r"^from_mindnlp: dict is not a mindnlp model: give a Qwen2VLForConditional"):
+    with pytest.raises(SetupError, match=r"^from_mindnlp: dict is not a mindnlp model: pass a Qwen2VLForConditional"):
         MindNLPCheckpoint({})

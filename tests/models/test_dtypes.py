@@ -95,7 +95,7 @@ def test_prefixes_of_another_dtype_are_not_taken_from_disk(int8: Qwen2VLModel, t
 
 def test_an_unknown_dtype_is_refused() -> None:
     wrong: Any = "int4"
-    with pytest.raises(SetupError, match="dtype 'int4' is unknown: give auto, fp32, fp16, bf16, int8"):
+    with pytest.raises(SetupError, match="dtype 'int4' is unknown: use auto, fp32, fp16, bf16, int8"):
         Qwen2VLModel(dtype=wrong)
 
 
@@ -103,12 +103,10 @@ def test_without_our_operators_weights_are_float32_and_nothing_else(monkeypatch:
     monkeypatch.setattr(native, "available", lambda: (False, "_cpu.so is not built"))
     assert select.weight_dtype_for(Device("CPU"), "auto", "bf16") == "fp32"
     assert select.weight_dtype_for(Device("CPU"), "fp32", "bf16") == "fp32"
-    with pytest.raises(
-        SetupError, match=r"weights in int8 need our CPU operators \(_cpu.so is not built\): give dtype auto"
-    ):
+    with pytest.raises(SetupError, match=r"weights in int8 need our CPU operators \(_cpu.so is not built\): use dtype auto"):
         select.weight_dtype_for(Device("CPU"), "int8", "bf16")
 
 
 def test_a_number_of_threads_below_one_is_refused() -> None:
-    with pytest.raises(SetupError, match="threads is 0: give 1 or more"):
+    with pytest.raises(SetupError, match="threads is 0: use 1 or more"):
         Qwen2VLModel(threads=0)

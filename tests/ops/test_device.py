@@ -42,7 +42,7 @@ def test_every_form_of_a_devices_name_is_read(text: str, device: Device, shown: 
 def test_any_other_name_is_refused_with_the_names_there_are(text: Any) -> None:
     with pytest.raises(SetupError) as error:
         Device.parse(text)
-    assert str(error.value) == f"device {text!r} is unknown: give cpu, npu:0 (or Ascend) or cuda"
+    assert str(error.value) == f"device {text!r} is unknown: use cpu, npu:0 (or Ascend) or cuda"
 
 
 def test_a_cpu_is_always_there() -> None:
@@ -90,9 +90,9 @@ def test_ascend_without_a_runtime_names_what_is_missing_and_how_to_get_it(monkey
     ("device", "message"),
     [
         (Device("CPU", memory_limit_gb=4), "memory_limit_gb is 4: MindSpore enforces no limit on a CPU: remove it"),
-        (Device("Ascend", memory_limit_gb=0), "memory_limit_gb is 0: give more than 0"),
-        (Device("Ascend", memory_limit_gb=float("nan")), "memory_limit_gb is nan: give more than 0"),
-        (Device("CPU", jit_level="O2"), "jit_level is 'O2': give O0 or O1"),  # type: ignore[arg-type]
+        (Device("Ascend", memory_limit_gb=0), "memory_limit_gb is 0: use more than 0"),
+        (Device("Ascend", memory_limit_gb=float("nan")), "memory_limit_gb is nan: use more than 0"),
+        (Device("CPU", jit_level="O2"), "jit_level is 'O2': use O0 or O1"),  # type: ignore[arg-type]
     ],
 )
 def test_settings_that_a_device_does_not_know_are_refused(device: Device, message: str) -> None:

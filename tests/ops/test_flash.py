@@ -274,13 +274,13 @@ SHAPES = {
         ({"k": (1, 10, 3, 16), "v": (1, 10, 3, 16)}, "4 query heads are not a multiple of 3 key-value heads"),
         (dict.fromkeys("qkv", (1, 10, 4, 12)), "head_dim 12 is not a multiple of 8 up to 256"),
         (dict.fromkeys("qkv", (1, 10, 4, 264)), "head_dim 264 is not a multiple of 8 up to 256"),
-        (dict.fromkeys("qkv", (10, 2, 16)), r"q \[10, 2, 16\] has no segments: give \[segments, tokens, heads, head_dim\]"),
-        ({"live": (2,)}, r"live has shape \[2\]: give \[1\], one a segment"),
-        ({"slots": (1, 1)}, r"slots has shape \[1, 1\]: give \[1\], one a segment"),
-        ({"count": (3,)}, r"count has shape \[3\]: give \[1\], one a segment"),
-        ({"keys": (60, 16), "values": (60, 16)}, r"keys \[60, 16\] and values \[60, 16\] are no slots of 2 heads of 16"),
-        ({"keys": (3, 2, 19, 16)}, r"keys \[3, 2, 19, 16\] and values \[3, 2, 20, 16\] are no slots"),
-        ({"keys": (3, 1, 20, 16), "values": (3, 1, 20, 16)}, "are no slots of 2 heads of 16"),
+        (dict.fromkeys("qkv", (10, 2, 16)), r"q \[10, 2, 16\] has no segments: use \[segments, tokens, heads, head_dim\]"),
+        ({"live": (2,)}, r"live has shape \[2\]: use \[1\], one per segment"),
+        ({"slots": (1, 1)}, r"slots has shape \[1, 1\]: use \[1\], one per segment"),
+        ({"count": (3,)}, r"count has shape \[3\]: use \[1\], one per segment"),
+        ({"keys": (60, 16), "values": (60, 16)}, r"keys \[60, 16\] and values \[60, 16\] are not slots of 2 heads of 16"),
+        ({"keys": (3, 2, 19, 16)}, r"keys \[3, 2, 19, 16\] and values \[3, 2, 20, 16\] are not slots"),
+        ({"keys": (3, 1, 20, 16), "values": (3, 1, 20, 16)}, "are not slots of 2 heads of 16"),
     ],
 )
 def test_shapes_that_do_not_fit_are_named_before_the_call(change: dict[str, Any], message: str, compiled: bool) -> None:
@@ -352,6 +352,6 @@ def test_an_input_of_another_dtype_raises_and_the_code_has_words(wrong: int) -> 
 
 def test_an_unknown_instruction_set_is_refused_with_those_there_are() -> None:
     with pytest.raises(
-        ValueError, match=r"instruction set 'sse9' is unknown or not in this processor: give one of .*avx512"
+        ValueError, match=r"instruction set 'sse9' is unknown or not supported by this processor: use one of .*avx512"
     ):
         native.use_instruction_set("sse9")

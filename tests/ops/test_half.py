@@ -25,7 +25,7 @@ def test_on_ascend_weights_are_held_as_bf16_where_stored_so_and_else_as_fp16() -
         assert select.weight_dtype_for(NPU, asked, "bf16") == asked  # type: ignore[arg-type]
     with pytest.raises(SetupError) as error:
         select.weight_dtype_for(Device("Ascend", 1), "int8", "bf16")
-    assert str(error.value) == "weights in int8 need our CPU operators (they do not run on npu:1): give auto, fp16 or bf16"
+    assert str(error.value) == "weights in int8 need our CPU operators (they do not run on npu:1): use auto, fp16 or bf16"
 
 
 @pytest.mark.parametrize(("dtype", "stored"), [("fp16", np.float16), ("bf16", ml_dtypes.bfloat16), ("fp32", np.float32)])
@@ -42,7 +42,7 @@ def test_a_weight_beyond_float16_is_refused_when_it_is_packed() -> None:
     weight = np.array([[1, -7e4]], np.float32)
     with pytest.raises(SetupError) as error:
         HalfOperators("fp16").pack(weight)
-    assert str(error.value) == "a weight of the checkpoint is -70000, but float16 ends at 65504: give dtype bf16 or fp32"
+    assert str(error.value) == "a weight of the checkpoint is -70000, but float16 ends at 65504: use dtype bf16 or fp32"
     assert HalfOperators("bf16").pack(weight)[0, 1, 0] == ml_dtypes.bfloat16(-7e4)
 
 

@@ -20,7 +20,7 @@ from mindnlp_ocr.processing.images import ImageProcessor
 CONFIG = ModelConfig.from_folder(EMBEDDED)
 IMAGES = ImageProcessor.from_folder(EMBEDDED)
 PROCESSOR = ChatProcessor(EMBEDDED, CONFIG, IMAGES)
-SHAPE = 'give [{"role": "user", "content": [{"type": "image", "image": ...}, {"type": "text", "text": ...}]}]'
+SHAPE = 'pass [{"role": "user", "content": [{"type": "image", "image": ...}, {"type": "text", "text": ...}]}]'
 PAGE = Image.new("RGB", (56, 56), "white")  # 4 tokens
 
 
@@ -106,7 +106,7 @@ def test_an_image_of_an_unknown_kind_is_the_pages_error(source: Any) -> None:
 
 
 def test_one_image_of_several_that_is_missing_is_named() -> None:
-    assert refusal(ask(image(PAGE), image("no.png"))) == "no.png is missing: give an image file"
+    assert refusal(ask(image(PAGE), image("no.png"))) == "no.png is missing: pass an image file"
 
 
 def test_half_a_character_in_a_text_is_the_pages_error() -> None:
@@ -310,7 +310,7 @@ def test_a_tokenizer_that_is_missing_or_broken_names_its_file(tmp_path: Path) ->
     path.unlink()
     with pytest.raises(SetupError) as error:
         ChatProcessor(folder, CONFIG, IMAGES)
-    assert str(error.value) == f"{path} is missing: give a complete Qwen2-VL folder"
+    assert str(error.value) == f"{path} is missing: pass a complete Qwen2-VL folder"
 
 
 def test_a_tokenizer_of_another_checkpoint_is_noticed() -> None:

@@ -63,7 +63,7 @@ def png(width: int, height: int, depth: int, rows: bytes = b"", transparent_leve
 def test_a_file_that_is_not_an_image_is_named_with_the_kinds_that_are_read(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "page.png"
     path.write_bytes(content)
-    message = f"{path} is not an image that Pillow can open: give PNG, JPEG, WebP, TIFF, BMP or GIF"
+    message = f"{path} is not an image that Pillow can open: use PNG, JPEG, WebP, TIFF, BMP or GIF"
     assert refusal(path) == refusal(str(path)) == message
 
 
@@ -79,7 +79,7 @@ def test_a_truncated_file_names_itself_and_the_remedy(tmp_path: Path, kind: str,
         assert message.endswith("): save it again")
     else:  # some lose the directory that tells what they are
         assert message.startswith((f"{path} is truncated or damaged (", f"{path} is not an image that Pillow can open"))
-        assert message.endswith((": save it again", ": give PNG, JPEG, WebP, TIFF, BMP or GIF"))
+        assert message.endswith((": save it again", ": use PNG, JPEG, WebP, TIFF, BMP or GIF"))
 
 
 def test_a_truncated_pillow_image_is_refused_like_its_file() -> None:
@@ -89,8 +89,8 @@ def test_a_truncated_pillow_image_is_refused_like_its_file() -> None:
 
 
 def test_a_missing_file_and_a_folder_are_told_apart(tmp_path: Path) -> None:
-    assert refusal(tmp_path / "no.png") == f"{tmp_path / 'no.png'} is missing: give an image file"
-    assert refusal(tmp_path) == f"{tmp_path} is a folder: give an image file"
+    assert refusal(tmp_path / "no.png") == f"{tmp_path / 'no.png'} is missing: pass an image file"
+    assert refusal(tmp_path) == f"{tmp_path} is a folder: pass an image file"
 
 
 @pytest.mark.parametrize("address", ["http://example.org/page.png", "https://example.org/page.png"])
@@ -290,7 +290,7 @@ def test_an_orientation_that_does_not_exist_is_ignored() -> None:
 @pytest.mark.parametrize(
     ("url", "decisive"),
     [
-        ("data:image/png,abc", "data:image/png... is not a base64 data URL: give data:image/png;base64,..."),
+        ("data:image/png,abc", "data:image/png... is not a base64 data URL: use data:image/png;base64,..."),
         (
             "data:image/png;base64,!!!!",
             "data:image/png;base64,... is damaged base64 (Only base64 data is allowed): encode the file again",
@@ -301,7 +301,7 @@ def test_an_orientation_that_does_not_exist_is_ignored() -> None:
         ),
         ("data:image/png;base64,\u00e9\u00e9\u00e9\u00e9", "data:image/png;base64,... is damaged base64"),
         ("data:image/png;base64,", "a data URL of 0 bytes is not an image that Pillow can open"),
-        ("data:image/png;base64,aGVsbG8=", "a data URL of 5 bytes is not an image that Pillow can open: give PNG"),
+        ("data:image/png;base64,aGVsbG8=", "a data URL of 5 bytes is not an image that Pillow can open: use PNG"),
     ],
 )
 def test_a_bad_data_url_says_what_is_wrong_with_it(url: str, decisive: str) -> None:
@@ -344,13 +344,13 @@ def test_arrays_of_one_three_and_four_channels_are_read_contiguous_or_not() -> N
     ],
 )
 def test_an_array_that_is_no_image_is_named_by_type_and_shape(array: Array, found: str) -> None:
-    give = "give uint8 [height, width] or [height, width, 1 | 3 | 4]"
+    give = "pass uint8 [height, width] or [height, width, 1 | 3 | 4]"
     assert refusal(array) == f"an array of {found} is not an image: {give}"
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 5, 3), (5, 0, 4)])
 def test_an_array_without_pixels_is_refused(shape: tuple[int, ...]) -> None:
-    assert refusal(np.zeros(shape, np.uint8)) == f"an array of {shape} has no pixels: give 1 x 1 or more"
+    assert refusal(np.zeros(shape, np.uint8)) == f"an array of {shape} has no pixels: use 1 x 1 or more"
 
 
 # What was seen before

@@ -60,7 +60,7 @@ def edited(folder: Path, **changes: Any) -> Path:
 
 
 def test_what_is_missing_damaged_or_does_not_fit_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match=r"tokenizer\.json is missing: give a complete Qwen2-VL folder"):
+    with pytest.raises(SetupError, match=r"tokenizer\.json is missing: pass a complete Qwen2-VL folder"):
         tokenizer_of(tmp_path)
     moved = edited(tmp_path, added_tokens_decoder={"9000": {"content": "<|im_end|>", "special": True}})
     with pytest.raises(SetupError, match=r"<\|im_end\|> is token 9000, vocab\.json makes it 8128: take both from one"):

@@ -111,7 +111,7 @@ def main() -> None:
             if clear and any(entries[name]["token_ids"] != plain[name][:24] for name in plain):
                 break
         else:
-            raise AssertionError(f"{adapter}: at every scale the text stays the same or has a near tie; give another seed")
+            raise AssertionError(f"{adapter}: at every scale the text stays the same or has a near tie; use another seed")
         print(adapter, scale * factor, {name: entry["text"] for name, entry in entries.items()})
         folder = arguments.output / adapter
         shutil.rmtree(folder, ignore_errors=True)

@@ -53,8 +53,8 @@ def test_a_port_that_is_taken_is_said_before_the_model_is_loaded(capsys: pytest.
     ("options", "says"),
     [
         (["--port", "70000"], "--port is 70000"),
-        (["--max-images", "0"], "--max-images is 0: give 1 or more"),
-        (["--max-waiting", "-1"], "--max-waiting is -1: give 0 or more"),
+        (["--max-images", "0"], "--max-images is 0: use 1 or more"),
+        (["--max-waiting", "-1"], "--max-waiting is -1: use 0 or more"),
         (["--api-key-file", "no/such/file"], "cannot be read"),
         (["--documents-dir", "README.md/x", "--port", "0", "--no-warm-up"], "--documents-dir README.md/x cannot be used"),
     ],

@@ -262,9 +262,9 @@ def test_requests_about_one_image_and_one_document_belong_together() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--replicas", "2"], "--replicas is 2, but replicas need a Ray cluster: give --ray ADDRESS, or --ray local"),
-        (["--ray", "local", "--replicas", "3:1"], "--replicas is 3:1: give a number, or a range such as 1:8"),
-        (["--ray", "local", "--replicas", "many"], "--replicas is many: give a number, or a range such as 1:8"),
+        (["--replicas", "2"], "--replicas is 2, but replicas need a Ray cluster: add --ray ADDRESS, or --ray local"),
+        (["--ray", "local", "--replicas", "3:1"], "--replicas is 3:1: use a number, or a range such as 1:8"),
+        (["--ray", "local", "--replicas", "many"], "--replicas is many: use a number, or a range such as 1:8"),
         (["--ray", "local", "--documents-dir", "x"], "--documents-dir applies to a single server, but --ray starts several"),
         (["--ray", "127.0.0.1:1", "--port", "0"], "Ray at 127.0.0.1:1 cannot be used"),
     ],

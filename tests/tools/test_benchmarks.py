@@ -105,7 +105,7 @@ def test_dtypes_that_read_alike_exit_0(tool: Tool, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nonsense"], "nonsense: give memory, latency, "),
+        (["nonsense"], "nonsense is unknown: use memory, latency, "),
         (["--runs", "0"], "argument --runs: '0' is not a positive whole number: use 1 or more"),
         (["--model-path", "/no/such", "latency", "--smoke"], "error: model /no/such does not exist"),
         (["--device", "cuda", "latency", "--smoke"], "error: device 'cuda'"),

@@ -175,15 +175,15 @@ def test_an_image_that_browsers_do_not_show_becomes_a_png(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["no/such"], "error: no/such does not exist: give a folder of images"),
+        (["no/such"], "error: no/such does not exist: pass a folder of images"),
         (["tests/cache"], "error: tests/cache has no page with its text: put page.txt beside page.png"),
         ([WORD, "--max-cer", "-1"], "argument --max-cer: '-1' is not a percentage: use 0 or more"),
         ([WORD, "--max-cer", "nan"], "argument --max-cer: 'nan' is given"),
         ([WORD, "--worst", "0"], "argument --worst: '0' is not a positive whole number: use 1 or more"),
-        ([WORD, "--true-boxes"], "error: --true-boxes: no page has a ground truth with boxes: give hOCR or JSON with boxes"),
+        ([WORD, "--true-boxes"], "error: --true-boxes: no page has a ground truth with boxes: use hOCR or JSON with boxes"),
         ([WORD, "--true-boxes", "--peers", "rapidocr"], "error: --true-boxes and --peers are both given"),
-        ([WORD, "--dpi", "1"], "error: --dpi is 1: give 10 to 2400"),
-        ([WORD, "--batch-size", "0"], "error: --batch-size is 0: give 1 or more"),
+        ([WORD, "--dpi", "1"], "error: --dpi is 1: use 10 to 2400"),
+        ([WORD, "--batch-size", "0"], "error: --batch-size is 0: use 1 or more"),
         ([WORD, "--gallery", "tests"], "error: tests cannot be written (Is a directory): name another file"),
     ],
 )

@@ -184,7 +184,7 @@ def test_what_another_conversion_left_is_not_gone_on_with(tmp_path: Path, monkey
 def test_an_existing_checkpoint_is_left_alone_without_force(tmp_path: Path, name: str) -> None:
     target = tmp_path / name
     convert(SOURCE, target, "int8")
-    with pytest.raises(SetupError, match=f"{name} exists: name another target, or give --force"):
+    with pytest.raises(SetupError, match=f"{name} exists: name another target, or add --force"):
         convert(SOURCE, target)
     with open_checkpoint(target).weights(SOURCE.config(EMBEDDED)) as weights:
         assert weights.dtype == "int8"

@@ -183,7 +183,7 @@ def test_a_dtype_that_is_not_read_is_named_with_those_that_are(
 
 
 def test_a_folder_without_weights_names_the_two_files_it_could_hold(tmp_path: Path) -> None:
-    assert refusal(tmp_path) == f"{tmp_path} contains neither {SINGLE} nor {INDEX}: give a complete Qwen2-VL folder"
+    assert refusal(tmp_path) == f"{tmp_path} contains neither {SINGLE} nor {INDEX}: pass a complete Qwen2-VL folder"
 
 
 def test_a_missing_shard_is_named(copy: Path) -> None:

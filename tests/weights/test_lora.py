@@ -252,7 +252,7 @@ def test_an_adapter_for_another_base_names_the_weights_that_do_not_fit(
     ("config", "words"),
     [
         ({"peft_type": "IA3"}, "peft_type is 'IA3' (Input should be 'LORA')"),
-        ({"use_dora": True}, "use_dora is True (Input should be False): merge it with PEFT, and give the merged model"),
+        ({"use_dora": True}, "use_dora is True (Input should be False): merge it with PEFT, and use the merged model"),
         ({"init_lora_weights": "pissa"}, "is 'pissa'"),
         ({"r": 0}, "r is 0 ("),
         ({"r": "many"}, "r is 'many' ("),
@@ -272,9 +272,9 @@ def test_settings_that_would_change_the_merge_are_refused(tmp_path: Path, config
 
 
 def test_what_is_no_adapter_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match=r"none does not exist: give a folder with adapter_config\.json"):
+    with pytest.raises(SetupError, match=r"none does not exist: pass a folder with adapter_config\.json"):
         Adapter(tmp_path / "none")
-    with pytest.raises(SetupError, match="qwen2vl-ocr-tiny is not a LoRA adapter: give a folder with"):
+    with pytest.raises(SetupError, match="qwen2vl-ocr-tiny is not a LoRA adapter: pass a folder with"):
         Adapter(EMBEDDED)
     folder = changed(tmp_path, same)
     weights = folder / "adapter_model.safetensors"

@@ -23,7 +23,7 @@ MIXED = Document(
         page(block(turned()), table(), number=3, doubtful=True, timings_ms={"read": 2.25}),
     ),
 )
-NONE = Document(source="c.pdf", error="c.pdf is missing: give an image file")
+NONE = Document(source="c.pdf", error="c.pdf is missing: pass an image file")
 
 
 def report(*documents: Document) -> Any:
@@ -71,7 +71,7 @@ def test_the_old_keys_are_kept_beside_the_new() -> None:
     assert mixed["error"] == "1 of 3 pages could not be read, the first is page 2 (page 2 is damaged)"
     assert mixed["timings_ms"] == {"read": 3.25}
     assert mixed["doubtful"] is True
-    assert (none["text"], none["error"], none["pages"]) == (None, "c.pdf is missing: give an image file", [])
+    assert (none["text"], none["error"], none["pages"]) == (None, "c.pdf is missing: pass an image file", [])
 
 
 def test_the_error_of_a_single_page_is_that_of_its_document() -> None:
