@@ -1,4 +1,4 @@
-"""Builds the package and its CPU operators; names, versions and dependencies stand in pyproject.toml."""
+"""Build of the package and its CPU operators. Name, version and dependencies are in pyproject.toml."""
 
 import os
 from glob import glob
@@ -10,7 +10,7 @@ SWITCH = "MINDNLP_OCR_WITHOUT_OPERATORS"
 
 
 class BuildOperators(build_ext):
-    """A build that fails says what that means: without the operators reading is several times slower."""
+    """A build command that explains a failure: without the operators, reading is several times slower."""
 
     def build_extension(self, ext: Extension) -> None:
         try:

@@ -52,7 +52,7 @@ def load_model(arguments: argparse.Namespace) -> Any:
 
 
 def most_slots(arguments: argparse.Namespace) -> int:
-    """How many requests the model may run at a time, where its budget has room for their slots."""
+    """Return the maximum number of concurrent requests, if the cache's budget has room for their slots."""
     return LINE_SLOTS if arguments.batch_size is None else DEFAULT_SLOTS
 
 

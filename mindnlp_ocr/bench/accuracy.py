@@ -247,7 +247,7 @@ def dataset(name: str) -> tuple[list[Page], list[str]]:
     else:
         raise SetupError(f"{name} is not a data set: pass a folder of images with their texts, a .jsonl or a .json")
     if not pages:
-        raise SetupError(f"{name} has no page with its text: put page.txt beside page.png, or list both in a .jsonl")
+        raise SetupError(f"{name} has no page with its text: put page.txt next to page.png, or list both in a .jsonl")
     return pages, without
 
 

@@ -69,14 +69,14 @@ def olmocr_answer(text: str) -> tuple[OlmOcrAnswer, str | None]:
 
 
 def front_matter_answer(text: str) -> tuple[OlmOcrAnswer, str | None]:
-    """The same of olmOCR-2, whose answer is Markdown behind a front matter in YAML."""
-    import yaml  # only where such an answer is read
+    """Parse an answer of olmOCR-2: Markdown after a front matter in YAML. See :func:`olmocr_answer`."""
+    import yaml  # needed only for such answers
 
     said = "The model's answer has no front matter that can be read; all of it was taken as the text."
     if (match := _FRONT_MATTER.fullmatch(text)) is None:
         return OlmOcrAnswer(natural_text=text), said
     try:
-        about = {**yaml.safe_load(match[1]), "primary_language": None}  # which is not used, and "no" is false in YAML
+        about = {**yaml.safe_load(match[1]), "primary_language": None}  # unused, and "no" means false in YAML
         return OlmOcrAnswer(**{**about, "natural_text": (match[2] or "").strip() or None}), None
     except (yaml.YAMLError, TypeError, ValidationError):
         return OlmOcrAnswer(natural_text=text), said

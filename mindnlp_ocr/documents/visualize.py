@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mindnlp_ocr.documents.result import Box, Line, Page, Point
 from mindnlp_ocr.documents.writers.words import placed
 
-LINE_HEIGHT = 32  # pixels; smaller print is enlarged to it, so that labels fit beside it
+LINE_HEIGHT = 32  # pixels; smaller print is enlarged to it, so that labels fit next to it
 LARGEST = 4_000  # pixels; pages with a longer side are not enlarged
 _BLOCK = (40, 90, 200)
 _UNKNOWN = (110, 110, 110)  # lines without a confidence

@@ -153,7 +153,7 @@ class Graphs:
         self._loader.update(weights, changed)
 
     def parameters(self) -> list[Parameter]:
-        """All weights."""
+        """Return all weights."""
         return [*self._tower.get_parameters(), *self._language.get_parameters()]
 
     @property

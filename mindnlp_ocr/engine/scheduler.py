@@ -296,7 +296,7 @@ class Scheduler:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread of :meth:`serving` runs: without it, what is submitted waits for ever."""
+        """Whether the thread of :meth:`serving` runs. Without it, submitted requests would wait forever."""
         return self._thread is not None and self._thread.is_alive()
 
     def stats(self) -> dict[str, int]:

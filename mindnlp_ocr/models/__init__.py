@@ -1,1 +1,1 @@
-"""What a user holds: the model and its configuration."""
+"""The model for users, with its requests, limits and export."""

@@ -10,7 +10,7 @@ from mindnlp_ocr.processing.images import ImageProcessor
 
 LONGEST_BY_DEFAULT = 4096
 MAX_LENGTH = 1 << 18  # an image takes fewer positions than tokens, so max_position_embeddings does not bound a slot
-TEXT_TOKENS = 256  # room for the question beside one image
+TEXT_TOKENS = 256  # room for the question in addition to one image
 DEFAULT_MAX_NEW_TOKENS = 1024
 
 

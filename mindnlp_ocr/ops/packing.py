@@ -71,7 +71,7 @@ def panel_inputs(rows: int, dtype: WeightDtype) -> int:
 
 def _pack_floats(weight: NDArray[Any], panels: NDArray[Any]) -> None:
     columns = _filled(weight, len(panels))
-    if panels.dtype == NUMPY["bf16"]:  # column i beside column i + PANEL / 2, as one number: twice as fast to transpose
+    if panels.dtype == NUMPY["bf16"]:  # columns i and i + PANEL / 2 as one number, which is twice as fast to transpose
         halves = columns.view(np.uint16).reshape(len(panels), 2, PANEL // 2, -1)
         for panel, (first, second) in zip(panels, halves, strict=True):
             panel.view(np.uint32).reshape(-1, PANEL // 2)[...] = (first | second.astype(np.uint32) << 16).T

@@ -191,7 +191,7 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
 
 
 def load_image(source: ImageSource) -> Image.Image:
-    """An upright RGB image from a path, bytes, a data URL, a Pillow image or a NumPy array (uint8).
+    """Load an upright RGB image from a path, bytes, a data URL, a Pillow image or a NumPy array (uint8).
 
     Transparent parts become white, 16-bit levels are scaled to 8 bits, and only the first frame of an animation is read.
 

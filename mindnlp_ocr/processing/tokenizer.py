@@ -1,7 +1,7 @@
-"""A checkpoint's tokenizer: as tokenizer.json has it, or built of vocab.json and merges.txt where only those are published.
+"""The tokenizer of a checkpoint, from tokenizer.json or, if this file is not published, from vocab.json and merges.txt.
 
-The built one is that of Qwen2: a byte-level BPE over NFC text, split as published (Qwen2's tokenizer.json; transformers
-4.57.6, ``Qwen2Tokenizer``).
+The latter is Qwen2's tokenizer: a byte-level BPE on NFC text, with the published rules for splitting (Qwen2's
+tokenizer.json; transformers 4.57.6, ``Qwen2Tokenizer``).
 """
 
 from pathlib import Path
@@ -16,10 +16,10 @@ SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L
 
 
 def tokenizer_of(folder: Path) -> Tokenizer:
-    """That of a Hugging Face folder.
+    """Load the tokenizer of a Hugging Face folder.
 
     Raises:
-        SetupError: there is none, or its files are damaged or do not fit one another.
+        SetupError: its files are missing, damaged or inconsistent.
     """
     whole, vocabulary, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
     if whole.exists():
@@ -47,7 +47,7 @@ def tokenizer_of(folder: Path) -> Tokenizer:
 
 
 def _add(tokenizer: Tokenizer, folder: Path) -> None:
-    """The tokens beside the vocabulary, which tokenizer_config.json lists by their ids."""
+    """Add the tokens that are not in the vocabulary; tokenizer_config.json lists them by their ids."""
     path = folder / "tokenizer_config.json"
     listed: dict[str, dict[str, Any]] = read_json(path).get("added_tokens_decoder") or {}
     for number, about in sorted(listed.items(), key=lambda entry: int(entry[0])):

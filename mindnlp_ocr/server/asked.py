@@ -60,7 +60,7 @@ def ignored(asked: ChatRequest) -> list[str]:
             continue
         if name == "chat_template_kwargs" and isinstance(value, dict) and value.get("add_vision_id"):
             raise ApiError(
-                "chat_template_kwargs asks for add_vision_id, which is not supported by this server: leave it out",
+                "chat_template_kwargs requests add_vision_id, which is not supported by this server: leave it out",
                 param=name,
                 code="unsupported_field",
             )

@@ -36,7 +36,7 @@ Tensors = dict[str, NDArray[Any]]
 
 
 def convert(source: Checkpoint, target: Path, dtype: Target = "stored", force: bool = False) -> None:
-    """Write a checkpoint to a folder, or to a file if the target ends in .npz, with SHA-256 sums in it or beside it.
+    """Write a checkpoint to a folder, or to a file if the target ends in .npz, with SHA-256 sums in it or next to it.
 
     The target appears when it is complete. An interrupted run leaves TARGET.part, from which the same command continues.
 

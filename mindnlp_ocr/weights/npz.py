@@ -1,4 +1,4 @@
-"""Weights from one merged .npz file, with config.json and other files inside or beside it.
+"""Weights from one merged .npz file, with config.json and other files inside or next to it.
 
 Nothing is unpickled. NumPy does not support bfloat16 and stores it as two raw bytes ("|V2"), which are read as bfloat16
 here.
@@ -44,7 +44,7 @@ class NpzCheckpoint(Checkpoint):
         inside = self._inside()
         if "config.json" not in inside:
             if not (self.path.parent / "config.json").exists():
-                raise SetupError(f"{self.path} contains no config.json, and there is none beside it: copy it there")
+                raise SetupError(f"{self.path} contains no config.json, and there is none next to it: copy it there")
             yield self.path.parent
             return
         with tempfile.TemporaryDirectory() as place:

@@ -67,7 +67,7 @@ def test_a_merged_file_without_a_configuration_takes_the_one_beside_it(tmp_path:
     for path in EMBEDDED.glob("*.safetensors"):
         everything |= load_file(path)
     saved(tmp_path / "x.npz", everything)
-    with pytest.raises(SetupError, match=r"x\.npz contains no config\.json, and there is none beside it"):
+    with pytest.raises(SetupError, match=r"x\.npz contains no config\.json, and there is none next to it"):
         Qwen2VLModel(tmp_path / "x.npz")
     for path in EMBEDDED.glob("*.json"):
         shutil.copy(path, tmp_path)
