@@ -23,7 +23,7 @@ class OverflowedError(PageError):
 def overflowed(part: str, dtype: str) -> OverflowedError:
     """Create the error for the part of the network in which they began, and for the dtype of the weights."""
     remedy = {
-        "fp16": "float16 ends at 65504: use --dtype bf16 or fp32, and --kv-dtype bf16 with flash attention",
+        "fp16": "the limit of float16 is 65504: use --dtype bf16 or fp32, and --kv-dtype bf16 with flash attention",
         "bf16": "use --dtype fp32, and --kv-dtype bf16 with flash attention",
     }.get(dtype, "check whether the checkpoint itself contains such values, and copy it again")
     return OverflowedError(f"{part} produced values that are not finite (weights in {dtype}): {remedy}")

@@ -38,7 +38,9 @@ class PackedImages:
             ends = np.cumsum([0, *np.concatenate([windows.sizes for windows in self._windows])]) * self._merged
             room = windows_in(config, bucket, places, most)
             if len(ends) > room + 1:
-                raise PageError(f"images of {len(ends) - 1} windows, attention takes up to {room}: lower --max-pixels")
+                raise PageError(
+                    f"images with {len(ends) - 1} windows, but attention supports at most {room}: lower --max-pixels"
+                )
             self.cu_windows = padded_ends(ends, room)
 
     def inputs(self) -> list[NDArray[np.generic]]:

@@ -74,7 +74,7 @@ class ExportedGraphs(Graphs):
                 return bucket
         what, remedy = ("patches", "lower max_pixels") if graph == "vision" else ("tokens", "shorten the prompt")
         raise PageError(
-            f"{size} {what}, but the exported {graph} graphs take up to {bucket}: {remedy}, or export larger ones"
+            f"{size} {what}, but the exported {graph} graphs support at most {bucket}: {remedy}, or export larger ones"
         )
 
     def decode_bucket(self, segments: int) -> int:

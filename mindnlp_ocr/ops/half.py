@@ -46,8 +46,8 @@ class HalfOperators(Operators):
             rounded: NDArray[Any] = weight.astype(_DTYPES[self.weight_dtype])
         if self.weight_dtype == "fp16" and (beyond := np.isinf(rounded) & np.isfinite(weight)).any():
             raise SetupError(
-                f"a weight of the checkpoint is {float(weight[beyond][0]):g}, but float16 ends at 65504: use dtype bf16 "
-                "or fp32"
+                f"a weight of the checkpoint is {float(weight[beyond][0]):g}, but the limit of float16 is 65504: use dtype "
+                "bf16 or fp32"
             )
         return rounded
 

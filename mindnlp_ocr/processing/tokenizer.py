@@ -56,5 +56,5 @@ def _add(tokenizer: Tokenizer, folder: Path) -> None:
         tokenizer.add_tokens([AddedToken(content, **flags)])
         if (found := tokenizer.token_to_id(content)) != int(number):
             raise SetupError(
-                f"{path}: {content} is token {number}, vocab.json makes it {found}: take both from one checkpoint"
+                f"{path}: {content} is token {number}, but {found} in vocab.json: take both from one checkpoint"
             )

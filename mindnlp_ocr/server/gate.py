@@ -137,7 +137,7 @@ def _check_host(headers: dict[str, str], config: ServerConfig) -> None:
     name = urlsplit(f"//{host}").hostname if _plain_host(host) else None
     if config.hosts and name not in config.hosts:
         raise ApiError(
-            f"the Host header names {host[:80]!r}, which is not a name of this server: call it by "
+            f"the Host header names {host[:80]!r}, which is not a name of this server: use "
             f"{config.hosts[0]}, or start it with --allowed-host NAME",
             403,
         )

@@ -18,7 +18,9 @@ from mindnlp_ocr.weights.folder import FolderCheckpoint
 from tests.conftest import case, run
 
 CPU, NPU = Device("CPU"), Device("Ascend")
-REMEDY = "(weights in fp16): float16 ends at 65504: use --dtype bf16 or fp32, and --kv-dtype bf16 with flash attention"
+REMEDY = (
+    "(weights in fp16): the limit of float16 is 65504: use --dtype bf16 or fp32, and --kv-dtype bf16 with flash attention"
+)
 
 
 class Scaled(StoredWeights):

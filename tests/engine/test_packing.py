@@ -51,5 +51,5 @@ def test_patches_come_window_by_window_and_features_in_their_order() -> None:
 
 def test_more_windows_than_attention_takes_are_refused() -> None:
     PackedImages(numbered((2, 24)), WINDOWED, 64, 1, 3)
-    with pytest.raises(PageError, match="images of 4 windows, attention takes up to 3: lower --max-pixels"):
+    with pytest.raises(PageError, match="images with 4 windows, but attention supports at most 3: lower --max-pixels"):
         PackedImages(numbered((2, 32)), WINDOWED, 64, 1, 3)

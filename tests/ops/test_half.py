@@ -42,7 +42,9 @@ def test_a_weight_beyond_float16_is_refused_when_it_is_packed() -> None:
     weight = np.array([[1, -7e4]], np.float32)
     with pytest.raises(SetupError) as error:
         HalfOperators("fp16").pack(weight)
-    assert str(error.value) == "a weight of the checkpoint is -70000, but float16 ends at 65504: use dtype bf16 or fp32"
+    assert (
+        str(error.value) == "a weight of the checkpoint is -70000, but the limit of float16 is 65504: use dtype bf16 or fp32"
+    )
     assert HalfOperators("bf16").pack(weight)[0, 1, 0] == ml_dtypes.bfloat16(-7e4)
 
 

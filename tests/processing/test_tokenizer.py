@@ -63,7 +63,7 @@ def test_what_is_missing_damaged_or_does_not_fit_is_named(tmp_path: Path) -> Non
     with pytest.raises(SetupError, match=r"tokenizer\.json is missing: pass a complete Qwen2-VL folder"):
         tokenizer_of(tmp_path)
     moved = edited(tmp_path, added_tokens_decoder={"9000": {"content": "<|im_end|>", "special": True}})
-    with pytest.raises(SetupError, match=r"<\|im_end\|> is token 9000, vocab\.json makes it 8128: take both from one"):
+    with pytest.raises(SetupError, match=r"<\|im_end\|> is token 9000, but 8128 in vocab\.json: take both from one"):
         tokenizer_of(moved)
     (tmp_path / "vocab.json").write_text("{", encoding="utf-8")
     with pytest.raises(SetupError, match=r"vocab\.json cannot be read \(.*\): copy it again, with merges\.txt"):
