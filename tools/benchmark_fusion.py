@@ -63,7 +63,7 @@ def main() -> None:
             model.clear_cache()
             readings[name].append(model.generate([{"role": "user", "content": content}]))
     results = Results.start()
-    title, about = f"Gain of each operator: {Path(arguments.page).name}", "Medians; each row omits an operator."
+    title, about = f"Gain of each operator: {Path(arguments.page).name}", "Medians; rows differ in one dtype or operator."
     results.add("fusion", title, rows_of(readings), about)
     if arguments.output:
         results.save(arguments.output)

@@ -110,7 +110,7 @@ class Texts:
         return text[0].upper() + text[1:] if r.random() < 0.6 else text
 
     def chinese(self, r: Random, length: int) -> str:
-        """Return random words and characters. About half of the parts are characters with equal probabilities."""
+        """Return random words, and sequences of random characters that are all equally likely."""
         out = ""
         while len(out) < length:
             k = r.random()
