@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mindnlp_ocr.backends.select import Implementation, backends_for, operators_for
-from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.backends.select import Implementation, operators_for
 from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.engine.graphs import Graphs, NewToken, PromptPart, Step
 from mindnlp_ocr.modeling.rope import MRopePositions, mrope_positions
@@ -17,8 +16,8 @@ from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.ops.operators import Operators
 from mindnlp_ocr.processing.images import Patches
-from mindnlp_ocr.weights.names import expected_shapes
 from tests.conftest import GOLDENS
+from tests.modeling.random_models import random_graphs
 from tests.reference import random_weights
 
 MODELS: list[dict[str, Any]] = json.loads((GOLDENS / "shapes.json").read_text(encoding="utf-8"))["models"]
@@ -27,12 +26,7 @@ with_library = pytest.mark.skipif(not native.available()[0], reason=native.avail
 
 
 def graphs_of(spec: dict[str, Any], implementation: Implementation, operators: Operators, slots: int = 1) -> Graphs:
-    config = ModelConfig.from_dict(spec["config"])
-    weights = dict(random_weights.state_dict(spec["config"], spec["seed"]))
-    assert {name: array.shape for name, array in weights.items()} == expected_shapes(config)
-    backends = backends_for(Device("CPU"), implementation, config)
-    kv = KVSlots(config, slots, MAX_LENGTH, backends.text)
-    return Graphs(config, weights, MAX_LENGTH, operators, backends, kv)
+    return random_graphs(spec, MAX_LENGTH, implementation, operators, slots)
 
 
 def inputs_of(spec: dict[str, Any]) -> tuple[Patches, NDArray[np.int32], MRopePositions]:
