@@ -213,7 +213,7 @@ def test_bfloat16_slots_under_eager_attention_are_refused_on_a_cpu() -> None:
 
 @same_bits
 def test_whatever_is_reused_tokens_and_log_probabilities_are_the_same_bits() -> None:
-    """260 requests in random order: cache off, cold, hits of every kind, evicted, in batches of any neighbours."""
+    """130 requests in random order: cache off, cold, hits of every kind, evicted, in batches of any neighbours."""
     pages = ["word_56x56", "line_392x28", "line_400x60", "zh_line_336x34", "small_48x30", "odd_301x173", "strip_1008x30"]
     questions = ["Extract all text from this image.", "What is the last word?", "Is this Chinese?"]
     requests = [ask(f"tests/pages/{page}.png", question) for page in pages for question in questions]
@@ -227,7 +227,7 @@ def test_whatever_is_reused_tokens_and_log_probabilities_are_the_same_bits() -> 
     manager = model.engine.manager
     assert manager is not None
     done = 0
-    while done < 260:
+    while done < 130:
         numbers = chance.choices(range(len(requests)), k=chance.choice([1, 1, 2, 3, 5, 8]))
         batch_size = chance.randint(1, 5)
         generations = [model.requests.generation(requests[number], 6) for number in numbers]
@@ -241,10 +241,10 @@ def test_whatever_is_reused_tokens_and_log_probabilities_are_the_same_bits() -> 
         if chance.random() < 0.05:
             model.clear_cache()
     stats = model.get_cache_stats()
-    assert stats["cache_hits"] > 60
-    assert stats["cache_misses"] > 60
-    assert stats["evictions_by_cause"]["lru"] > 60
-    assert stats["feature_hits"] > 10
+    assert stats["cache_hits"] > 30
+    assert stats["cache_misses"] > 30
+    assert stats["evictions_by_cause"]["lru"] > 30
+    assert stats["feature_hits"] > 5
 
 
 @same_bits

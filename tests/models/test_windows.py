@@ -153,7 +153,7 @@ def test_an_overflow_names_the_block(tmp_path: Path) -> None:
 
 
 def test_nothing_is_compiled_after_warm_up(folder: Path) -> None:
-    model = Qwen2VLModel(folder, max_length=256, max_pixels=28 * 28 * 48)
+    model = Qwen2VLModel(folder, max_length=128, max_pixels=28 * 28 * 24)
     model.warm_up()
     compilations = model.get_model_info()["compilations"]
     for page in PAGES:
