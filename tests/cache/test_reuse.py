@@ -94,15 +94,16 @@ def test_what_the_template_puts_ahead_of_an_image_is_computed_once_and_has_its_b
         "prefill",
         lambda *parts: prefilled.extend((part.cached, len(part.token_ids)) for part in parts) or prefill(*parts),
     )
-    fresh.engine._preamble = None
+    system = [{"role": "system", "content": "Read."}, *case("line_392x28")["messages"]]
+    run(fresh, system, 1)  # so that another template is known
+    fresh.clear_cache()
     for number, name in enumerate(("line_392x28", "word_56x56", "zh_line_336x34")):
         generation = run(fresh, case(name)["messages"], 6)
         ahead = generation.key.images[0].start
         assert prefilled.pop() == ((ahead, len(generation.key) - ahead) if number else (0, len(generation.key)))
         assert logit_bits(generation) == logit_bits(run(off, case(name)["messages"], 6))
         assert generation.reused == 0  # no hit
-    system = [{"role": "system", "content": "Read."}, *case("line_392x28")["messages"]]
-    generation = run(fresh, system, 3)  # another template
+    generation = run(fresh, system, 3)  # the other template
     assert prefilled.pop()[0] == 0
     assert logit_bits(generation) == logit_bits(run(off, system, 3))
 

@@ -52,7 +52,7 @@ def test_a_compiled_decode_step_reads_weights_and_slots_where_they_lie() -> None
         return graphs.decode([NewToken(5, 20, 0, 30)])[0].numpy().tobytes()
 
     before = logits()
-    weight = graphs._language.layers[3].mlp.down_proj.weight
+    weight = next(held for held in graphs.parameters() if held.name == "model.layers.3.mlp.down_proj.weight")
     for held in (weight, kv.keys[2], kv.values[5]):
         array = held.asnumpy().view(np.uint8)
         copy = array.copy()

@@ -202,9 +202,17 @@ def test_a_file_that_changed_and_an_array_that_was_changed_are_other_images(tmp_
 def test_a_reader_remembers_a_bounded_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MAX_SEEN", 3)
     reader = images.ImageReader(ImageProcessor())
-    for shade in range(10):
-        reader.read(encoded(Image.new("RGB", (60, 60), (shade, 0, 0)), "PNG"))
-    assert len(reader._seen) == 3
+    pages = [encoded(Image.new("RGB", (60, 60), (shade, 0, 0)), "PNG") for shade in range(10)]
+    for page in pages:
+        reader.read(page)
+    opened: list[str] = []
+    open_ = images._open
+    monkeypatch.setattr(images, "_open", lambda file, name: opened.append(name) or open_(file, name))
+    for page in pages[:-4:-1]:
+        reader.read(page)
+    assert opened == []
+    reader.read(pages[0])
+    assert len(opened) == 1
 
 
 def test_a_page_that_cannot_be_read_is_not_remembered_and_named_each_time(tmp_path: Path) -> None:

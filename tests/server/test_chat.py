@@ -198,7 +198,7 @@ def test_a_stream_shows_text_before_the_end(server: Started, fake: FakeModel) ->
     with httpx.stream("POST", server.url + PATH, json=asked(stream=True), timeout=20) as answer:
         lines = answer.iter_lines()
         assert "assistant" in next(lines)
-        fake._step()
+        fake.step()
         next(lines)
         assert '"content":"In"' in next(lines)
         assert not fake.submitted[0].done

@@ -90,7 +90,10 @@ def test_a_picture_is_held_as_its_kind_allows(image: Image.Image, coding: str, s
     assert difference.mean() < 6 if coding == "/DCTDecode" else not difference.any()
 
 
-def test_many_pictures_wait_in_a_file_and_come_out_in_their_order(monkeypatch: pytest.MonkeyPatch, read: Read) -> None:
+def test_many_pictures_wait_in_a_file_and_come_out_in_their_order(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, read: Read
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("mindnlp_ocr.documents.writers.pdf.IN_MEMORY", 1000)
     shades = [(30 * number, 200 - 20 * number, 90) for number in range(7)]
     stream = io.BytesIO()
@@ -99,10 +102,9 @@ def test_many_pictures_wait_in_a_file_and_come_out_in_their_order(monkeypatch: p
         for number, shade in enumerate(shades, 1):
             one = of_text(f"page {number}", number).model_copy(update={"width": 400, "height": 300, "dpi": 72.0})
             writer.page(one, picture(drawing(shade, (255, 255, 255))))
-        folder = writer._folder
+        assert list(tmp_path.iterdir())
         writer.end()
-    assert folder is not None
-    assert not Path(folder.name).exists()
+    assert not list(tmp_path.iterdir())
     data = stream.getvalue()
     assert [text.strip() for text in read(data)] == [f"page {number}" for number in range(1, 8)]
     assert [rendered(data, 1, number).getpixel((100, 60)) for number in range(7)] == shades
