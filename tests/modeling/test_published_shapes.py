@@ -37,30 +37,6 @@ def inputs_of(spec: dict[str, Any]) -> tuple[Patches, NDArray[np.int32], MRopePo
     return Patches(pixels, grid), ids, mrope_positions(ids, [grid], config.image_token_id, config.vision.spatial_merge_size)
 
 
-@pytest.mark.parametrize(
-    ("implementation", "own_operators"),
-    [("eager", False), pytest.param("eager", True, marks=with_library), pytest.param("flash", True, marks=with_library)],
-)
-@pytest.mark.parametrize("spec", MODELS, ids=[spec["name"] for spec in MODELS])
-def test_vision_features_logits_and_tokens_match(
-    spec: dict[str, Any], implementation: Implementation, own_operators: bool
-) -> None:
-    size = spec["name"]
-    golden = np.load(GOLDENS / "shapes.npz", allow_pickle=False)
-    graphs = graphs_of(spec, implementation, operators_for(Device("CPU")) if own_operators else Operators())
-    image, ids, positions = inputs_of(spec)
-    features = graphs.vision([image])[0]
-    np.testing.assert_allclose(features, golden[f"{size}/vision"], atol=1e-3)
-
-    np.testing.assert_array_equal(positions.ids, golden[f"{size}/position_ids"])
-    steps = graphs.prefill(PromptPart(ids, [features], positions.ids))
-    for new in range(3):
-        live = len(ids) + new
-        steps += graphs.decode([NewToken(steps[-1].token_id, live + positions.delta, 0, live)])
-    np.testing.assert_allclose(np.stack([step.numpy() for step in steps]), golden[f"{size}/step_logits"], atol=1e-3)
-    assert [step.token_id for step in steps] == spec["token_ids"]
-
-
 @with_library
 def test_a_prompt_in_two_pieces_gives_the_logits_of_the_whole_to_the_bit() -> None:
     spec = MODELS[0]
@@ -86,3 +62,27 @@ def test_a_prompt_in_two_pieces_gives_the_logits_of_the_whole_to_the_bit() -> No
     for split in (1, image_start + 2, len(ids) - 1):
         assert answers(2, [split], beside=0) == whole
     assert answers(1, list(range(1, len(ids), 3))) == whole
+
+
+@pytest.mark.parametrize(
+    ("implementation", "own_operators"),
+    [("eager", False), pytest.param("eager", True, marks=with_library), pytest.param("flash", True, marks=with_library)],
+)
+@pytest.mark.parametrize("spec", MODELS, ids=[spec["name"] for spec in MODELS])
+def test_vision_features_logits_and_tokens_match(
+    spec: dict[str, Any], implementation: Implementation, own_operators: bool
+) -> None:
+    size = spec["name"]
+    golden = np.load(GOLDENS / "shapes.npz", allow_pickle=False)
+    graphs = graphs_of(spec, implementation, operators_for(Device("CPU")) if own_operators else Operators())
+    image, ids, positions = inputs_of(spec)
+    features = graphs.vision([image])[0]
+    np.testing.assert_allclose(features, golden[f"{size}/vision"], atol=1e-3)
+
+    np.testing.assert_array_equal(positions.ids, golden[f"{size}/position_ids"])
+    steps = graphs.prefill(PromptPart(ids, [features], positions.ids))
+    for new in range(3):
+        live = len(ids) + new
+        steps += graphs.decode([NewToken(steps[-1].token_id, live + positions.delta, 0, live)])
+    np.testing.assert_allclose(np.stack([step.numpy() for step in steps]), golden[f"{size}/step_logits"], atol=1e-3)
+    assert [step.token_id for step in steps] == spec["token_ids"]
