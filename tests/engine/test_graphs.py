@@ -30,7 +30,7 @@ def test_nothing_compiles_before_it_is_needed_and_a_small_page_needs_three_graph
 
 
 def test_after_warm_up_30_images_of_different_sizes_and_prompts_compile_nothing() -> None:
-    model = Qwen2VLModel(max_pixels=160_000, max_length=384)
+    model = Qwen2VLModel(max_pixels=80_000, max_length=256)
     model.warm_up()
     warm, mindspores_own_count = model.get_model_info()["compilations"], len(ms_compile_cache)
     random = np.random.default_rng(0)
