@@ -65,9 +65,32 @@ SLOW = (
     "tools/test_evaluate_layout.py",
 )
 
+# Files that take longest. They begin first, so that at the end no process is left with one of them alone.
+LONG = (
+    "farm/test_batch.py",
+    "backends/test_ascend.py",
+    "tools/test_benchmarks.py",
+    "ops/test_builds.py",
+    "farm/test_in_parts.py",
+    "engine/",
+    "export/",
+    "modeling/",
+    "docs/test_commands.py",
+    "interop/",
+    "test_cli.py",
+    "weights/test_lora.py",
+)
+
+
+def begins(item: pytest.Item) -> int:
+    """The rank of a test's file in LONG, or one behind all of these."""
+    name = item.nodeid.removeprefix("tests/")
+    return next((rank for rank, beginning in enumerate(LONG) if name.startswith(beginning)), len(LONG))
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=begins)
     for item in items:
         if item.nodeid.removeprefix("tests/").startswith(SLOW):
             item.add_marker("slow")
