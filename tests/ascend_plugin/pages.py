@@ -114,9 +114,9 @@ def test_slots_are_copied_and_cleared_on_the_device(graphs: Graphs, halves: Grap
     copies_and_clears(halves)
 
 
-@pytest.mark.parametrize("name", PAGES[2:6:3])  # all of them: exported.py
-def test_sixteen_bit_attention_gives_the_references_tokens(graphs: Graphs, config: ModelConfig, name: str) -> None:
-    read(graphs, Page(graphs, config, name, 1, []))
+def test_sixteen_bit_attention_gives_the_references_tokens(graphs: Graphs, config: ModelConfig) -> None:
+    """Of one page; of all of them: exported.py."""
+    read(graphs, Page(graphs, config, "zh_line_336x34", 1, []))
 
 
 @pytest.mark.parametrize("name", PAGES[:2])

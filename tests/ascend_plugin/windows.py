@@ -56,11 +56,11 @@ def test_sixteen_bit_attention_in_windows_gives_the_references_features_and_toke
 
 def test_an_exported_tower_gives_the_features_of_the_compiled_one(tmp_path: Path) -> None:
     folder, target = write_checkpoint(tmp_path / "tiny"), tmp_path / "exported"
-    limits = Limits(MAX_LENGTH, 32)
+    limits = Limits(max_length=64, max_new_tokens=32)  # one prompt graph: only the tower is run
     export_model(folder, target, "Ascend", None, CacheConfig(slots=1), limits, [64, 512], attn="flash", dtype="fp16")
     manifest, config = Manifest.read(target), ModelConfig.from_folder(folder)
     backends = backends_for(NPU, "flash", config, manifest.kv_dtype)
-    kv = KVSlots(config, 1, MAX_LENGTH, backends.text, manifest.kv_dtype)
+    kv = KVSlots(config, 1, manifest.max_length, backends.text, manifest.kv_dtype)
     exported = ExportedGraphs(target, manifest, config, backends, kv)
     compiled = graphs_of(config, FolderWeights(folder, config), "fp16")
     for image in images_of(TINY):

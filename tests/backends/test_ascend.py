@@ -50,10 +50,10 @@ def emulated_operators(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
-@pytest.mark.parametrize("tests", ["checks.py", "pages.py", "exported.py", "windows.py"])
-def test_the_graphs_pass_over_emulated_operators(emulated_operators: Path, tests: str) -> None:
+def test_the_graphs_pass_over_emulated_operators(emulated_operators: Path) -> None:
+    files = [str(PLUGIN / name) for name in ("checks.py", "pages.py", "exported.py", "windows.py")]
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", str(PLUGIN / tests), "-n", "0", "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", *files, "-n", "0", "-p", "no:cacheprovider"],
         env={**os.environ, "MS_OP_PLUGIN_PATH": str(emulated_operators)},
         capture_output=True,
         text=True,
@@ -65,7 +65,9 @@ def test_the_graphs_pass_over_emulated_operators(emulated_operators: Path, tests
 # MindIR
 
 
-@pytest.mark.parametrize("dtype", [ms.float16, ms.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", [ms.float16, pytest.param(ms.bfloat16, marks=pytest.mark.slow)], ids=["float16", "bfloat16"]
+)
 @pytest.mark.parametrize(
     ("work", "operators"),
     [

@@ -108,8 +108,8 @@ def test_a_pinned_entry_expires_only_after_the_copy(make: Any, clock: Clock) -> 
 def test_a_pinned_entry_is_not_superseded(make: Any) -> None:
     manager = make(slots=3)
     pinned_entry(manager)
-    live(manager, text(range(60)))
-    other = manager._live[2]
+    other = live(manager, text(range(60)))
+    assert other.slot == 2
     manager.release(other, text(range(60)))
     assert sorted(cached(manager)) == [0, 2]
     assert manager.stats()["superseded"] == 0

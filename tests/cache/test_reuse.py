@@ -94,15 +94,16 @@ def test_what_the_template_puts_ahead_of_an_image_is_computed_once_and_has_its_b
         "prefill",
         lambda *parts: prefilled.extend((part.cached, len(part.token_ids)) for part in parts) or prefill(*parts),
     )
-    fresh.engine._preamble = None
+    system = [{"role": "system", "content": "Read."}, *case("line_392x28")["messages"]]
+    run(fresh, system, 1)  # so that another template is known
+    fresh.clear_cache()
     for number, name in enumerate(("line_392x28", "word_56x56", "zh_line_336x34")):
         generation = run(fresh, case(name)["messages"], 6)
         ahead = generation.key.images[0].start
         assert prefilled.pop() == ((ahead, len(generation.key) - ahead) if number else (0, len(generation.key)))
         assert logit_bits(generation) == logit_bits(run(off, case(name)["messages"], 6))
         assert generation.reused == 0  # no hit
-    system = [{"role": "system", "content": "Read."}, *case("line_392x28")["messages"]]
-    generation = run(fresh, system, 3)  # another template
+    generation = run(fresh, system, 3)  # the other template
     assert prefilled.pop()[0] == 0
     assert logit_bits(generation) == logit_bits(run(off, system, 3))
 
@@ -213,8 +214,8 @@ def test_bfloat16_slots_under_eager_attention_are_refused_on_a_cpu() -> None:
 
 @same_bits
 def test_whatever_is_reused_tokens_and_log_probabilities_are_the_same_bits() -> None:
-    """260 requests in random order: cache off, cold, hits of every kind, evicted, in batches of any neighbours."""
-    pages = ["word_56x56", "line_392x28", "line_400x60", "zh_line_336x34", "small_48x30", "odd_301x173", "strip_1008x30"]
+    """130 requests in random order: cache off, cold, hits of every kind, evicted, in batches of any neighbours."""
+    pages = ["word_56x56", "line_392x28", "line_400x60", "zh_line_336x34", "small_48x30", "strip_1008x30"]
     questions = ["Extract all text from this image.", "What is the last word?", "Is this Chinese?"]
     requests = [ask(f"tests/pages/{page}.png", question) for page in pages for question in questions]
     requests += [ask(f"tests/pages/{page}.png", questions[0], "It says hello.", questions[1]) for page in pages[:4]]
@@ -227,7 +228,7 @@ def test_whatever_is_reused_tokens_and_log_probabilities_are_the_same_bits() -> 
     manager = model.engine.manager
     assert manager is not None
     done = 0
-    while done < 260:
+    while done < 130:
         numbers = chance.choices(range(len(requests)), k=chance.choice([1, 1, 2, 3, 5, 8]))
         batch_size = chance.randint(1, 5)
         generations = [model.requests.generation(requests[number], 6) for number in numbers]
@@ -241,10 +242,10 @@ def test_whatever_is_reused_tokens_and_log_probabilities_are_the_same_bits() -> 
         if chance.random() < 0.05:
             model.clear_cache()
     stats = model.get_cache_stats()
-    assert stats["cache_hits"] > 60
-    assert stats["cache_misses"] > 60
-    assert stats["evictions_by_cause"]["lru"] > 60
-    assert stats["feature_hits"] > 10
+    assert stats["cache_hits"] > 30
+    assert stats["cache_misses"] > 30
+    assert stats["evictions_by_cause"]["lru"] > 30
+    assert stats["feature_hits"] > 5
 
 
 @same_bits

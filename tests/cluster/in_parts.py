@@ -6,7 +6,6 @@ Qwen2.5-VL whose vision tower has windows.
 
 import json
 import sys
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +24,11 @@ from mindnlp_ocr.parallel.ranks import Ranks
 from mindnlp_ocr.weights.quantize import WeightDtype
 from tests.modeling import test_published_shapes as shapes
 from tests.modeling import test_windows as windows
-from tests.reference import random_weights
+from tests.modeling.random_models import drawn
 
 MODELS = [shapes.MODELS[0], windows.STRIP]
 RUNS: list[tuple[int, WeightDtype]] = [(0, "fp32"), (0, "int8"), (1, "fp32")]  # numbers in MODELS
 MAX_LENGTH = shapes.MAX_LENGTH
-
-
-@lru_cache(maxsize=1)
-def drawn(number: int) -> dict[str, Any]:
-    """Random weights, whole: they take longer to draw than to run."""
-    return dict(random_weights.state_dict(MODELS[number]["config"], MODELS[number]["seed"]))
 
 
 def read(number: int, dtype: WeightDtype, ranks: Ranks) -> dict[str, Any]:
@@ -46,7 +39,7 @@ def read(number: int, dtype: WeightDtype, ranks: Ranks) -> dict[str, Any]:
     ranks.split.check_dtype(whole, dtype)
     backends = backends_for(device, "flash", config, fused=ranks.count == 1)
     kv = KVSlots(config, 1, MAX_LENGTH, backends.text)
-    weights = ranks.split.weights(drawn(number))
+    weights = ranks.split.weights(drawn(spec))
     graphs = Graphs(config, weights, MAX_LENGTH, operators_for(device, dtype), backends, kv, ranks=ranks)
     image, ids, positions = shapes.inputs_of(spec)
     steps = graphs.prefill(PromptPart(ids, [graphs.vision([image])[0]], positions.ids))

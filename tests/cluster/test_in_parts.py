@@ -19,7 +19,7 @@ from mindnlp_ocr.weights.split import BY_INPUT, BY_OUTPUT, Split
 from tests.cluster.in_parts import MODELS, RUNS, read
 from tests.cluster.runs import log, run
 
-PAGES = ["tests/pages/word_56x56.png", "tests/pages/missing.png", "examples/receipt.png"]
+PAGES = ["tests/pages/word_56x56.png", "tests/pages/missing.png", "tests/pages/odd_301x173.png"]
 with_library = pytest.mark.skipif(not native.available()[0], reason=native.available()[1])
 
 

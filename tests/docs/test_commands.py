@@ -82,15 +82,21 @@ HEADS = list(
 
 
 def kind(command: Command) -> str:
-    """Classify a command: run, parsed, "not run", or unknown."""
+    """Classify a command: run, parsed, "not run", or unknown. Where one has all arguments of another, it alone is run."""
     name, arguments = tool(command)
     if any(" ".join(command).startswith(beginning) for beginning in NOT_RUN):
         return "not run"
     if any(re.fullmatch(pattern, name) for pattern in PARSED) or _too_large(arguments):
         return "parsed"
     if name in RUN or command[0] == "sha256sum":
-        return "run"
+        return "parsed" if name and _part_of_another(name, arguments) else "run"
     return "unknown"
+
+
+def _part_of_another(name: str, arguments: list[str]) -> bool:
+    """Whether another command, which is run, gives the same tool all of these arguments and more."""
+    others = [words for other, words in map(tool, COMMANDS) if other == name and not _too_large(words)]
+    return any(set(arguments) < set(words) for words in others)
 
 
 def _too_large(arguments: list[str]) -> bool:

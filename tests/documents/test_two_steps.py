@@ -30,11 +30,16 @@ def letter() -> Image.Image:
 
 @pytest.fixture
 def read(tmp_path: Path) -> Read:
-    """Read a page with a model that gives these answers."""
+    """Read a page with a model that gives these answers; a blank one without a search for lines outside of its blocks."""
 
     def read(answers: dict[str, Answer] | Any, image: Image.Image = BLANK, lines: Any = LINES, **options: Any) -> Page:
         script = by_prompt({TEXT: "words", "line": "a line", **answers}) if isinstance(answers, dict) else answers
-        settings = {"layout": "model", "model_layout": {"most_boxes": 20}, "page_prompt": "page", "lines": lines}
+        settings = {
+            "layout": "model",
+            "model_layout": {"most_boxes": 20, "fill_gaps": image is not BLANK},
+            "page_prompt": "page",
+            "lines": lines,
+        }
         model: Any = ScriptedModel(script, tmp_path, **settings)
         page = DocumentReader(model, threads=1, **options).read_image(image)
         page_model[:] = [model]
@@ -222,7 +227,7 @@ def test_pages_come_in_their_order_and_those_that_are_read_already_are_handed_on
 def test_a_reading_that_is_given_up_asks_for_nothing_more(tmp_path: Path) -> None:
     pages = (SourcePage(number, BLANK) for number in range(1, 100))
     model: Any = ScriptedModel(
-        by_prompt({LAYOUT: box(0, 0, 900, 900), TEXT: "a"}), tmp_path, layout="model", model_layout={}
+        by_prompt({LAYOUT: box(0, 0, 900, 900), TEXT: "a"}), tmp_path, layout="model", model_layout={"fill_gaps": False}
     )
     reading = DocumentReader(model, threads=1).read_pages(pages)
     assert next(reading).number == 1
@@ -247,13 +252,14 @@ def test_small_pictures_are_read_whole_where_the_settings_say_so(tmp_path: Path)
 
 
 def test_settings_of_a_kind_of_block_are_passed_on(tmp_path: Path) -> None:
-    layout = {"prompts": {"[default]": "Read."}, "sampling": {"[default]": {"top_k": 3, "max_new_tokens": 7}}}
+    sampling = {"[default]": {"top_k": 3, "max_new_tokens": 7}}
+    layout = {"prompts": {"[default]": "Read."}, "sampling": sampling, "fill_gaps": False}
     model: Any = ScriptedModel(
         by_prompt({LAYOUT: box(0, 0, 900, 900), "Read.": "x"}), tmp_path, layout="model", model_layout=layout
     )
     assert DocumentReader(model, threads=1).read_image(BLANK).text == "x"
-    sampling = model.requests[1].sampling
-    assert (sampling.top_k, sampling.max_new_tokens, sampling.no_repeat_ngram_size) == (3, 7, 100)
+    used = model.requests[1].sampling
+    assert (used.top_k, used.max_new_tokens, used.no_repeat_ngram_size) == (3, 7, 100)
 
 
 def test_without_the_extra_or_the_settings_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

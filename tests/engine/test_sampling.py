@@ -243,7 +243,7 @@ def test_requests_that_are_submitted_are_read_together_and_can_be_cancelled(mode
 def test_tokens_that_a_graph_samples_are_those_of_the_host() -> None:
     """The way of an NPU, whose logits stay on the device, over MindSpore's own operators on the CPU."""
     host, device = Qwen2VLModel(attn="eager"), Qwen2VLModel(attn="eager")
-    device._backends.text.samples_in_graph = True
+    device.engine.graphs.backends.text.samples_in_graph = True
     asked: list[int] = []
     sample = device.engine.graphs.sample
     device.engine.graphs.sample = lambda logits, rows: asked.append(len(rows)) or sample(logits, rows)  # type: ignore[method-assign, func-returns-value]

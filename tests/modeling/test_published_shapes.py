@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mindnlp_ocr.backends.select import Implementation, backends_for, operators_for
-from mindnlp_ocr.cache.slots import KVSlots
+from mindnlp_ocr.backends.select import Implementation, operators_for
 from mindnlp_ocr.config import ModelConfig
 from mindnlp_ocr.engine.graphs import Graphs, NewToken, PromptPart, Step
 from mindnlp_ocr.modeling.rope import MRopePositions, mrope_positions
@@ -17,8 +16,8 @@ from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.ops.operators import Operators
 from mindnlp_ocr.processing.images import Patches
-from mindnlp_ocr.weights.names import expected_shapes
 from tests.conftest import GOLDENS
+from tests.modeling.random_models import random_graphs
 from tests.reference import random_weights
 
 MODELS: list[dict[str, Any]] = json.loads((GOLDENS / "shapes.json").read_text(encoding="utf-8"))["models"]
@@ -27,12 +26,7 @@ with_library = pytest.mark.skipif(not native.available()[0], reason=native.avail
 
 
 def graphs_of(spec: dict[str, Any], implementation: Implementation, operators: Operators, slots: int = 1) -> Graphs:
-    config = ModelConfig.from_dict(spec["config"])
-    weights = dict(random_weights.state_dict(spec["config"], spec["seed"]))
-    assert {name: array.shape for name, array in weights.items()} == expected_shapes(config)
-    backends = backends_for(Device("CPU"), implementation, config)
-    kv = KVSlots(config, slots, MAX_LENGTH, backends.text)
-    return Graphs(config, weights, MAX_LENGTH, operators, backends, kv)
+    return random_graphs(spec, MAX_LENGTH, implementation, operators, slots)
 
 
 def inputs_of(spec: dict[str, Any]) -> tuple[Patches, NDArray[np.int32], MRopePositions]:
@@ -41,30 +35,6 @@ def inputs_of(spec: dict[str, Any]) -> tuple[Patches, NDArray[np.int32], MRopePo
     pixels = random_weights.tensor("pixel_values", (int(np.prod(grid)), config.vision.patch_dim), spec["seed"])
     ids = np.asarray(spec["input_ids"], np.int32)
     return Patches(pixels, grid), ids, mrope_positions(ids, [grid], config.image_token_id, config.vision.spatial_merge_size)
-
-
-@pytest.mark.parametrize(
-    ("implementation", "own_operators"),
-    [("eager", False), pytest.param("eager", True, marks=with_library), pytest.param("flash", True, marks=with_library)],
-)
-@pytest.mark.parametrize("spec", MODELS, ids=[spec["name"] for spec in MODELS])
-def test_vision_features_logits_and_tokens_match(
-    spec: dict[str, Any], implementation: Implementation, own_operators: bool
-) -> None:
-    size = spec["name"]
-    golden = np.load(GOLDENS / "shapes.npz", allow_pickle=False)
-    graphs = graphs_of(spec, implementation, operators_for(Device("CPU")) if own_operators else Operators())
-    image, ids, positions = inputs_of(spec)
-    features = graphs.vision([image])[0]
-    np.testing.assert_allclose(features, golden[f"{size}/vision"], atol=1e-3)
-
-    np.testing.assert_array_equal(positions.ids, golden[f"{size}/position_ids"])
-    steps = graphs.prefill(PromptPart(ids, [features], positions.ids))
-    for new in range(3):
-        live = len(ids) + new
-        steps += graphs.decode([NewToken(steps[-1].token_id, live + positions.delta, 0, live)])
-    np.testing.assert_allclose(np.stack([step.numpy() for step in steps]), golden[f"{size}/step_logits"], atol=1e-3)
-    assert [step.token_id for step in steps] == spec["token_ids"]
 
 
 @with_library
@@ -92,3 +62,27 @@ def test_a_prompt_in_two_pieces_gives_the_logits_of_the_whole_to_the_bit() -> No
     for split in (1, image_start + 2, len(ids) - 1):
         assert answers(2, [split], beside=0) == whole
     assert answers(1, list(range(1, len(ids), 3))) == whole
+
+
+@pytest.mark.parametrize(
+    ("implementation", "own_operators"),
+    [("eager", False), pytest.param("eager", True, marks=with_library), pytest.param("flash", True, marks=with_library)],
+)
+@pytest.mark.parametrize("spec", MODELS, ids=[spec["name"] for spec in MODELS])
+def test_vision_features_logits_and_tokens_match(
+    spec: dict[str, Any], implementation: Implementation, own_operators: bool
+) -> None:
+    size = spec["name"]
+    golden = np.load(GOLDENS / "shapes.npz", allow_pickle=False)
+    graphs = graphs_of(spec, implementation, operators_for(Device("CPU")) if own_operators else Operators())
+    image, ids, positions = inputs_of(spec)
+    features = graphs.vision([image])[0]
+    np.testing.assert_allclose(features, golden[f"{size}/vision"], atol=1e-3)
+
+    np.testing.assert_array_equal(positions.ids, golden[f"{size}/position_ids"])
+    steps = graphs.prefill(PromptPart(ids, [features], positions.ids))
+    for new in range(3):
+        live = len(ids) + new
+        steps += graphs.decode([NewToken(steps[-1].token_id, live + positions.delta, 0, live)])
+    np.testing.assert_allclose(np.stack([step.numpy() for step in steps]), golden[f"{size}/step_logits"], atol=1e-3)
+    assert [step.token_id for step in steps] == spec["token_ids"]

@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mindnlp_ocr.backends.select import Implementation, backends_for, operators_for
-from mindnlp_ocr.cache.slots import KVSlots
-from mindnlp_ocr.config import ModelConfig
+from mindnlp_ocr.backends.select import Implementation, operators_for
 from mindnlp_ocr.engine.graphs import Graphs, NewToken, PromptPart
 from mindnlp_ocr.modeling.rope import mrope_positions
 from mindnlp_ocr.modeling.windows import most_windows, windows_of
@@ -21,8 +19,8 @@ from mindnlp_ocr.ops import native
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.ops.operators import Operators
 from mindnlp_ocr.processing.images import Patches
-from mindnlp_ocr.weights.names import expected_shapes
 from tests.conftest import GOLDENS
+from tests.modeling.random_models import random_graphs
 from tests.reference import random_weights
 
 MODELS: list[dict[str, Any]] = json.loads((GOLDENS / "windows.json").read_text(encoding="utf-8"))["models"]
@@ -39,12 +37,7 @@ every_model = pytest.mark.parametrize("spec", MODELS, ids=[spec["name"] for spec
 
 
 def graphs_of(spec: dict[str, Any], implementation: Implementation, operators: Operators) -> Graphs:
-    config = ModelConfig.from_dict(spec["config"])
-    weights = dict(random_weights.state_dict(spec["config"], spec["seed"]))
-    assert {name: array.shape for name, array in weights.items()} == expected_shapes(config)
-    backends = backends_for(Device("CPU"), implementation, config)
-    kv = KVSlots(config, 1, MAX_LENGTH, backends.text)
-    return Graphs(config, weights, MAX_LENGTH, operators, backends, kv)
+    return random_graphs(spec, MAX_LENGTH, implementation, operators)
 
 
 def images_of(spec: dict[str, Any]) -> list[Patches]:

@@ -150,7 +150,7 @@ def test_what_mindspore_refuses_is_said_with_its_own_reason(given: list[Any], mo
     )
 
 
-@pytest.mark.parametrize("attn", ["auto", "eager"])
+@pytest.mark.parametrize("attn", ["auto", pytest.param("eager", marks=pytest.mark.slow)])
 def test_fused_graphs_give_the_same_tokens_on_a_cpu(attn: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     levels, jit = [], ms.jit
     monkeypatch.setattr(ms, "jit", lambda cell, **options: levels.append(options) or jit(cell, **options))

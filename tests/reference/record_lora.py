@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora.layer import LoraLayer
-from record import NEAR_TIE, Case, Reference, page
+from prompts import Case, page
+from record import NEAR_TIE, Reference
 
 SAMPLE = 401
 PAGES = [page("word_56x56.png", "OCR"), page("line_392x28.png", "OCR"), page("zh_line_336x34.png", "OCR")]

@@ -168,7 +168,7 @@ class FakeModel:
             while not stopped.is_set():
                 time.sleep(0.0005)
                 if self.go.is_set():
-                    self._step()
+                    self.step()
 
         thread = threading.Thread(target=drive, daemon=True)
         thread.start()
@@ -178,7 +178,7 @@ class FakeModel:
             stopped.set()
             thread.join()
 
-    def _step(self) -> None:
+    def step(self) -> None:
         self._waiting = [handle for handle in self._waiting if not handle.done]
         while self._waiting and len(self._running) < self.slots:
             self._running.append(self._waiting.pop(0))

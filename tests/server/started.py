@@ -1,11 +1,13 @@
 """A server on loopback, started for a test."""
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import httpx
 import uvicorn
 
 from mindnlp_ocr.server.app import Server
@@ -40,6 +42,12 @@ def started(model: Any, **settings: Any) -> Iterator[Started]:
         runner.should_exit = True
         thread.join(20)
         assert not thread.is_alive()
+
+
+def documents(url: str) -> dict[str, int]:
+    """How many documents a server holds, by their state, as it tells whoever watches it."""
+    found = re.findall(r'^mindnlp_ocr:documents\{.*state="(\w+)".*\} (\S+)$', httpx.get(f"{url}/metrics").text, re.MULTILINE)
+    return {state: int(float(count)) for state, count in found}
 
 
 def until(condition: Callable[[], object], seconds: float = 20) -> None:

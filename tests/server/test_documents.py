@@ -15,7 +15,7 @@ from PIL import Image
 from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
 from mindnlp_ocr.server.config import ApiKeys
 from tests.conftest import ROOT
-from tests.server.started import Started, started, until
+from tests.server.started import Started, documents, started, until
 
 WORD = ROOT / "tests" / "pages" / "word_56x56.png"
 PATH = "/v1/documents"
@@ -233,8 +233,8 @@ def test_a_client_that_leaves_its_stream_ends_the_reading(server: Started, http:
         lines = answer.iter_lines()
         while not next(lines).startswith("id: "):
             pass
-    until(lambda: server.server._jobs.states()["reading"] == 0)
-    assert server.server._jobs.states()["cancelled"] >= 1
+    until(lambda: documents(server.url)["reading"] == 0)
+    assert documents(server.url)["cancelled"] >= 1
     until(lambda: model.scheduler.stats()["running"] == 0)
 
 

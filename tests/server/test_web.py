@@ -13,7 +13,7 @@ from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
 from mindnlp_ocr.server.app import WEB
 from mindnlp_ocr.server.config import ApiKeys
 from tests.conftest import ROOT
-from tests.server.started import Started, started, until
+from tests.server.started import Started, documents, started, until
 
 INVOICE = ROOT / "examples" / "invoice.png"
 CHROMIUM = shutil.which("chromium")
@@ -100,10 +100,10 @@ def test_what_was_read_is_downloaded(page: Any) -> None:
 
 def test_it_is_deleted_when_the_user_says_so(page: Any, server: Started) -> None:
     read(page, ROOT / "tests" / "pages" / "word_56x56.png", "page")
-    before = sum(server.server._jobs.states().values())
+    before = sum(documents(server.url).values())
     page.click("#delete")
     page.wait_for_selector("#says:has-text('deleted')")
-    assert sum(server.server._jobs.states().values()) == before - 1
+    assert sum(documents(server.url).values()) == before - 1
     assert page.locator(".paper").count() == 0
 
 

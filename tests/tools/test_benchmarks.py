@@ -79,7 +79,7 @@ def test_the_others_write_their_figures(
 
 def test_a_farm_beside_one_process(tmp_path: Path) -> None:
     """In a process of its own: Ray's workers must not find MindSpore imported."""
-    small = ["--copies", "2", "--pages-per-task", "1", "--simulated-pages", "40", "--simulated-actors", "2", "--image", WORD]
+    small = ["--copies", "2", "--pages-per-task", "1", "--simulated-pages", "40", "--simulated-actors", "1", "--image", WORD]
     command = [sys.executable, "tools/benchmark_farm.py", *small, "--output", str(tmp_path / "a.json")]
     subprocess.run(command, cwd=ROOT, env=clean_environment(), check=True, timeout=400)
     sections = Results.load(tmp_path / "a.json").sections
