@@ -41,21 +41,22 @@ PROMPTS = (
 )
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 21, 24, 28, 32, 37, 42, 48, 55, 60)  # image tokens of a line
 SMALL_PAGES = ((2, 14), (2, 28), (3, 20), (4, 14), (7, 8), (8, 12), (6, 16), (12, 8))  # rows and columns of image tokens
-PAGES = (*SMALL_PAGES, (12, 16), (16, 12), (8, 24), (24, 16), (16, 24), (20, 19), (3, 40), (4, 34))
+PAGES = (*SMALL_PAGES, (12, 16), (16, 12), (8, 24), (24, 16), (16, 24), (20, 19), (3, 40), (4, 34), (6, 44), (10, 36))
+LARGEST_PAGE = 560  # image tokens of a page that is read as text
+ANY_GRID = 0.4  # share of pages whose numbers of rows and columns are drawn at random
 WINDOWS = 4  # of one rendering of a page
 LAYOUT_ROOM = {22: 620, 37: 1000}  # tokens after a square page of so many image tokens a side
-LAYOUT_EDGES = tuple(28 * side for side in LAYOUT_ROOM)
 BLOCKS = 48  # paragraphs of PDFs that are kept for layouts
 LARGE_SHARE = 0.75  # of the layouts: the larger square
 READ_HEIGHT = 40  # the reader scales a crop to this height, and the image processor rounds it down to 28
 STRETCHED = 0.86  # the share of lines that are read so
 SHARES = {
-    "drawn_lines": 0.19,
-    "pdf_lines": 0.07,
-    "scan_lines": 0.03,
-    "drawn_pages": 0.1,
-    "windows": 0.11,
-    "layouts": 0.5,
+    "drawn_lines": 0.29,
+    "pdf_lines": 0.11,
+    "scan_lines": 0.07,
+    "drawn_pages": 0.13,
+    "windows": 0.15,
+    "layouts": 0.25,
 }
 RESAMPLING = (
     Image.Resampling.BILINEAR,
@@ -76,6 +77,14 @@ def text_room(rows: int, columns: int) -> int:
     if rows == columns and rows in LAYOUT_ROOM:
         return LAYOUT_ROOM[rows]
     return int(18 + 3 * columns) if rows == 1 else min(420, int(24 + 1.45 * rows * columns))
+
+
+def choose_grid(r: Random, rows: int = 2, columns: int = 6) -> tuple[int, int]:
+    """Rows and columns of image tokens of a page; the arguments are the least of those drawn at random."""
+    if r.random() >= ANY_GRID:
+        return r.choice([grid for grid in PAGES if grid[0] >= rows])
+    rows = int(math.exp(r.uniform(math.log(rows), math.log(30))))
+    return rows, int(math.exp(r.uniform(math.log(columns), math.log(min(44, LARGEST_PAGE // rows)))))
 
 
 class Row(NamedTuple):
@@ -116,8 +125,8 @@ class Batch:
 
     @property
     def kind(self) -> str:
-        height, width = self.pictures.shape[1:]
-        shape = "line" if height == 28 else "layout" if height == width and height in LAYOUT_EDGES else "page"
+        height = self.pictures.shape[1]
+        shape = "line" if height == 28 else "layout" if self.regions.shape[1] else "page"
         return f"{'drawn' if self.drawn else 'real'} {shape}"
 
 
@@ -253,7 +262,7 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
 
     def _drawn_pages(self) -> Batch:
         r = self._r
-        grid = r.choice(PAGES)
+        grid = choose_grid(r)
         height, width, room = grid[0] * 28, grid[1] * 28, text_room(*grid)
 
         def make() -> Row | None:
@@ -273,7 +282,7 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
         r, real = self._r, self._real
         assert real is not None
         receipts = bool(real.receipts or real.books) and r.random() < 0.25
-        grid = r.choice([grid for grid in PAGES if grid[0] > 2] if receipts else PAGES)
+        grid = choose_grid(r, 3 if receipts else 2, 14)
         room = text_room(*grid)
 
         pages: list[tuple[Page, int]] = []  # a page is rendered for several windows

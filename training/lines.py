@@ -28,6 +28,7 @@ class Style:
     size: int
     receipt: bool = False
     dotted: bool = False
+    listing: bool = False
 
 
 def draw_line(store: Store, r: Random, width: int, chinese: bool | None = None) -> tuple[Mask, str] | None:
@@ -75,9 +76,10 @@ def draw_line(store: Store, r: Random, width: int, chinese: bool | None = None) 
 def choose_style(store: Store, r: Random, chinese: bool) -> Style:
     if chinese or (store.chinese and r.random() < 0.05):
         return Style(store.chinese_font(r), chinese, r.choice(CHINESE_SIZES if chinese else SIZES))
-    if store.monospaced and r.random() < 0.16:
-        receipt, dotted = r.random() < 0.6, r.random() < 0.3
-        return Style(r.choice(store.monospaced), False, r.choice(DOTTED_SIZES if dotted else SIZES), receipt, dotted)
+    if store.monospaced and r.random() < 0.22:
+        receipt, dotted = r.random() < 0.5, r.random() < 0.3
+        sizes = DOTTED_SIZES if dotted else SIZES
+        return Style(r.choice(store.monospaced), False, r.choice(sizes), receipt, dotted, listing=not receipt and not dotted)
     if store.dotted and r.random() < 0.02:
         return Style(r.choice(store.dotted), False, r.choice(SIZES), r.random() < 0.6)
     return Style(store.latin_font(r), False, r.choice(SIZES))
@@ -86,6 +88,8 @@ def choose_style(store: Store, r: Random, chinese: bool) -> Style:
 def choose_text(store: Store, r: Random, style: Style, room: float) -> str:
     fits = max(1, int(room / (style.size * (1.0 if style.chinese else 0.5))))
     length = fits if r.random() < 0.5 else max(1, int(fits * r.uniform(0.55, 1.0)))
+    if style.listing and r.random() < 0.7:
+        return style.font.keep(store.texts.listing(r, length))
     text = store.texts.receipt(r) if style.receipt else store.texts.line(r, style.chinese, length)
     if style.chinese and style.font.traditional and (not style.font.simplified or r.random() < 0.3):
         text = store.into_traditional(text)

@@ -19,6 +19,7 @@ from training.figures import (
     receipt_number,
     titled,
 )
+from training.listings import listing
 
 MARKS = "，。、；：？！“”（）《》…—·"
 MARK_WEIGHTS = (30, 24, 20, 12, 12, 5, 5, 3, 3, 3, 3, 2, 2, 1, 1, 1)
@@ -185,8 +186,14 @@ class Texts:
 
     # Whole lines
 
+    def listing(self, r: Random, length: int) -> str:
+        """A line of a program, of markup or of a bibliography."""
+        return listing(r, self.word, length)
+
     def line(self, r: Random, chinese: bool, length: int) -> str:
         k = r.random()
+        if not chinese and k > 0.92:
+            return self.listing(r, length)
         if not chinese and k < 0.17:
             return self.receipt(r) if k < 0.14 else self.mail(r)
         text = self._plain_line(r, chinese, length)

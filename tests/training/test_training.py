@@ -16,7 +16,7 @@ from tokenizers import Tokenizer  # noqa: E402
 
 from mindnlp_ocr.weights.checkpoint import open_checkpoint  # noqa: E402
 from training import evaluate, finetune  # noqa: E402
-from training.batches import LAYOUT_EDGES, SHARES, SYSTEM, Batch, Batches, text_room  # noqa: E402
+from training.batches import LAYOUT_ROOM, SHARES, SYSTEM, Batch, Batches, text_room  # noqa: E402
 from training.checkpoint import average, export, load  # noqa: E402
 from training.decode import Reader, as_read  # noqa: E402
 from training.degrade import Degrader, generator, normalise  # noqa: E402
@@ -84,7 +84,7 @@ def test_marks_stand_where_they_were_set(store: Store) -> None:
 def test_a_drawn_layout_boxes_the_ink_of_its_regions(store: Store) -> None:
     kinds = set()
     for seed in range(40):
-        picture, text = draw_layout(store, Random(seed), LAYOUT_EDGES[1])
+        picture, text = draw_layout(store, Random(seed), 28 * max(LAYOUT_ROOM))
         regions = regions_of(text)
         assert picture.shape == (1036, 1036) and len(regions) == len(text.splitlines()) >= 1
         bare = picture.copy()
