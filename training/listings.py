@@ -3,20 +3,13 @@
 from collections.abc import Callable
 from random import Random
 
-from training.figures import CAPITALS, DIGITS, pick
+from training.figures import CAPITALS, DIGITS, TERMS, pick
 
 Word = Callable[[Random], str]
 LETTERS = "NnpTFwoxVcefDv"
-OPERATORS = ("=", "==", "!=", "<", ">", "<=", ">=", "+", "-", "*", "/", "%", "&&", "||", "+=", ":=", "->", "=>", "<<", "|", "^")
-KEYWORDS = (
-    "if else for while return def class import from in not and or try except with as lambda None True False int char "
-    "void static const struct switch case break public new this null function var let end begin do then fi done local"
-).split()
-TEX = (
-    "def edef gdef let expandafter csname endcsname relax fi ifx else begingroup endgroup hbox vbox hskip vskip string the "
-    "newcommand renewcommand RequirePackage ProvidesPackage usepackage documentclass begin end section textbf emph protect "
-    "cs_new:Npn cs_new_protected:Npn tl_set:Nn seq_gpush:Nn exp_args:No group_begin: group_end: bool_if:NTF use_none:n"
-).split()
+OPERATORS = ("=", "==", "!=", "<", ">", "<=", ">=", "+", "-", "*", "/", "%", "&&", "||", "+=", ":=", "->", "=>", "|", "^")
+BRACKETS = ("{", "}", "(", ")", "[", "]", "};", "});", "):", "/*", "*/", "//", "#", "<!", "<*", "</", "...", "::")
+PARAMETERS = ("#1", "#2", "#3", "##1", "{#1}", "{ #2 }", "%", "~", "@", "&", "$", "?", "!", "*", "'", "`", "\\\\")
 PATHS = ("/usr/share/", "~/", "./", "../", "C:\\", "/etc/", "texmf/", "src/", "CTAN:", "https://", "ftp://")
 ENDINGS = (".tex", ".sty", ".py", ".c", ".h", ".txt", ".pdf", ".mp", ".json", ".cfg", ".sh", ".log", ".bib", ".html", "")
 
@@ -54,7 +47,7 @@ def macro(r: Random, word: Word) -> str:
     """A control sequence of TeX."""
     k = r.random()
     if k < 0.35:
-        text = r.choice(TEX)
+        text = r.choice(TERMS["tex"])
     elif k < 0.6:
         text = stem(r, word) + r.choice(("", "", "@" + stem(r, word), stem(r, word).capitalize()))
     else:
@@ -81,7 +74,7 @@ def value(r: Random, word: Word) -> str:
     if k < 0.82:
         return f"0x{pick(r, '0123456789abcdefABCDEF', r.randint(2, 8))}"
     if k < 0.9:
-        return r.choice(("#1", "#2", "#3", "##1", "{#1}", "{ #2 }", "%", "~", "@", "&", "$", "?", "!", "*", "'", "`", "\\\\"))
+        return r.choice(PARAMETERS)
     return f"({r.choice('xyzabn')}{r.randint(1, 9)}{r.choice('+-*/,')}{r.choice('xyzabn')}{r.randint(1, 9)})"
 
 
@@ -115,9 +108,9 @@ def program_line(r: Random, word: Word, length: int) -> str:
         elif k < 0.5:
             out += f"{name(r, word)}({', '.join(value(r, word) for _ in range(r.randint(0, 3)))})"
         elif k < 0.7:
-            out += r.choice(KEYWORDS) + " " + value(r, word)
+            out += r.choice(TERMS["program"]) + " " + value(r, word)
         elif k < 0.8:
-            out += r.choice(("{", "}", "(", ")", "[", "]", "};", "});", "):", "/*", "*/", "//", "#", "<!", "<*", "</", "...", "::"))
+            out += r.choice(BRACKETS)
         elif k < 0.9:
             out += f"{name(r, word)}{r.choice((': ', '=', ' = ', ':'))}{value(r, word)}"
         else:
@@ -151,8 +144,8 @@ def reference_line(r: Random, word: Word, length: int) -> str:
     """An entry of a bibliography or an index."""
 
     def author() -> str:
-        initials = r.choice((f"{r.choice(CAPITALS)}.", f"{r.choice(CAPITALS)}. {r.choice(CAPITALS)}.", f"{r.choice(CAPITALS)}.-{r.choice(CAPITALS)}."))
-        return f"{initials} {stem(r, word).capitalize()}"
+        initials = [f"{r.choice(CAPITALS)}." for _ in range(r.randint(1, 2))]
+        return f"{r.choice((' ', '-')).join(initials)} {stem(r, word).capitalize()}"
 
     def pages() -> str:
         first = r.randint(1, 2500)
@@ -166,13 +159,15 @@ def reference_line(r: Random, word: Word, length: int) -> str:
         elif k < 0.5:
             out += " ".join(word(r) for _ in range(r.randint(2, 4))) + r.choice((". ", ", ", ": "))
         elif k < 0.65:
-            out += f"{word(r).capitalize()}. {stem(r, word).capitalize()}. {r.randint(1, 99)}({r.randint(1, 12)}):{pages()}, "
+            journal = f"{word(r).capitalize()}. {stem(r, word).capitalize()}. "
+            out += f"{journal}{r.randint(1, 99)}({r.randint(1, 12)}):{pages()}, "
         elif k < 0.8:
             out += r.choice(("pp. ", "pages ", "p. ", "", "", "§", "Vol. ")) + pages() + r.choice((", ", ". ", "; "))
         elif k < 0.9:
             out += r.choice((f"({r.randint(1950, 2025)}). ", f"{r.randint(1950, 2025)}. ", f"{pick(r, DIGITS, 4)}, "))
         else:
-            out += r.choice((f"{word(r)} ... {r.randint(1, 400)}, ", f"{word(r)} . . . . . {r.randint(1, 400)} ", "et al., ", "Lett. "))
+            leader = r.choice((" ... ", " . . . . . "))
+            out += r.choice((f"{word(r)}{leader}{r.randint(1, 400)}, ", "et al., ", "Lett. "))
     return out
 
 

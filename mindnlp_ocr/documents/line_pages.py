@@ -81,6 +81,12 @@ class LinePages:
         lines.timings_ms["crop"] = since(start)
         return lines
 
+    def read(self, image: Image.Image) -> FoundLines:
+        """Detect and read the lines of an RGB page."""
+        found = self.find(image)
+        self._read(found.parts)
+        return found
+
     def request(self, image: Image.Image) -> Request:
         """Create the request for one part of a line."""
         return Request(messages(image, self._prompt), self._max_new_tokens)
@@ -102,12 +108,16 @@ class LinePages:
         settings = self.settings if margin is None else self.settings.model_copy(update={"margin": margin})
         places = [(n, quad) for n, quad in enumerate(quads) if np.ptp(quad[:, 0]) > 0 and np.ptp(quad[:, 1]) > 0]
         parts = [part for number, quad in places for part in self._parts(image, quad, number, settings)]
+        self._read(parts)
+        for part in parts:
+            if isinstance(part.outcome, PageError):
+                raise part.outcome
+        return self._readings.lines(quads, parts)
+
+    def _read(self, parts: Sequence[Part]) -> None:
         requests = (self.request(part.image) for part in parts)
         for number, outcome in self._model.generate_batch(requests, batch_size=self._batch_size):
-            if isinstance(outcome, PageError):
-                raise outcome
             parts[number].outcome = outcome
-        return self._readings.lines(quads, parts)
 
     @staticmethod
     def _parts(image: Image.Image, quad: Quad, number: int, settings: LineSettings) -> list[Part]:

@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image
 
 from mindnlp_ocr.documents import presets
-from mindnlp_ocr.documents.ahead import ahead, since
+from mindnlp_ocr.documents.ahead import added, ahead, since
 from mindnlp_ocr.documents.confidence import page_confidence
 from mindnlp_ocr.documents.detector import LineDetector
 from mindnlp_ocr.documents.line_pages import FoundLines, LinePages
 from mindnlp_ocr.documents.order import arranged
 from mindnlp_ocr.documents.readings import Part, Readings
-from mindnlp_ocr.documents.regions import blocks_of
+from mindnlp_ocr.documents.regions import blocks_of, blocks_of_lines
 from mindnlp_ocr.documents.result import FURNITURE, Block, Box, Layout, Line, Page, Rotation
 from mindnlp_ocr.documents.settings import LayoutChoice
 from mindnlp_ocr.documents.source import SourcePage
@@ -51,7 +51,8 @@ class DocumentReader:
     Args:
         model: the model; the pages of all callers share its slots.
         layout: "lines": detect the lines and read each line; "page": read a page in one request; "model": the model detects
-            the blocks of a page and then reads each block; "auto": the layout of the settings.
+            the blocks of a page, and then each block or each line is read, as the settings say; "auto": the layout of the
+            settings.
         prompt: prompt for a whole page or for every line; by default, the prompt of the settings.
         batch_size: number of concurrent requests; by default, the number of slots.
         max_new_tokens: maximum number of new tokens of a request.
@@ -240,8 +241,10 @@ class DocumentReader:
                 return page
             if self.layout_of(*page.image.size) != "model":
                 return next(self._read_together([page]))
+            by_lines = self.settings.model_layout is not None and self.settings.model_layout.read_by == "lines"
+            page_of = self._page_of_lines if by_lines else self._page_of_blocks
             try:
-                return self._page_of_blocks(page, steps, {} if opening is None else {"open": opening})
+                return page_of(page, steps, {} if opening is None else {"open": opening})
             except PageError as error:
                 return self._finished(page, "model", error=str(error))
 
@@ -279,6 +282,29 @@ class DocumentReader:
                 blocks = inserted(blocks, more)
         timings = {**timings, **found.timings_ms}
         return self._finished(source, "model", blocks, 0, warnings, timings)
+
+    def _page_of_lines(self, source: SourcePage, steps: TwoSteps, timings: dict[str, float]) -> Page:
+        """Read a page by its lines, which are put into the blocks that the model detects."""
+        assert self._line_pages and self.settings.model_layout
+        image = source.image
+        lines = self._line_pages.read(image)
+        blocks, reading, warnings = self._line_pages.blocks(lines, image.size)
+        timings = added([{**timings, **lines.timings_ms}, reading])
+        if lines.rotation:
+            warnings.append("The page is rotated; its blocks were composed from its lines instead.")
+            return self._finished(source, "model", blocks, lines.rotation, warnings, timings)
+        try:
+            found = steps.detect(image)
+        except PageError as error:
+            warnings.append(f"The blocks of the page were composed from its lines instead: {error}")
+            return self._finished(source, "model", blocks, 0, warnings, timings)
+        warnings += found.warnings
+        of_model, outside = blocks_of_lines(found.blocks, [line for block in blocks for line in block.lines], image.size)
+        if of_model:
+            blocks = inserted(of_model, arranged(outside)) if self.settings.model_layout.fill_gaps else of_model
+        elif blocks:
+            warnings.append("The model found no block with text; the blocks were composed from the lines instead.")
+        return self._finished(source, "model", blocks, 0, warnings, added([timings, found.timings_ms]))
 
     # Preparing pages
 

@@ -1,9 +1,10 @@
-"""Conversion of the blocks of mineru-vl-utils to our blocks."""
+"""Conversion of the blocks of mineru-vl-utils to our blocks, with the text of their own answers or of detected lines."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from mindnlp_ocr.documents.order import arranged
 from mindnlp_ocr.documents.result import Block, BlockKind, Box, CutReason, Line, Point, Rotation
 from mindnlp_ocr.documents.tables import cells_of, to_html
 
@@ -42,6 +43,7 @@ KINDS: dict[str, BlockKind] = {
 LEVELS = {"title": 1, "doc_title": 1, "paragraph_title": 2}
 CONTAINERS = frozenset({"list", "equation_block", "image_block"})  # contain other blocks, and are not read themselves
 PICTURES = frozenset({"image", "chart", "image_block"})
+OWNED = 0.3  # minimum share of a line inside a block that owns it
 INSIDE = 0.8  # minimum share of a block inside a list for it to be an item of the list
 _DELIMITERS = re.compile(r"^\s*(?:\\\[|\$\$)|(?:\\\]|\$\$)\s*$")
 _FENCE = re.compile(r"^\s*```[^\n]*\n|\n?```\s*$")
@@ -60,7 +62,7 @@ def blocks_of(found: Sequence[Found], size: tuple[int, int], estimate: Estimate)
         estimate: returns, for log-probabilities, the confidence of a text and whether it is doubtful.
     """
     lists = [block for block in found if block["type"] == "list" and not block.get("content")]
-    items = [any(share_inside(block["bbox"], outer["bbox"]) >= INSIDE for outer in lists) for block in found]
+    items = _items(found, lists)
     blocks = []
     for block, is_item in zip(found, items, strict=True):
         if any(block is outer for outer in lists):
@@ -71,11 +73,65 @@ def blocks_of(found: Sequence[Found], size: tuple[int, int], estimate: Estimate)
     return tuple(blocks)
 
 
-def _block(found: Found, is_item: bool, size: tuple[int, int], estimate: Estimate) -> Block:
+def blocks_of_lines(
+    found: Sequence[Found], lines: Sequence[Line], size: tuple[int, int]
+) -> tuple[tuple[Block, ...], list[Line]]:
+    """Put lines into the detected blocks of a page of size ``size``.
+
+    A line belongs to the block that contains the largest share of it, if this is at least ``OWNED``; of equal ones, to the
+    smallest. The box of a block becomes the box around its lines, because a model's boxes are less exact than detected
+    lines. Blocks without lines are omitted, unless they are figures.
+
+    Returns:
+        The blocks in the order of the model, and the lines outside of all blocks.
+    """
+    frames = [pixels(block["bbox"], size) for block in found]
+    owned: list[list[Line]] = [[] for _ in found]
+    outside = []
+    for line in lines:
+        shares = [share_inside(line.box, frame) for frame in frames]
+        most = max(shares, default=0.0)
+        if most < OWNED:
+            outside.append(line)
+            continue
+        candidates = [number for number, share in enumerate(shares) if share > most - 0.01]
+        owned[min(candidates, key=lambda number: frames[number].width * frames[number].height)].append(line)
+    items = _items(found, [block for block in found if block["type"] == "list"])
+    blocks = []
+    for block, frame, is_item, mine in zip(found, frames, items, owned, strict=True):
+        label, kind = _kind(block, is_item)
+        if mine or kind == "figure":
+            box = Box.around([line.box for line in mine] + [frame] * (kind == "figure"))
+            level = LEVELS.get(label) if kind == "title" else None
+            blocks.append(Block(kind=kind, box=box, lines=_in_rows(mine), label=label, level=level))
+    return tuple(blocks), outside
+
+
+def _in_rows(lines: Sequence[Line]) -> tuple[Line, ...]:
+    """Bring the lines of one block into reading order, and number their rows."""
+    ordered: list[Line] = []
+    for block in arranged(lines):
+        first = ordered[-1].row + 1 if ordered else 0
+        ordered += [line.model_copy(update={"row": first + line.row}) for line in block.lines]
+    return tuple(ordered)
+
+
+def _items(found: Sequence[Found], lists: Sequence[Found]) -> list[bool]:
+    """Return for each block whether it lies in one of the lists."""
+    return [
+        any(share_inside(block["bbox"], outer["bbox"]) >= INSIDE for outer in lists if outer is not block) for block in found
+    ]
+
+
+def _kind(found: Found, is_item: bool) -> tuple[str, BlockKind]:
+    """Return the label of a block and its kind."""
     label = found.get("label", found["type"])
     kind = KINDS.get(label if found["type"] == "text" else found["type"], "text")
-    if is_item and kind == "text":
-        kind = "list"
+    return label, "list" if is_item and kind == "text" else kind
+
+
+def _block(found: Found, is_item: bool, size: tuple[int, int], estimate: Estimate) -> Block:
+    label, kind = _kind(found, is_item)
     content = (found.get("content") or "").strip()
     scored = found.get("scored")
     confidence, doubtful = estimate(scored.logprobs) if scored is not None and content else (None, False)

@@ -53,7 +53,7 @@ class BlockSampling(BaseModel):
 
 
 class ModelLayoutSettings(BaseModel):
-    """Settings of ``--layout model``: the model detects the blocks of a page, then reads each block.
+    """Settings of ``--layout model``: the model detects the blocks of a page, then reads each block or each line.
 
     Attributes:
         image_size: width and height in pixels of the image in which the model detects blocks.
@@ -61,7 +61,9 @@ class ModelLayoutSettings(BaseModel):
         sampling: sampling parameters by kind of block, likewise.
         image_analysis: whether the model describes pictures and charts.
         most_boxes: maximum number of blocks of a page; further blocks are omitted.
-        fill_gaps: whether to detect lines outside all blocks and read them separately.
+        read_by: "blocks": each block is read in one request; "lines": the lines of the page are detected and read one by
+            one, and each is put into the block in which it lies.
+        fill_gaps: whether lines outside all blocks are detected and read, too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,6 +73,7 @@ class ModelLayoutSettings(BaseModel):
     sampling: dict[str, BlockSampling] = {}
     image_analysis: bool = False
     most_boxes: PositiveInt = 300
+    read_by: Literal["blocks", "lines"] = "blocks"
     fill_gaps: bool = True
 
 
@@ -152,4 +155,6 @@ class DocumentSettings(BaseModel):
             raise SetupError(f"{path} cannot be used: layout is 'lines', but it has no settings for lines: add them")
         if settings.layout == "model" and settings.model_layout is None:
             raise SetupError(f"{path} cannot be used: layout is 'model', but it has no model_layout: add it, {{}} suffices")
+        if settings.model_layout and settings.model_layout.read_by == "lines" and settings.lines is None:
+            raise SetupError(f"{path} cannot be used: read_by is 'lines', but it has no settings for lines: add them")
         return settings

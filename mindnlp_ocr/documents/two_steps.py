@@ -1,4 +1,4 @@
-"""``--layout model``: the model detects the blocks of a page and then reads each block."""
+"""``--layout model``: the model detects the blocks of a page and, unless the page is read by lines, reads each block."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -98,14 +98,8 @@ class TwoSteps:
             PageError: the reading was cancelled, or the request for the layout failed.
         """
         found = Found()
-
-        def review(page: Image.Image, blocks: list[Any], answer: "EngineOutput") -> list[Any]:
-            if answer.fault is not None:
-                raise PageError(f"the layout of the page could not be read: {answer.fault}")
-            return self._reviewed(page, blocks, answer, found.warnings)
-
         try:
-            result = self._new_client(review).two_step_extract(image, scored=True)
+            result = self._client(found).two_step_extract(image, scored=True)
         except ValueError as error:  # a RequestError of the library
             raise PageError(f"the page could not be read in two steps: {error}") from error
         found.blocks = list(result)
@@ -115,6 +109,29 @@ class TwoSteps:
         if faults:
             found.warnings.append(f"{len(faults)} of {len(result)} blocks could not be read: {faults[0]}")
         return found
+
+    def detect(self, image: Image.Image) -> Found:
+        """Detect the blocks of an RGB page, without reading them.
+
+        Raises:
+            PageError: the reading was cancelled, or the request failed.
+        """
+        found = Found()
+        result = self._client(found).layout_detect(image, scored=True)
+        found.blocks = list(result)
+        if result.layout_scored is not None and result.layout_scored.timings_ms:
+            found.timings_ms = dict(result.layout_scored.timings_ms)
+        return found
+
+    def _client(self, found: Found) -> "EngineMinerUClient":
+        """Create a client that adds the problems of the layout to the warnings of a page."""
+
+        def review(page: Image.Image, blocks: list[Any], answer: "EngineOutput") -> list[Any]:
+            if answer.fault is not None:
+                raise PageError(f"the layout of the page could not be read: {answer.fault}")
+            return self._reviewed(page, blocks, answer, found.warnings)
+
+        return self._new_client(review)
 
     def _reviewed(self, page: Image.Image, blocks: list[Any], answer: "EngineOutput", warnings: list[str]) -> list[Any]:
         """Select the blocks to read: not too small, not overlapping, and not too many."""
