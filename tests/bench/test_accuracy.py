@@ -186,7 +186,7 @@ def test_what_has_no_page_with_a_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "bad.png").touch()
     for name in ("", "a.png", "empty.jsonl"):
-        with pytest.raises(SetupError, match=r"has no page with its text: put page\.txt beside page\.png"):
+        with pytest.raises(SetupError, match=r"has no page with its text: put page\.txt next to page\.png"):
             dataset(str(tmp_path / name))
     (tmp_path / "bad.txt").write_bytes(b"\xff")
     for name, message in (

@@ -79,9 +79,14 @@ def test_sampling_with_a_seed_is_repeated(server: Started) -> None:
 
 
 def test_a_schema_is_kept(server: Started) -> None:
-    schema = {"type": "object", "properties": {"word": {"type": "string", "maxLength": 20}}, "required": ["word"]}
+    schema = {
+        "type": "object",
+        "properties": {"word": {"type": "string", "maxLength": 20}},
+        "required": ["word"],
+        "additionalProperties": False,  # otherwise the model may add properties until its answer is full
+    }
     form = {"type": "json_schema", "json_schema": {"name": "word", "schema": schema}}
-    body = httpx.post(server.url + PATH, json=asked(response_format=form, max_tokens=60), timeout=60).json()
+    body = httpx.post(server.url + PATH, json=asked(response_format=form, max_tokens=90), timeout=60).json()
     assert isinstance(json.loads(body["choices"][0]["message"]["content"])["word"], str)
 
 
