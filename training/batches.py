@@ -17,10 +17,11 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from training.fonts import Mask, Store
-from training.layouts import draw_layout, places_of
+from training.layouts import draw_layout
 from training.lines import draw_line
 from training.pages import Columns, draw_page
 from training.real import Page, RealPages, blocks, crops, resized, rows_of, window
+from training.regions import places_of
 
 log = logging.getLogger("training")
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"

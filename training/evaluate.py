@@ -27,9 +27,10 @@ from training.check_sources import line_hash, pages_of
 from training.checkpoint import load
 from training.decode import Reader, Reading, as_read
 from training.fonts import Font, Store, load_face
-from training.layouts import REGION, Region, draw_layout
+from training.layouts import draw_layout
 from training.lines import draw_empty
 from training.pages import Columns, draw_page
+from training.regions import REGION, Region
 from training.texts import is_chinese
 
 log = logging.getLogger("training")

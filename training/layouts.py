@@ -5,35 +5,18 @@ equations, listings and footnotes. A region's box is that of its ink. The names 
 """
 
 import math
-import re
-from collections.abc import Callable, Iterable
-from itertools import pairwise
+from collections.abc import Callable
 from random import Random
-from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from training.figures import number, titled
 from training.fonts import Face, Font, Mask, Store, load_face
+from training.pictures import chart, diagram, drawing, photograph
+from training.regions import Region, layout_text
 
 RATIOS = (0.707, 0.707, 0.707, 0.707, 0.773, 0.773, 0.65, 0.85, 1.0, 1.333, 1.414, 1.778)  # width by height
-REGION = re.compile(r"<\|box_start\|>(\d+) (\d+) (\d+) (\d+)<\|box_end\|><\|ref_start\|>(\w+)<\|ref_end\|>")
-KINDS = (
-    "text",
-    "title",
-    "list",
-    "table",
-    "table_caption",
-    "image",
-    "image_caption",
-    "equation",
-    "code",
-    "header",
-    "footer",
-    "page_number",
-    "page_footnote",
-)
 INK = 60  # from which a pixel counts as ink of a box
 LETTERS, SIGNS = "xyzabcnkmijfgpqRSTEF", "==+-<>/*"  # of equations
 RESAMPLING = (
@@ -43,35 +26,6 @@ RESAMPLING = (
     Image.Resampling.BOX,
     Image.Resampling.LANCZOS,
 )
-
-
-class Region(NamedTuple):
-    kind: str
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-
-def region_line(region: Region, width: float, height: float) -> str:
-    """The region as the model writes it, its edges from 0 to 999 parts of the page; empty where nothing is left of it."""
-    (x0, x1), (y0, y1) = (
-        [min(999, max(0, round(edge * 1000 / whole))) for edge in pair]
-        for pair, whole in (((region.left, region.right), width), ((region.top, region.bottom), height))
-    )
-    if x1 <= x0 or y1 <= y0:
-        return ""
-    box = f"{x0:03d} {y0:03d} {x1:03d} {y1:03d}"
-    return f"<|box_start|>{box}<|box_end|><|ref_start|>{region.kind}<|ref_end|><|rotate_up|>"
-
-
-def layout_text(regions: Iterable[Region], width: float, height: float) -> str:
-    return "\n".join(line for region in regions if (line := region_line(region, width, height)))
-
-
-def places_of(text: str) -> tuple[tuple[int, ...], ...]:
-    """The regions of an answer as numbers: the index of the kind in `KINDS`, left, top, right, bottom."""
-    return tuple((KINDS.index(kind), *map(int, edges)) for *edges, kind in REGION.findall(text))
 
 
 def draw_layout(store: Store, r: Random, edge: int, cut: Callable[[], Mask | None] | None = None) -> tuple[Mask, str]:
@@ -572,7 +526,7 @@ class Designer:
         if height < 4 * self.size or width < 5 * self.size:
             return y
         x = left + int((right - left - width) * r.choice((0, 0.5, 0.5, 0.5, 1)))
-        picture = r.choice((self._photograph, self._chart, self._chart, self._diagram, self._drawing))(height, width)
+        picture = self._drawn_picture(height, width)
         part = self.page[y : y + height, x : x + width]
         np.maximum(part, picture[: part.shape[0], : part.shape[1]], out=part)
         if not self._add("image", x, y, x + width, y + height):
@@ -583,84 +537,13 @@ class Designer:
             end = self._caption("image_caption", left, right, end + r.randint(2, self.size), stop, self.figures)
         return max(end, y + height) + int(self.size * 0.4)
 
-    def _photograph(self, height: int, width: int) -> Mask:
-        rng = np.random.default_rng(self.r.getrandbits(32))
-        total = np.zeros((height, width))
-        for cells, weight in ((3, 1.0), (8, 0.6), (24, 0.35), (70, 0.2)):
-            coarse = (rng.random((cells, cells)) * 255).astype(np.uint8)
-            total += weight * np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
-        total = (total - total.min()) / (np.ptp(total) + 1e-6)
-        picture: Mask = (70 + total * self.r.randint(100, 185)).astype(np.uint8)
-        if self.r.random() < 0.4:
-            return np.maximum(picture // 2 + 35, self._drawing(height, width))
-        return picture
-
-    def _chart(self, height: int, width: int) -> Mask:
-        """Bars or curves between axes, with labels."""
-        r, image = self.r, Image.new("L", (width, height))
-        pen, face = ImageDraw.Draw(image), self._face(self.font, self.size * 0.7)
-        x0, y1 = int(3.5 * self.size), height - int(1.8 * self.size)
-        count = r.randint(3, 12)
-        if r.random() < 0.5:
-            for n in range(count):
-                step = (width - x0) / count
-                top = y1 * r.uniform(0.05, 0.9)
-                bar = x0 + n * step + step * 0.1
-                pen.rectangle((bar, top, bar + r.uniform(0.4, 0.8) * step, y1), r.randint(70, 255))
-        else:
-            for _ in range(r.randint(1, 4)):
-                curve = [(x0 + (width - x0) * k / count, y1 * r.uniform(0.1, 0.95)) for k in range(count + 1)]
-                pen.line(curve, r.randint(110, 255), r.randint(1, 3))
-        ink = r.randint(110, 255)
-        pen.line((x0, 0, x0, y1), ink)
-        pen.line((x0, y1, width, y1), ink)
-        if r.random() < 0.5:
-            pen.rectangle((0, 0, width - 1, height - 1), outline=ink)
-        page = np.array(image)
-        for n in range(count):
-            label = f"{r.uniform(0, 100):.{r.randint(0, 1)}f}"
-            if n % 2:
-                face.draw(page, x0 + (width - x0) * n / count, y1 + 2, label)
-            else:
-                face.draw(page, 2, int(y1 * n / count), label)
-        return page
-
-    def _diagram(self, height: int, width: int) -> Mask:
-        """Boxes with words, and lines between them."""
-        r, image = self.r, Image.new("L", (width, height))
-        pen, face = ImageDraw.Draw(image), self._face(self.font, self.size * r.uniform(0.7, 0.95))
-        rows, columns = r.randint(1, 3), r.randint(2, 4)
-        cells = [(row, column) for row in range(rows) for column in range(columns)]
-        centres = [(width * (c + 0.5) / columns, height * (q + 0.5) / rows) for q, c in cells]
-        for a, b in pairwise(centres):
-            pen.line((*a, *b), r.randint(110, 255), r.randint(1, 2))
-        half_x, half_y = width / columns * r.uniform(0.28, 0.44), height / rows * r.uniform(0.2, 0.42)
-        for x, y in centres:
-            box = (x - half_x, y - half_y, x + half_x, y + half_y)
-            fill, ink = r.choice((0, 0, r.randint(20, 90))), r.randint(120, 255)
-            (pen.rectangle if r.random() < 0.75 else pen.ellipse)(box, fill, ink)
-        page = np.array(image)
-        for x, y in centres:
-            text = face.fit(self._words(r.randint(3, 16)), 2 * half_x - 4)
-            face.draw(page, x - face.width(text) / 2, int(y - face.height / 2), text)
-        return page
-
-    def _drawing(self, height: int, width: int) -> Mask:
-        r, image = self.r, Image.new("L", (width, height))
-        pen = ImageDraw.Draw(image)
-        for _ in range(r.randint(4, 16)):
-            ink, box = r.randint(90, 255), [r.randint(0, width), r.randint(0, height), 0, 0]
-            box[2], box[3] = box[0] + r.randint(4, max(5, width // 2)), box[1] + r.randint(4, max(5, height // 2))
-            k = r.randrange(4)
-            if k == 0:
-                pen.ellipse(box, r.choice((None, ink)), ink)
-            elif k == 1:
-                pen.rectangle(box, r.choice((None, ink)), ink)
-            elif k == 2:
-                pen.line(box, ink, r.randint(1, 4))
-            else:
-                corners = [(r.randint(0, width), r.randint(0, height)) for _ in range(r.randint(3, 5))]
-                pen.polygon(corners, r.choice((None, ink)), ink)
-        if r.random() < 0.5:
-            pen.rectangle((0, 0, width - 1, height - 1), outline=r.randint(110, 255))
-        return np.array(image)
+    def _drawn_picture(self, height: int, width: int) -> Mask:
+        r = self.r
+        kind = r.choice(("photograph", "chart", "chart", "diagram", "drawing"))
+        if kind == "photograph":
+            return photograph(r, height, width)
+        if kind == "chart":
+            return chart(r, height, width, self._face(self.font, self.size * 0.7), self.size)
+        if kind == "diagram":
+            return diagram(r, height, width, self._face(self.font, self.size * r.uniform(0.7, 0.95)), self._words)
+        return drawing(r, height, width)

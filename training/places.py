@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.layouts import KINDS
 from training.model import Config, States
+from training.regions import KINDS
 
 DIGITS = 3  # of an edge, from 000 to 999
 LEAST = 0.1  # of the token or the region, whichever is smaller, must be common to both

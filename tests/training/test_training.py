@@ -22,10 +22,11 @@ from training.decode import Reader, as_read  # noqa: E402
 from training.degrade import Degrader, generator, normalise  # noqa: E402
 from training.evaluate import calibration_error, character_error, distance, matched, overlap, regions_of  # noqa: E402
 from training.fonts import Store  # noqa: E402
-from training.layouts import Region, draw_layout, layout_text  # noqa: E402
+from training.layouts import draw_layout  # noqa: E402
 from training.lines import draw_empty, draw_line  # noqa: E402
 from training.places import owners  # noqa: E402
 from training.real import RealPages, blocks  # noqa: E402
+from training.regions import Region, layout_text  # noqa: E402
 from training.train import Trainer, parse  # noqa: E402
 
 CHECKPOINT = Path("mindnlp_ocr/assets/qwen2vl-ocr-tiny").resolve()
