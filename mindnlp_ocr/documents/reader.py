@@ -128,10 +128,12 @@ class DocumentReader:
         Args:
             number: the page's number in its document, from 1.
             dpi: resolution of the image, if it is known.
-            on_text: called with each piece of text while a page is read in one request; with other layouts, called once.
+            on_text: called with each piece of text while a page is read in one request. With other layouts, and if the page
+                may be read again by lines, it is called once.
         """
         source = SourcePage(number, image, dpi)
-        if on_text is not None and self.layout_of(*image.size) == "page" and self._whole_pages.streams:
+        whole = self.layout_of(*image.size) == "page" and self._whole_pages.streams and not self._reads_again
+        if on_text is not None and whole:
             prepared = _Prepared(source, layout="page")
             try:
                 request = self._whole_pages.request(image)
@@ -143,6 +145,11 @@ class DocumentReader:
         if on_text is not None:
             on_text(page.text)
         return page
+
+    @property
+    def _reads_again(self) -> bool:
+        """Whether pages that are read whole with a low confidence are read again by lines."""
+        return self._layout == "auto" and self._line_pages is not None and self.settings.page_min_confidence > 0
 
     def read_lines(self, image: Image.Image, boxes: Sequence[Box], margin: float | None = None) -> list[Line]:
         """Read lines at known positions, without line detection.
@@ -338,7 +345,12 @@ class DocumentReader:
             rotation = prepared.lines.rotation
             blocks, timings, warnings = self._line_pages.blocks(prepared.lines, source.image.size)
         timings = {**prepared.timings_ms, **prepared.lines.timings_ms, **timings, "order": since(start)}
-        return self._finished(source, prepared.layout, blocks, rotation, warnings, timings)
+        page = self._finished(source, prepared.layout, blocks, rotation, warnings, timings)
+        if prepared.whole is not None and self._reads_again and _confidence(page) < self.settings.page_min_confidence:
+            by_lines = next(self._read_together([source], "lines"))
+            if by_lines.confidence is not None and by_lines.confidence > _confidence(page):
+                return by_lines.model_copy(update={"timings_ms": added([page.timings_ms, by_lines.timings_ms])})
+        return page
 
     def _finished(
         self,
@@ -375,3 +387,8 @@ class DocumentReader:
             error=error,
             timings_ms={name: round(value, 3) for name, value in (timings or {}).items()},
         )
+
+
+def _confidence(page: Page) -> float:
+    """Return the confidence of a page; a page without text is certain to have none."""
+    return 1.0 if page.confidence is None else page.confidence

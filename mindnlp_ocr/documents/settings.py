@@ -106,6 +106,8 @@ class DocumentSettings(BaseModel):
         page_prompt: prompt for a whole page; {width} and {height} are replaced by its size in pixels.
         page_prompt_first: whether the prompt precedes the image.
         page_max_pixels: with layout "lines" or "model", images up to this number of pixels are read as whole pages; 0: none.
+        page_min_confidence: a page that layout "auto" read whole with a lower confidence is read again by lines, if the
+            checkpoint reads lines, and the more confident reading counts; 0: never.
         page_longest_side: maximum side in pixels of whole pages; larger pages are shrunk.
         page_max_new_tokens: maximum number of new tokens for a whole page; null: the model's limit.
         page_answer: format of the answer for a whole page: "text", "markdown", "olmocr" (JSON with the text in Markdown
@@ -121,6 +123,7 @@ class DocumentSettings(BaseModel):
     page_prompt: str = "Extract all text from this image."
     page_prompt_first: bool = False
     page_max_pixels: Annotated[int, Field(ge=0)] = 0
+    page_min_confidence: Annotated[float, Field(ge=0, le=1)] = 0.0
     page_longest_side: PositiveInt | None = None
     page_max_new_tokens: PositiveInt | None = None
     page_answer: PageAnswer = "text"

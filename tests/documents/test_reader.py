@@ -118,9 +118,10 @@ def test_auto_reads_small_pictures_whole_and_pages_by_line(model: Qwen2VLModel, 
     assert reader.layout_of(560, 672) == "page"
     assert reader.layout_of(*letter.size) == "lines"
     with Image.open(ROOT / "examples" / "letter.png") as image:
-        pieces: list[str] = []
-        page = reader.read_image(image.convert("RGB"), on_text=pieces.append)
-    assert page.layout == "page"
+        small = image.convert("RGB")
+    assert reader.read_image(small).layout == "page"
+    pieces: list[str] = []
+    page = DocumentReader(model, layout="page").read_image(small, on_text=pieces.append)
     assert page.text == "".join(pieces) == case("letter")["text"]
     assert len(pieces) > 10
 
