@@ -178,7 +178,7 @@ def test_an_image_that_browsers_do_not_show_becomes_a_png(tmp_path: Path) -> Non
         (["no/such"], "error: no/such does not exist: pass a folder of images"),
         (["tests/cache"], "error: tests/cache has no page with its text: put page.txt next to page.png"),
         ([WORD, "--max-cer", "-1"], "argument --max-cer: '-1' is not a percentage: use 0 or more"),
-        ([WORD, "--max-cer", "nan"], "argument --max-cer: 'nan' is given"),
+        ([WORD, "--max-cer", "nan"], "argument --max-cer: 'nan' is not a percentage"),
         ([WORD, "--worst", "0"], "argument --worst: '0' is not a positive whole number: use 1 or more"),
         ([WORD, "--true-boxes"], "error: --true-boxes: no page has a ground truth with boxes: use hOCR or JSON with boxes"),
         ([WORD, "--true-boxes", "--peers", "rapidocr"], "error: --true-boxes and --peers are both given"),
