@@ -15,7 +15,7 @@ from mindnlp_ocr import opening
 from mindnlp_ocr.cluster.parts import read_in_parts, settle
 from mindnlp_ocr.cluster.shard import Shard, note_failures
 from mindnlp_ocr.commands import listed, run_command
-from mindnlp_ocr.errors import PageError, SetupError
+from mindnlp_ocr.errors import PageError, SetupError, coded
 from mindnlp_ocr.options import Parser, check, check_parts, parser
 from mindnlp_ocr.output import Output, Printer, print_report, result, status
 from mindnlp_ocr.parallel.launch import Launch
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.showwarning = warn
             return _run(arguments)
     except SetupError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {coded(error, error.code)}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of the output has exited, for example `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -60,7 +60,7 @@ def warn(message: Warning | str, *_: object, **__: object) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     names = [*arguments.images, *arguments.image]
     if not names:
-        raise SetupError("no document is named: pass files, folders or patterns (see --help)")
+        raise SetupError("no document is named: pass files, folders or patterns (see --help)", code="document_not_named")
     check(arguments)
     from mindnlp_ocr.documents.source import expand
 
@@ -91,9 +91,11 @@ def read_documents(arguments: argparse.Namespace, names: Sequence[str], shard: S
 
     selection = PageSelection(arguments.pages)
     if arguments.output and arguments.output_dir:
-        raise SetupError("--output and --output-dir are both given: use only one of the two")
+        raise SetupError("--output and --output-dir are both given: use only one of the two", code="options_conflict")
     if arguments.resume and not arguments.output_dir:
-        raise SetupError("--resume skips the finished files of a folder: add --output-dir DIR as well")
+        raise SetupError(
+            "--resume skips the finished files of a folder: add --output-dir DIR as well", code="resume_without_folder"
+        )
     several = len(names) > 1
     if arguments.output_dir:
         folder = OutputFolder(arguments.output_dir, WRITERS[arguments.format].suffix, names, arguments.resume)
@@ -102,10 +104,11 @@ def read_documents(arguments: argparse.Namespace, names: Sequence[str], shard: S
     else:
         if several and WRITERS[arguments.format].one_document:
             raise SetupError(
-                f"a {arguments.format} file contains one document, but {len(names)} are named: add --output-dir DIR"
+                f"a {arguments.format} file contains one document, but {len(names)} are named: add --output-dir DIR",
+                code="format_one_document",
             )
         if arguments.format == "pdf" and arguments.output is None and sys.stdout.isatty():
-            raise SetupError("a PDF would be written to the terminal: add --output FILE")
+            raise SetupError("a PDF would be written to the terminal: add --output FILE", code="pdf_to_terminal")
         target = OneTarget(arguments.format, arguments.output, several)
     if arguments.cache_dir and shard != ALL:
         arguments.cache_dir = str(Path(arguments.cache_dir) / f"shard-{shard.index}")

@@ -77,16 +77,23 @@ class ModelConfig(BaseModel):
         architecture = ARCHITECTURES.get(str(raw.get("model_type")))
         if architecture is None:
             known = " and ".join(repr(name) for name in ARCHITECTURES)
-            raise SetupError(f"{source}: model_type is {raw.get('model_type')!r}, but this engine supports {known}")
+            raise SetupError(
+                f"{source}: model_type is {raw.get('model_type')!r}, but this engine supports {known}",
+                code="model_type_unsupported",
+            )
         nested = _object(raw, "text_config", source)
         text = {**raw, **{name: value for name, value in nested.items() if value is not None}}
         rope = _object(text, "rope_scaling", source) or _object(text, "rope_parameters", source)
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind not in ("default", "mrope"):
-            raise SetupError(f"{source}: config.json cannot be used: rope_scaling is {kind!r}, this engine computes 'mrope'")
+            raise SetupError(
+                f"{source}: config.json cannot be used: rope_scaling is {kind!r}, this engine computes 'mrope'",
+                code="config_invalid",
+            )
         if text.get("use_sliding_window"):
             raise SetupError(
-                f"{source}: config.json cannot be used: use_sliding_window is true, which this engine does not support"
+                f"{source}: config.json cannot be used: use_sliding_window is true, which this engine does not support",
+                code="config_invalid",
             )
         theta = rope.get("rope_theta", 1e6) if text.get("rope_theta") is None else text["rope_theta"]
         eos = (generation or {}).get("eos_token_id")
@@ -109,13 +116,17 @@ def _checked(model: type[Model], given: Any, source: str, *where: str) -> Model:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in (*where, *first["loc"]))
-        raise SetupError(f"{source}: config.json cannot be used: {place}: {first['msg']}".replace(": : ", ": ")) from error
+        raise SetupError(
+            f"{source}: config.json cannot be used: {place}: {first['msg']}".replace(": : ", ": "), code="config_invalid"
+        ) from error
 
 
 def _object(raw: dict[str, Any], name: str, source: str) -> dict[str, Any]:
     value = raw.get(name)
     if value is not None and not isinstance(value, dict):
-        raise SetupError(f"{source}: config.json cannot be used: {name} is {type(value).__name__}, not an object")
+        raise SetupError(
+            f"{source}: config.json cannot be used: {name} is {type(value).__name__}, not an object", code="config_invalid"
+        )
     return value or {}
 
 
@@ -124,9 +135,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise SetupError(f"{path} is missing: pass a complete checkpoint folder") from error
+        raise SetupError(f"{path} is missing: pass a complete checkpoint folder", code="checkpoint_incomplete") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise SetupError(f"{path} cannot be read as JSON ({error}): copy it again") from error
+        raise SetupError(f"{path} cannot be read as JSON ({error}): copy it again", code="json_invalid") from error
     if not isinstance(value, dict):
-        raise SetupError(f"{path} contains {type(value).__name__}, not an object: copy it again")
+        raise SetupError(f"{path} contains {type(value).__name__}, not an object: copy it again", code="json_invalid")
     return value

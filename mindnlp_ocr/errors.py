@@ -1,11 +1,24 @@
 """Exception classes: a SetupError stops the run; a PageError affects one page only."""
 
+import copyreg
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 
 class OCRError(Exception):
-    """Base class of all errors that this package raises. The message is one line: what is wrong, and the remedy."""
+    """Base class of all errors that this package raises. The message is one line: what is wrong, and the remedy.
+
+    Attributes:
+        code: identifier of the message, for instance attention_unknown; docs/troubleshooting.md explains each.
+    """
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle every subclass without its constructor, whose arguments differ."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class SetupError(OCRError):
@@ -29,5 +42,25 @@ class BatchError(OCRError):
         number, first = faults[0]
         super().__init__(
             f"{len(faults)} of {len(results)} pages could not be read, the first at index {number} ({first}): "
-            "the results of all pages are in .results"
+            "the results of all pages are in .results",
+            code="pages_failed",
         )
+
+
+class Described(TypedDict):
+    """An error as fields of a result: its message and its code, both None without an error."""
+
+    error: str | None
+    error_code: str | None
+
+
+def described(error: OCRError | None) -> Described:
+    """Return the fields for an error."""
+    if error is None:
+        return {"error": None, "error_code": None}
+    return {"error": str(error), "error_code": error.code or None}
+
+
+def coded(message: object, code: str | None) -> str:
+    """Return a message as it is printed: followed by its code in brackets, if it has one."""
+    return f"{message} [{code}]" if code else str(message)

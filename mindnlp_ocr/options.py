@@ -219,14 +219,14 @@ def check(arguments: argparse.Namespace) -> None:
         SetupError: a value is out of range.
     """
     if arguments.max_new_tokens is not None and arguments.max_new_tokens < 1:
-        raise SetupError(f"--max-new-tokens is {arguments.max_new_tokens}: use 1 or more")
+        raise SetupError(f"--max-new-tokens is {arguments.max_new_tokens}: use 1 or more", code="not_positive")
     if arguments.batch_size is not None and arguments.batch_size < 1:
-        raise SetupError(f"--batch-size is {arguments.batch_size}: use 1 or more")
+        raise SetupError(f"--batch-size is {arguments.batch_size}: use 1 or more", code="not_positive")
     if not 10 <= getattr(arguments, "dpi", 200) <= 2400:
-        raise SetupError(f"--dpi is {arguments.dpi:g}: use 10 to 2400")
+        raise SetupError(f"--dpi is {arguments.dpi:g}: use 10 to 2400", code="dpi_out_of_range")
     confidence = getattr(arguments, "min_confidence", None)
     if confidence is not None and not 0 <= confidence <= 1:
-        raise SetupError(f"--min-confidence is {confidence:g}: use 0 to 1")
+        raise SetupError(f"--min-confidence is {confidence:g}: use 0 to 1", code="min_confidence_out_of_range")
 
 
 def check_parts(arguments: argparse.Namespace) -> None:
@@ -249,4 +249,7 @@ def check_parts(arguments: argparse.Namespace) -> None:
         "--min-confidence": arguments.min_confidence is not None,
     }
     if given := [option for option, value in asked.items() if value]:
-        raise SetupError(f"--tensor-parallel reads whole images into one file of text or JSON: remove {', '.join(given)}")
+        raise SetupError(
+            f"--tensor-parallel reads whole images into one file of text or JSON: remove {', '.join(given)}",
+            code="options_conflict",
+        )

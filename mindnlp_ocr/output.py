@@ -9,18 +9,18 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from mindnlp_ocr.errors import PageError, SetupError
+from mindnlp_ocr.errors import PageError, SetupError, coded, described
 
 
 def result(path: str, outcome: Any) -> dict[str, Any]:
     """Convert an outcome to a page of the JSON report. The error of a page is also printed to standard error."""
     if isinstance(outcome, PageError):
-        tqdm.write(f"error: {path}: {outcome}", file=sys.stderr)
+        tqdm.write(f"error: {path}: {coded(outcome, outcome.code)}", file=sys.stderr)
         reading = dict.fromkeys(("prompt_tokens", "reused_tokens", "new_tokens"), 0)
         return {
             "image": path,
             "text": None,
-            "error": str(outcome),
+            **described(outcome),
             **reading,
             "token_ids": [],
             "finish_reason": None,
@@ -29,7 +29,7 @@ def result(path: str, outcome: Any) -> dict[str, Any]:
     return {
         "image": path,
         "text": outcome.text,
-        "error": None,
+        **described(None),
         "prompt_tokens": outcome.prompt_tokens,
         "reused_tokens": outcome.reused_tokens,
         "new_tokens": outcome.new_tokens,
@@ -87,12 +87,16 @@ class Output:
         if self._path is None:
             return standard_output()
         if self._path.is_dir():
-            raise SetupError(f"--output {self._path} cannot be written (Is a directory): name a file")
+            raise SetupError(
+                f"--output {self._path} cannot be written (Is a directory): name a file", code="output_unwritable"
+            )
         self._partial = self._path.with_name(self._path.name + ".part")
         try:
             self._file = self._partial.open("w", encoding="utf-8", errors="replace")
         except OSError as error:
-            raise SetupError(f"--output {self._path} cannot be written ({error.strerror}): name another file") from error
+            raise SetupError(
+                f"--output {self._path} cannot be written ({error.strerror}): name another file", code="output_unwritable"
+            ) from error
         return self._file
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:

@@ -38,9 +38,12 @@ def settings(path: Path, options: Sequence[argparse.Action]) -> list[str]:
         given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise SetupError(f"--config {path} cannot be read ({reason}): pass a YAML file such as configs/cpu.yaml") from error
+        raise SetupError(
+            f"--config {path} cannot be read ({reason}): pass a YAML file such as configs/cpu.yaml",
+            code="settings_unreadable",
+        ) from error
     if not isinstance(given, dict):
-        raise SetupError(f"--config {path} contains no settings: write lines such as `dtype: int8`")
+        raise SetupError(f"--config {path} contains no settings: write lines such as `dtype: int8`", code="settings_empty")
     known = [option for option in options if option.dest not in NOT_IN_A_FILE]
     names = {option.option_strings[-1].removeprefix("--"): option for option in known}
     fields: dict[str, Any] = {name: (_type(option) | None, None) for name, option in names.items()}
@@ -56,7 +59,7 @@ def settings(path: Path, options: Sequence[argparse.Action]) -> list[str]:
             reason = f"unknown setting {name!r}" + (f": did you mean {near[0]}?" if near else "")
         else:
             reason = f"{name} is {given[name]!r}: {first['msg'].replace('Input should be', 'use')}"
-        raise SetupError(f"--config {path}: {reason}") from error
+        raise SetupError(f"--config {path}: {reason}", code="setting_invalid") from error
     flags = [f"--{name}" for name, value in given.items() if value is True]
     return flags + [f"--{name}={value}" for name, value in given.items() if value is not None and type(value) is not bool]
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from mindnlp_ocr.bench.accuracy import Score, datasets, own_datasets, score
 from mindnlp_ocr.bench.reading import ask
 from mindnlp_ocr.bench.tool import run_tool
-from mindnlp_ocr.errors import PageError
+from mindnlp_ocr.errors import PageError, coded
 from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
 from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES
 
@@ -51,7 +51,7 @@ def main() -> int:
         try:
             readings = {dtype: model.generate(ask(page.image)) for dtype, model in models.items()}
         except PageError as error:
-            tqdm.write(f"error: {page.image}: {error}", file=sys.stderr)
+            tqdm.write(f"error: {page.image}: {coded(error, error.code)}", file=sys.stderr)
             bad += 1
             continue
         for dtype, reading in readings.items():

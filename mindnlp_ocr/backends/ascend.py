@@ -203,19 +203,24 @@ def check_arguments(heads: int, kv_heads: int, head_dim: int, dtype: Any) -> Non
         SetupError: an argument is not supported.
     """
     if dtype not in (ms.float16, ms.bfloat16):
-        raise SetupError(f"Ascend attention in {dtype}: its operators support float16 and bfloat16; use one of them")
+        raise SetupError(
+            f"Ascend attention in {dtype}: its operators support float16 and bfloat16; use one of them",
+            code="ascend_dtype_unsupported",
+        )
     for name, value in (("heads", heads), ("kv_heads", kv_heads), ("head_dim", head_dim)):
         if not isinstance(value, int) or value < 1:
-            raise SetupError(f"Ascend attention: {name} is {value!r}; use a whole number from 1")
+            raise SetupError(f"Ascend attention: {name} is {value!r}; use a whole number from 1", code="not_positive")
     if heads > _MAX_HEADS or heads % kv_heads or heads // kv_heads > _MAX_GROUP:
         raise SetupError(
             f"Ascend attention: {heads} heads over {kv_heads} key-value heads; its operators support up to {_MAX_HEADS} "
-            f"heads, at most {_MAX_GROUP} per key-value head and the same number for each: use attention eager"
+            f"heads, at most {_MAX_GROUP} per key-value head and the same number for each: use attention eager",
+            code="ascend_heads_unsupported",
         )
     if head_dim not in HEAD_DIMS:
         raise SetupError(
             f"Ascend attention: head_dim is {head_dim}; its operators support multiples of {HEAD_DIMS.step} up to "
-            f"{HEAD_DIMS[-1]}: use attention eager"
+            f"{HEAD_DIMS[-1]}: use attention eager",
+            code="ascend_heads_unsupported",
         )
 
 
@@ -228,38 +233,51 @@ def check_lengths(patches: int, cu_seqlens: Sequence[int]) -> None:
     lengths = [int(length) for length in cu_seqlens]
     _require_packing(patches, (len(lengths),), ms.int32)
     if lengths[0] != 0:
-        raise SetupError(f"cumulative lengths start at {lengths[0]}: put 0 first")
+        raise SetupError(f"cumulative lengths start at {lengths[0]}: put 0 first", code="cumulative_lengths_invalid")
     for image, (start, end) in enumerate(pairwise(lengths)):
         if end <= start:
-            raise SetupError(f"cumulative lengths go from {start} to {end} at image {image}: every image needs a patch")
+            raise SetupError(
+                f"cumulative lengths go from {start} to {end} at image {image}: every image needs a patch",
+                code="cumulative_lengths_invalid",
+            )
     if lengths[-1] > patches:
-        raise SetupError(f"cumulative lengths end at {lengths[-1]}, but there are {patches} patches: use a larger bucket")
+        raise SetupError(
+            f"cumulative lengths end at {lengths[-1]}, but there are {patches} patches: use a larger bucket",
+            code="cumulative_lengths_invalid",
+        )
 
 
 def _require_packing(patches: int, shape: tuple[int, ...], dtype: Any) -> None:
     if len(shape) != 1 or shape[0] < 2 or dtype != ms.int32:
-        raise SetupError(f"cumulative lengths are {dtype} {tuple(shape)}; use Int32 (images + 1,)")
+        raise SetupError(
+            f"cumulative lengths are {dtype} {tuple(shape)}; use Int32 (images + 1,)", code="cumulative_lengths_invalid"
+        )
     images = shape[0] - 1
     if images > MAX_SEQUENCES:
         raise SetupError(
-            f"{images} images in one graph: Ascend attention supports up to {MAX_SEQUENCES}; read fewer at once"
+            f"{images} images in one graph: Ascend attention supports up to {MAX_SEQUENCES}; read fewer at once",
+            code="ascend_graph_too_large",
         )
     if not 0 < patches <= _MAX_PATCHES:
         raise SetupError(
-            f"{patches} patches in one graph: Ascend attention supports 1 to {_MAX_PATCHES}; read fewer at once"
+            f"{patches} patches in one graph: Ascend attention supports 1 to {_MAX_PATCHES}; read fewer at once",
+            code="ascend_graph_too_large",
         )
 
 
 def _require_segments(kv_shape: tuple[int, ...], segments: int, tokens: int) -> None:
     if len(kv_shape) != 4:
-        raise SetupError(f"KV slots of shape {tuple(kv_shape)}: use (slots, kv_heads, max_length, head_dim)")
+        raise SetupError(
+            f"KV slots of shape {tuple(kv_shape)}: use (slots, kv_heads, max_length, head_dim)", code="ascend_shape_invalid"
+        )
     if segments != 1 and (segments, tokens) != (kv_shape[0], 1):
         raise SetupError(
             f"{segments} segments of {tokens} tokens over {kv_shape[0]} slots: Ascend attention supports one token in every "
-            "slot, or one segment of any length"
+            "slot, or one segment of any length",
+            code="ascend_step_unsupported",
         )
     if tokens > kv_shape[2]:
-        raise SetupError(f"{tokens} tokens into a slot of {kv_shape[2]}: raise max_length")
+        raise SetupError(f"{tokens} tokens into a slot of {kv_shape[2]}: raise max_length", code="context_length_exceeded")
 
 
 def _require_tensors(
@@ -274,7 +292,9 @@ def _require_tensors(
     for name, shape, dtype, lengths, expected in zip(names, shapes, dtypes, expected_shapes, expected_dtypes, strict=True):
         fits = len(shape) == len(lengths) and all(isinstance(b, str) or a == b for a, b in zip(shape, lengths, strict=True))
         if not fits or dtype != expected:
-            raise SetupError(f"{work}: {name} is {dtype} {_text(shape)}; use {expected} {_text(lengths)}")
+            raise SetupError(
+                f"{work}: {name} is {dtype} {_text(shape)}; use {expected} {_text(lengths)}", code="ascend_shape_invalid"
+            )
 
 
 def _text(shape: tuple[int | str, ...]) -> str:

@@ -47,7 +47,7 @@ def choose_attention(
         SetupError: flash attention is required but not available.
     """
     if asked not in ("auto", "eager", "flash"):
-        raise SetupError(f"attention {asked!r} is unknown: use auto, eager or flash")
+        raise SetupError(f"attention {asked!r} is unknown: use auto, eager or flash", code="attention_unknown")
     supported, reason = detect_flash_attention_support(device)
     if supported:
         from mindnlp_ocr.backends import ascend  # these import MindSpore
@@ -61,7 +61,7 @@ def choose_attention(
             )
     forced = asked == "flash" or (asked == "auto" and enable and not automatic)
     if forced and not supported:
-        raise SetupError(f"flash attention is required: {reason}: use --attn auto or eager")
+        raise SetupError(f"flash attention is required: {reason}: use --attn auto or eager", code="flash_unavailable")
     wanted = forced or (asked == "auto" and automatic and (enable or device.kind != "Ascend"))
     if wanted and not supported:
         warnings.warn(f"attention runs eager: {reason}", RuntimeWarning, stacklevel=2)
@@ -75,7 +75,10 @@ def kv_dtype_for(device: Device, implementation: Implementation, asked: str) -> 
         SetupError: MindSpore's own operators have no bfloat16 on a CPU.
     """
     if device.kind == "CPU" and implementation == "eager" and asked == "bf16":
-        raise SetupError("kv_dtype bf16 needs our operators on a CPU, and attention runs eager: use fp32 or fp16")
+        raise SetupError(
+            "kv_dtype bf16 needs our operators on a CPU, and attention runs eager: use fp32 or fp16",
+            code="kv_bf16_unsupported",
+        )
     if device.kind == "Ascend" and implementation == "flash" and asked == "fp32":
         return "fp16"
     return asked
@@ -149,14 +152,20 @@ def weight_dtype_for(device: Device, asked: WeightDtype | Literal["auto"], store
     from mindnlp_ocr.ops import native
 
     if asked != "auto" and asked not in WEIGHT_DTYPES:
-        raise SetupError(f"dtype {asked!r} is unknown: use auto, {', '.join(WEIGHT_DTYPES)}")
+        raise SetupError(f"dtype {asked!r} is unknown: use auto, {', '.join(WEIGHT_DTYPES)}", code="dtype_unknown")
     if device.kind == "Ascend":
         if asked == "int8":
-            raise SetupError(f"weights in int8 need our CPU operators (they do not run on {device}): use auto, fp16 or bf16")
+            raise SetupError(
+                f"weights in int8 need our CPU operators (they do not run on {device}): use auto, fp16 or bf16",
+                code="int8_needs_cpu",
+            )
         return ("bf16" if stored == "bf16" else "fp16") if asked == "auto" else asked
     ours = runs_ours(device)
     if asked not in ("auto", "fp32") and not ours:
-        raise SetupError(f"weights in {asked} need our CPU operators ({native.available()[1]}): use dtype auto or fp32")
+        raise SetupError(
+            f"weights in {asked} need our CPU operators ({native.available()[1]}): use dtype auto or fp32",
+            code="operators_missing",
+        )
     return (stored if ours else "fp32") if asked == "auto" else asked
 
 

@@ -229,7 +229,9 @@ def dataset(name: str) -> tuple[list[Page], list[str]]:
     """
     path = Path(name)
     if not path.exists():
-        raise SetupError(f"{name} does not exist: pass a folder of images with their texts, a .jsonl or a .json")
+        raise SetupError(
+            f"{name} does not exist: pass a folder of images with their texts, a .jsonl or a .json", code="dataset_missing"
+        )
     suffix = path.suffix.lower()
     without: list[str] = []
     if suffix == ".jsonl":
@@ -245,9 +247,15 @@ def dataset(name: str) -> tuple[list[Page], list[str]]:
         pages = [Page.of(image, truth) for image, truth in truths if truth is not None]
         without = [str(image) for image, truth in truths if truth is None]
     else:
-        raise SetupError(f"{name} is not a data set: pass a folder of images with their texts, a .jsonl or a .json")
+        raise SetupError(
+            f"{name} is not a data set: pass a folder of images with their texts, a .jsonl or a .json",
+            code="dataset_unknown",
+        )
     if not pages:
-        raise SetupError(f"{name} has no page with its text: put page.txt next to page.png, or list both in a .jsonl")
+        raise SetupError(
+            f"{name} has no page with its text: put page.txt next to page.png, or list both in a .jsonl",
+            code="truth_missing",
+        )
     return pages, without
 
 
@@ -255,7 +263,7 @@ def _listed(path: Path) -> list[Page]:
     try:
         rows = path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
     except OSError as error:
-        raise SetupError(f"{path} cannot be read ({error.strerror}): pass a .jsonl") from error
+        raise SetupError(f"{path} cannot be read ({error.strerror}): pass a .jsonl", code="file_unreadable") from error
     pages = []
     for number, row in enumerate(rows, 1):
         if not row.strip():
@@ -265,7 +273,9 @@ def _listed(path: Path) -> list[Page]:
         except ValidationError as error:
             first = error.errors()[0]
             reason = ": ".join([*map(str, first["loc"]), first["msg"]])
-            raise SetupError(f'{path}:{number} is not a page ({reason}): use {{"image": PATH, "text": TRUTH}}') from error
+            raise SetupError(
+                f'{path}:{number} is not a page ({reason}): use {{"image": PATH, "text": TRUTH}}', code="truth_invalid"
+            ) from error
         pages.append(Page(str(path.parent / line.image), line.text))
     return pages
 

@@ -77,13 +77,15 @@ class Results(BaseModel):
             return cls.model_validate_json(Path(path).read_bytes())
         except OSError as error:
             raise SetupError(
-                f"{path} cannot be read ({error.strerror}): pass a file that a benchmark wrote with --output"
+                f"{path} cannot be read ({error.strerror}): pass a file that a benchmark wrote with --output",
+                code="file_unreadable",
             ) from error
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
             raise SetupError(
-                f"{path} is not what a benchmark writes with --output ({where}: {first['msg']}): measure again"
+                f"{path} is not what a benchmark writes with --output ({where}: {first['msg']}): measure again",
+                code="benchmark_invalid",
             ) from error
 
     def add(self, name: str, title: str, rows: Iterable[Row], about: str = "") -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mindnlp_ocr.bench.results import Results, Section
-from mindnlp_ocr.errors import OCRError, SetupError
+from mindnlp_ocr.errors import OCRError, SetupError, coded
 
 
 def positive(text: str) -> int:
@@ -26,14 +26,19 @@ def writable(name: str | None) -> None:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).open("a").close()
     except OSError as error:
-        raise SetupError(f"{name} cannot be written ({error.strerror}): name another file") from error
+        raise SetupError(
+            f"{name} cannot be written ({error.strerror}): name another file", code="output_unwritable"
+        ) from error
 
 
 def ready(arguments: argparse.Namespace) -> None:
     """Raise a SetupError if --output or --report cannot be written, before anything is measured."""
     writable(arguments.output)
     if arguments.report and importlib.util.find_spec("matplotlib") is None:
-        raise SetupError("--report needs matplotlib, which is not installed: run `pip install 'mindnlp-ocr[bench]'`")
+        raise SetupError(
+            "--report needs matplotlib, which is not installed: run `pip install 'mindnlp-ocr[bench]'`",
+            code="package_missing",
+        )
 
 
 def finish(results: Results, arguments: argparse.Namespace) -> None:
@@ -59,7 +64,8 @@ def checkout(needed: str) -> Path:
     if not (root / "tools").is_dir() or not (root / "examples").is_dir():
         raise SetupError(
             f"{needed}: these files are in the repository and not in the installed package: run the command in a checkout, "
-            "or name files of your own (see --help)"
+            "or name files of your own (see --help)",
+            code="repository_files_missing",
         )
     return root
 
@@ -69,7 +75,7 @@ def exit_status(run: Callable[[], int | None]) -> int:
     try:
         return run() or 0
     except OCRError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        print(f"error: {coded(error, error.code)}", file=sys.stderr)  # noqa: T201
         return 2
 
 

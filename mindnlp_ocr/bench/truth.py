@@ -61,7 +61,9 @@ def truth_of(image: Path) -> Truth | None:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise SetupError(f"{path} cannot be read ({error}): save the text of {image.name} in UTF-8") from error
+        raise SetupError(
+            f"{path} cannot be read ({error}): save the text of {image.name} in UTF-8", code="file_unreadable"
+        ) from error
     if path.suffix == ".txt":
         return Truth(text)
     if path.suffix == ".json":
@@ -69,11 +71,14 @@ def truth_of(image: Path) -> Truth | None:
             return _truth(_OF_PAGE.validate_json(text))
         except ValidationError as error:
             raise SetupError(
-                f'{path} is not a ground truth ({_reason(error)}): use {FORM} or {{"text": TEXT}} for {image.name}'
+                f'{path} is not a ground truth ({_reason(error)}): use {FORM} or {{"text": TEXT}} for {image.name}',
+                code="truth_invalid",
             ) from error
     truth = of_hocr(text)
     if not truth.lines:
-        raise SetupError(f"{path} is not hOCR: it has no element of the class ocr_line with a bbox in its title")
+        raise SetupError(
+            f"{path} is not hOCR: it has no element of the class ocr_line with a bbox in its title", code="truth_invalid"
+        )
     return truth
 
 
@@ -86,11 +91,12 @@ def truths_of_json(path: Path) -> dict[str, Truth]:
     try:
         rows = _OF_PAGES.validate_json(path.read_bytes())
     except OSError as error:
-        raise SetupError(f"{path} cannot be read ({error.strerror}): pass a .json") from error
+        raise SetupError(f"{path} cannot be read ({error.strerror}): pass a .json", code="file_unreadable") from error
     except ValidationError as error:
         raise SetupError(
             f"{path} is not a list of pages ({_reason(error)}): "
-            f'use {{"page.png": {FORM}}} or {{"page.png": {{"text": TEXT}}}}'
+            f'use {{"page.png": {FORM}}} or {{"page.png": {{"text": TEXT}}}}',
+            code="truth_invalid",
         ) from error
     return {name: _truth(row) for name, row in rows.items()}
 

@@ -53,13 +53,13 @@ class CacheConfig:
         for name in ("max_cache_size_mb", "cache_ttl_seconds"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value <= 0:
-                raise SetupError(f"{name} is {value!r}: use a number above 0")
+                raise SetupError(f"{name} is {value!r}: use a number above 0", code="not_positive")
         if self.kv_dtype not in KV_DTYPES:
-            raise SetupError(f"kv_dtype is {self.kv_dtype!r}: use one of {', '.join(KV_DTYPES)}")
+            raise SetupError(f"kv_dtype is {self.kv_dtype!r}: use one of {', '.join(KV_DTYPES)}", code="kv_dtype_unknown")
         if self.slots is not None and (isinstance(self.slots, bool) or not isinstance(self.slots, int) or self.slots < 1):
-            raise SetupError(f"slots is {self.slots!r}: use 1 or more, or None")
+            raise SetupError(f"slots is {self.slots!r}: use 1 or more, or None", code="not_positive")
         if isinstance(self.most_slots, bool) or not isinstance(self.most_slots, int) or self.most_slots < 1:
-            raise SetupError(f"most_slots is {self.most_slots!r}: use 1 or more")
+            raise SetupError(f"most_slots is {self.most_slots!r}: use 1 or more", code="not_positive")
 
     @property
     def max_bytes(self) -> int:
@@ -81,7 +81,8 @@ class CacheConfig:
             raise SetupError(
                 f"{slots} KV slot{'s' * (slots > 1)} of {tokens} tokens need {slots * slot_bytes} bytes, but "
                 f"max_cache_size_mb is {self.max_cache_size_mb:g}: use at least {needed}, or fewer slots, a lower "
-                "max_length or kv_dtype fp16"
+                "max_length or kv_dtype fp16",
+                code="kv_slots_over_budget",
             )
         return slots
 

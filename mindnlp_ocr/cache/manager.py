@@ -231,7 +231,10 @@ class CacheManager:
             pinned = self._pinned()
             busy = self._live.keys() | pinned
             if len(busy) > slots:
-                raise SetupError(f"slots is {slots}, but requests use {len(busy)}: use {len(busy)}, or wait until they end")
+                raise SetupError(
+                    f"slots is {slots}, but requests use {len(busy)}: use {len(busy)}, or wait until they end",
+                    code="slots_in_use",
+                )
             self._expire()
             idle = [slot for slot in self._cached if slot not in pinned]
             for slot in idle[: max(0, len(busy) + len(idle) - slots)]:
@@ -373,15 +376,17 @@ def worth_reusing(key: PrefixKey, tokens: int) -> bool:
 def _check(slots: int, slot_bytes: int, max_bytes: int, ttl_seconds: float, workers: int) -> None:
     for name, value in (("slots", slots), ("slot_bytes", slot_bytes), ("workers", workers)):
         if value < 1:
-            raise SetupError(f"{name} is {value}: use 1 or more")
+            raise SetupError(f"{name} is {value}: use 1 or more", code="not_positive")
     if not ttl_seconds > 0:
-        raise SetupError(f"ttl_seconds is {ttl_seconds!r}: use a number above 0")
+        raise SetupError(f"ttl_seconds is {ttl_seconds!r}: use a number above 0", code="not_positive")
     if workers > slots:
         raise SetupError(
-            f"workers is {workers}, but there are {slots} slots: use {workers} slots, or at most {slots} workers"
+            f"workers is {workers}, but there are {slots} slots: use {workers} slots, or at most {slots} workers",
+            code="workers_over_slots",
         )
     if (needed := slots * slot_bytes) > max_bytes:
         raise SetupError(
             f"{slots} KV slots of {slot_bytes} bytes need {needed} bytes ({math.ceil(needed / 2**20)} MB), but max_bytes is "
-            f"{max_bytes}: use at least {needed}, or fewer slots ({workers * slot_bytes} bytes for {workers})"
+            f"{max_bytes}: use at least {needed}, or fewer slots ({workers * slot_bytes} bytes for {workers})",
+            code="kv_slots_over_budget",
         )

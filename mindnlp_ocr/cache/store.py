@@ -90,7 +90,9 @@ def save_prefix(folder: Path, entry: StoredPrefix) -> Path:
         finally:
             partial.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
-        raise SetupError(f"{folder} cannot be written ({error}): make room there, or name another folder") from error
+        raise SetupError(
+            f"{folder} cannot be written ({error}): make room there, or name another folder", code="cache_unwritable"
+        ) from error
     return path
 
 

@@ -70,7 +70,9 @@ def connected(address: str | None, object_store_bytes: int | None = None) -> Ite
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         place = "on this machine" if local else f"at {address}"
-        raise SetupError(f"Ray {place} cannot be used ({reason}): see `ray status`, or use another --ray ADDRESS") from error
+        raise SetupError(
+            f"Ray {place} cannot be used ({reason}): see `ray status`, or use another --ray ADDRESS", code="ray_unavailable"
+        ) from error
     try:
         yield
     finally:

@@ -23,7 +23,10 @@ def settle(arguments: argparse.Namespace, launch: Launch | None) -> None:
     if arguments.threads is None and launch is not None:
         arguments.threads = launch.threads
     if launch is not None and not launch.scheduler and launch.rank is None:
-        raise SetupError("msrun assigned no rank to this worker: add --node_rank on every machine, 0 on the first")
+        raise SetupError(
+            "msrun assigned no rank to this worker: add --node_rank on every machine, 0 on the first",
+            code="msrun_rank_missing",
+        )
 
 
 def read_in_parts(arguments: argparse.Namespace, paths: Sequence[str], launch: Launch | None, read: Read) -> int:
@@ -34,7 +37,9 @@ def read_in_parts(arguments: argparse.Namespace, paths: Sequence[str], launch: L
     """
     if arguments.cache_dir:
         raise SetupError(
-            "--cache-dir stores whole heads, but with --tensor-parallel each worker has only a part: use only one of the two"
+            "--cache-dir stores whole heads, but with --tensor-parallel each worker has only a part: use only one of the "
+            "two",
+            code="cache_in_parts",
         )
     if launch is None or launch.rank == 0:
         return read(arguments, paths)
@@ -60,5 +65,5 @@ def meet(arguments: argparse.Namespace) -> int:
         communication.init()
     except RuntimeError as error:
         first_line = str(error).strip().splitlines()[0]
-        raise SetupError(f"a worker exited ({first_line}): see its log") from error
+        raise SetupError(f"a worker exited ({first_line}): see its log", code="worker_exited") from error
     return 0

@@ -29,7 +29,10 @@ class Shard:
         """
         match = re.fullmatch(r"(\d+)/(\d+)", text)
         if match is None or int(match[1]) >= int(match[2]):
-            raise SetupError(f"--shard is {text}: use I/N, with I from 0 to N-1, such as 0/4 for the first of four parts")
+            raise SetupError(
+                f"--shard is {text}: use I/N, with I from 0 to N-1, such as 0/4 for the first of four parts",
+                code="shard_invalid",
+            )
         return cls(int(match[1]), int(match[2]))
 
     @classmethod
@@ -48,7 +51,8 @@ class Shard:
         if shard.count > 1 and output_dir is None:
             raise SetupError(
                 f"this is worker {shard.index} of {shard.count}, and each worker would overwrite the output of the others: "
-                "add --output-dir DIR --resume for one file per document, or --tensor-parallel to read with one model"
+                "add --output-dir DIR --resume for one file per document, or --tensor-parallel to read with one model",
+                code="shard_needs_folder",
             )
         return shard
 

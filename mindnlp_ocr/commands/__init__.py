@@ -36,10 +36,12 @@ def run_command(argv: Sequence[str]) -> int | None:
                 missing = str(error.name).split(".")[0]
                 if missing not in ("rapidfuzz", "matplotlib"):
                     raise
-                raise SetupError(f"{missing} is not installed: run `pip install 'mindnlp-ocr[bench]'`") from error
+                raise SetupError(
+                    f"{missing} is not installed: run `pip install 'mindnlp-ocr[bench]'`", code="package_missing"
+                ) from error
             return status
     if argv and argv[0] == "benchmark":
-        raise SetupError("no benchmark is named: use comparison, kv-cache or report")
+        raise SetupError("no benchmark is named: use comparison, kv-cache or report", code="benchmark_not_named")
     return None
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mindnlp_ocr.commands import command_parser
-from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.errors import SetupError, coded
 from mindnlp_ocr.weights.checkpoint import open_checkpoint
 from mindnlp_ocr.weights.convert import convert
 from mindnlp_ocr.weights.lora import AdaptedCheckpoint, Adapter
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             checkpoint = AdaptedCheckpoint(checkpoint, Adapter(arguments.lora))
         convert(checkpoint, arguments.output, arguments.dtype, arguments.force)
     except SetupError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {coded(error, error.code)}", file=sys.stderr)
         return 2
     except OSError as error:
         part = f"{arguments.output}.part"

@@ -59,10 +59,11 @@ from mindnlp_ocr.bench.results import Results, Row, Section, shown
 from mindnlp_ocr.bench.tool import checkout, exit_status, positive, writable
 from mindnlp_ocr.commands import command_parser
 from mindnlp_ocr.documents.reader import DocumentReader
+from mindnlp_ocr.documents.result import Page
 from mindnlp_ocr.documents.selection import PageSelection
 from mindnlp_ocr.documents.source import Source
-from mindnlp_ocr.documents.stream import Begun, DocumentStream, PageRead
-from mindnlp_ocr.errors import PageError, SetupError
+from mindnlp_ocr.documents.stream import Begun, DocumentStream, Ended, PageRead
+from mindnlp_ocr.errors import PageError, SetupError, coded
 
 PEERS = ("tesseract", "rapidocr")
 MARGIN = 0.11  # added around the boxes of the ground truth, which are tight, as a fraction of the line height
@@ -97,10 +98,14 @@ def ours(arguments: argparse.Namespace, reader: DocumentReader, pages: Sequence[
             texts, fault = [], None
         elif isinstance(event, PageRead):
             texts.append(event.page.text)
-            fault = fault or event.page.error
+            fault = fault or _fault(event.page)
         else:
-            fault = fault or event.error
+            fault = fault or _fault(event)
             yield Outcome(None if fault else "\n\f".join(texts), fault)
+
+
+def _fault(result: Page | Ended) -> str | None:
+    return None if result.error is None else coded(result.error, result.error_code)
 
 
 def at_boxes(reader: DocumentReader, pages: Sequence[accuracy.Page]) -> Iterator[Outcome]:
@@ -114,7 +119,7 @@ def at_boxes(reader: DocumentReader, pages: Sequence[accuracy.Page]) -> Iterator
                 source.close()
             lines = [line.text for line in reader.read_lines(image, [line.box for line in page.lines], MARGIN)]
         except PageError as error:
-            yield Outcome(None, str(error))
+            yield Outcome(None, coded(error, error.code))
         else:
             yield Outcome("\n".join(lines), None, lines)
 
@@ -249,7 +254,9 @@ def with_boxes(pages: Sequence[accuracy.Page]) -> list[accuracy.Page]:
             print(f"skipped: the ground truth of {page.image} has no boxes", file=sys.stderr)
     kept = [page for page in pages if page.lines]
     if not kept:
-        raise SetupError("--true-boxes: no page has a ground truth with boxes: use hOCR or JSON with boxes")
+        raise SetupError(
+            "--true-boxes: no page has a ground truth with boxes: use hOCR or JSON with boxes", code="truth_without_boxes"
+        )
     return kept
 
 
@@ -279,7 +286,8 @@ def run(argv: Sequence[str] | None = None) -> int:
     options.check(arguments)
     if arguments.true_boxes and arguments.peers:
         raise SetupError(
-            "--true-boxes and --peers are both given: peers detect lines themselves, so use only one of the two"
+            "--true-boxes and --peers are both given: peers detect lines themselves, so use only one of the two",
+            code="options_conflict",
         )
     pages, without = accuracy.datasets(arguments.datasets or accuracy.own_datasets())
     for image in without:

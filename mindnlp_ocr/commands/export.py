@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mindnlp_ocr.cache.config import KV_DTYPES, CacheConfig, get_optimal_cache_config
 from mindnlp_ocr.commands import command_parser
-from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.errors import SetupError, coded
 from mindnlp_ocr.weights.quantize import WEIGHT_DTYPES
 
 
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.force,
         )
     except (SetupError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {coded(error, getattr(error, 'code', None))}", file=sys.stderr)
         return 2
     size = sum(path.stat().st_size for path in arguments.output.iterdir()) / 2**20
     print(

@@ -17,7 +17,7 @@ import numpy as np
 
 from mindnlp_ocr import __version__
 from mindnlp_ocr.commands import command_parser
-from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.errors import SetupError, coded
 
 TOLERANCES = {"float32": 2e-5, "float16": 4e-3, "bfloat16": 3e-2}
 ROW = "{:<14} {:<17} {:<38} {:<9} {:>10} {:>9} {:>9}  {}"
@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = Device.parse(arguments.device)
         device.activate()
     except SetupError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {coded(error, error.code)}", file=sys.stderr)
         return 2
     import mindspore as ms
 

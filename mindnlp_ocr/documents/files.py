@@ -32,7 +32,9 @@ class OutputFolder:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SetupError(f"--output-dir {folder} cannot be created ({error.strerror}): name another folder") from error
+            raise SetupError(
+                f"--output-dir {folder} cannot be created ({error.strerror}): name another folder", code="output_unwritable"
+            ) from error
         self._names = OutputNames(suffix, names)
 
     def path(self, name: str) -> Path:
@@ -61,7 +63,10 @@ class OutputNames:
         owners: dict[str, str] = {}
         for name in names:
             if (other := owners.setdefault(self.of(name), name)) != name:
-                raise SetupError(f"{other} and {name} would both be written to {self.of(name)}: read them into two folders")
+                raise SetupError(
+                    f"{other} and {name} would both be written to {self.of(name)}: read them into two folders",
+                    code="output_names_collide",
+                )
 
     def of(self, name: str) -> str:
         """Return the file name of the output of a document."""
@@ -82,7 +87,9 @@ class OutputFile:
         try:
             self.stream: BinaryIO = self._part.open("wb")
         except OSError as error:
-            raise SetupError(f"{option} {path} cannot be written ({error.strerror}): name another file") from error
+            raise SetupError(
+                f"{option} {path} cannot be written ({error.strerror}): name another file", code="output_unwritable"
+            ) from error
 
     def commit(self) -> None:
         """Flush the file to disk and rename it to its final name."""

@@ -28,7 +28,7 @@ from mindnlp_ocr.documents.result import Page
 from mindnlp_ocr.documents.writers import Writer
 from mindnlp_ocr.documents.writers.hocr import HocrWriter
 from mindnlp_ocr.documents.writers.pdf import PdfWriter
-from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.errors import SetupError, coded
 
 log = logging.getLogger(__name__)
 
@@ -150,11 +150,11 @@ def _write(kind: Callable[..., Writer], input_file: Path, output: Path, output_t
     try:
         page = read(Path(input_file), choice)
     except SetupError as error:
-        raise BadArgsError(str(error)) from error
+        raise BadArgsError(coded(error, error.code)) from error
     for warning in page.warnings:
         log.warning(warning)
     if page.error is not None:
-        log.error(page.error)
+        log.error(coded(page.error, page.error_code))
     with Path(output).open("wb") as stream, kind(stream) as writer:
         writer.begin(Path(input_file).name)
         writer.page(page)

@@ -41,12 +41,14 @@ class Pdf:
             code = getattr(error, "err_code", None)
             if code in (FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY):
                 wanted = "the password is wrong" if password else "it is encrypted"
-                raise PageError(f"{name} cannot be opened ({wanted}): add --password") from error
-            raise PageError(f"{name} is damaged or not a PDF ({error}): save it again") from error
+                raise PageError(f"{name} cannot be opened ({wanted}): add --password", code="pdf_password") from error
+            raise PageError(f"{name} is damaged or not a PDF ({error}): save it again", code="pdf_damaged") from error
         except OSError as error:
-            raise PageError(f"{name} cannot be opened ({error.strerror}): pass a PDF that can be read") from error
+            raise PageError(
+                f"{name} cannot be opened ({error.strerror}): pass a PDF that can be read", code="file_unreadable"
+            ) from error
         if self.pages == 0:
-            raise PageError(f"{name} has no pages: save it again")
+            raise PageError(f"{name} has no pages: save it again", code="pdf_empty")
 
     def close(self) -> None:
         """Close the file and free its memory."""
@@ -68,7 +70,8 @@ class Pdf:
         width, height = self.size(index)
         if width <= 0 or height <= 0:
             raise PageError(
-                f"page {index + 1} of {self._name} has no area ({width:g} x {height:g} points): exclude it with --pages"
+                f"page {index + 1} of {self._name} has no area ({width:g} x {height:g} points): exclude it with --pages",
+                code="pdf_page_empty",
             )
         most: float = 72 * (MAX_RENDERED_PIXELS / (width * height)) ** 0.5
         return min(self.wanted_dpi, most)
@@ -84,7 +87,8 @@ class Pdf:
             width, height = (side / 72 * 0.0254 for side in self.size(index))
             raise PageError(
                 f"page {index + 1} of {self._name} measures {width:.1f} x {height:.1f} metres, too large to be rendered at "
-                f"{MIN_DPI:g} dpi: split it"
+                f"{MIN_DPI:g} dpi: split it",
+                code="pdf_page_too_large",
             )
         try:
             with LOCK:
@@ -92,7 +96,9 @@ class Pdf:
                 image: Image.Image = bitmap.to_pil().convert("RGB").copy()
                 return image
         except (pypdfium2.PdfiumError, MemoryError, ValueError) as error:
-            raise PageError(f"page {index + 1} of {self._name} cannot be rendered ({error}): lower --dpi") from error
+            raise PageError(
+                f"page {index + 1} of {self._name} cannot be rendered ({error}): lower --dpi", code="pdf_page_unrenderable"
+            ) from error
 
     def text_lines(self, index: int) -> Sequence[Line]:
         """Return the lines of the text layer of a page, in pixels of the rendered page; empty if there is no text layer."""
@@ -114,4 +120,6 @@ class Pdf:
         try:
             return self._file[index]
         except pypdfium2.PdfiumError as error:
-            raise PageError(f"page {index + 1} of {self._name} is damaged ({error}): save the file again") from error
+            raise PageError(
+                f"page {index + 1} of {self._name} is damaged ({error}): save the file again", code="pdf_page_damaged"
+            ) from error

@@ -38,16 +38,17 @@ def load(name: str) -> Preset:
 
     path = FOLDER / f"{name}.yaml" if name in names() else Path(name)
     if not path.suffix:
-        raise SetupError(f"--preset {name} is unknown: use {', '.join(names())}, or a YAML file")
+        raise SetupError(f"--preset {name} is unknown: use {', '.join(names())}, or a YAML file", code="preset_unknown")
     try:
         given: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise SetupError(
-            f"--preset {name} cannot be read ({reason}): pass a YAML file such as configs/presets/plain.yaml"
+            f"--preset {name} cannot be read ({reason}): pass a YAML file such as configs/presets/plain.yaml",
+            code="settings_unreadable",
         ) from error
     if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
-        raise SetupError(f"--preset {name} contains no settings: write lines such as `layout: page`")
+        raise SetupError(f"--preset {name} contains no settings: write lines such as `layout: page`", code="settings_empty")
     return Preset.checked(given, path)
 
 

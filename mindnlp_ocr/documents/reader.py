@@ -23,7 +23,7 @@ from mindnlp_ocr.documents.source import SourcePage
 from mindnlp_ocr.documents.two_steps import TwoSteps, inserted, uncovered
 from mindnlp_ocr.documents.whole_pages import WholePages
 from mindnlp_ocr.engine.generate import Reading
-from mindnlp_ocr.errors import PageError, SetupError
+from mindnlp_ocr.errors import PageError, SetupError, described
 from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
 from mindnlp_ocr.models.requests import Request
 
@@ -87,12 +87,14 @@ class DocumentReader:
         if layout == "lines" and self.settings.lines is None:
             raise SetupError(
                 "--layout lines was requested, but the checkpoint does not declare how it reads lines: use --layout page, "
-                "or add document_config.json to its folder"
+                "or add document_config.json to its folder",
+                code="lines_unsupported",
             )
         if layout == "model" and self.settings.model_layout is None:
             raise SetupError(
                 "--layout model was requested, but the checkpoint does not declare that it finds blocks: use --preset "
-                "mineru for a checkpoint that was trained as MinerU2.5, or another --layout"
+                "mineru for a checkpoint that was trained as MinerU2.5, or another --layout",
+                code="blocks_unsupported",
             )
         self._batch_size = batch_size or model.slots
         self._max_new_tokens, self._layout = max_new_tokens, layout
@@ -169,7 +171,8 @@ class DocumentReader:
         if not self._line_pages:
             raise SetupError(
                 "lines at known positions were requested, but the checkpoint does not declare how it reads lines: add "
-                "document_config.json to its folder"
+                "document_config.json to its folder",
+                code="lines_unsupported",
             )
         quads = []
         for box in boxes:
@@ -253,7 +256,7 @@ class DocumentReader:
             try:
                 return page_of(page, steps, {} if opening is None else {"open": opening})
             except PageError as error:
-                return self._finished(page, "model", error=str(error))
+                return self._finished(page, "model", error=error)
 
         read_pages = ahead(opened(), read, PAGES_AT_ONCE - 1, PAGES_AT_ONCE)
         try:
@@ -335,7 +338,7 @@ class DocumentReader:
             return prepared
         source = prepared.source
         if isinstance(prepared.whole, PageError):
-            return self._finished(source, prepared.layout, error=str(prepared.whole))
+            return self._finished(source, prepared.layout, error=prepared.whole)
         start = time.perf_counter()
         if prepared.whole is not None:
             whole = self._whole_pages.read(prepared.whole, source.image)
@@ -360,7 +363,7 @@ class DocumentReader:
         rotation: Rotation = 0,
         warnings: Sequence[str] = (),
         timings: dict[str, float] | None = None,
-        error: str | None = None,
+        error: PageError | None = None,
     ) -> Page:
         """Create the result of a page."""
         if self._skip_furniture:
@@ -384,8 +387,8 @@ class DocumentReader:
             confidence=confidence,
             doubtful=doubtful,
             warnings=tuple(said),
-            error=error,
             timings_ms={name: round(value, 3) for name, value in (timings or {}).items()},
+            **described(error),
         )
 
 

@@ -158,6 +158,7 @@ class Page(_Result):
         doubtful: whether the confidence lies below the threshold of the reading.
         warnings: what a user should know about this page, one sentence each.
         error: why the page could not be read; None if it was read.
+        error_code: identifier of the error; None if the page was read.
         timings_ms: milliseconds that each stage took.
     """
 
@@ -172,6 +173,7 @@ class Page(_Result):
     doubtful: bool = False
     warnings: tuple[str, ...] = ()
     error: str | None = None
+    error_code: str | None = None
     timings_ms: dict[str, float] = {}
 
     @property
@@ -196,11 +198,13 @@ class Document(_Result):
         source: the name under which the document was given.
         pages: the pages that were read, in order.
         error: why the document could not be opened; None if it was opened.
+        error_code: identifier of the error; None if the document was opened.
     """
 
     source: str
     pages: tuple[Page, ...] = ()
     error: str | None = None
+    error_code: str | None = None
 
     @property
     def text(self) -> str:

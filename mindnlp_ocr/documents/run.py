@@ -18,7 +18,7 @@ from mindnlp_ocr.documents.source import SourcePage
 from mindnlp_ocr.documents.stream import Begun, DocumentStream, PageRead
 from mindnlp_ocr.documents.writers import FORMATS, PagePicture, Writer
 from mindnlp_ocr.documents.writers.text import TextWriter
-from mindnlp_ocr.errors import PageError, SetupError
+from mindnlp_ocr.errors import PageError, SetupError, coded
 
 
 class Target(ABC):
@@ -33,8 +33,8 @@ class Target(ABC):
         """Return the writer of a document."""
 
     @abstractmethod
-    def end(self, name: str, error: str | None) -> None:
-        """End a document; ``error`` is its error or None."""
+    def end(self, name: str, error: str | None, error_code: str | None) -> None:
+        """End a document; ``error`` is its error or None, and ``error_code`` the code of this error."""
 
     @abstractmethod
     def close(self, **about: Any) -> None:
@@ -55,7 +55,7 @@ class OneTarget(Target):
 
     def __init__(self, format_name: str, path: str | None, heads: bool) -> None:
         if path is not None and Path(path).is_dir():
-            raise SetupError(f"--output {path} cannot be written (Is a directory): name a file")
+            raise SetupError(f"--output {path} cannot be written (Is a directory): name a file", code="output_unwritable")
         self._file = OutputFile(Path(path), "--output") if path is not None else None
         stream: BinaryIO = sys.stdout.buffer if self._file is None else self._file.stream
         self._writer = FORMATS[format_name](stream, heads=heads)
@@ -64,8 +64,8 @@ class OneTarget(Target):
     def writer(self, name: str) -> Writer:
         return self._writer
 
-    def end(self, name: str, error: str | None) -> None:
-        self._writer.end(error)
+    def end(self, name: str, error: str | None, error_code: str | None) -> None:
+        self._writer.end(error, error_code)
 
     def close(self, **about: Any) -> None:
         self._writer.finish(**about)
@@ -93,11 +93,11 @@ class FolderTarget(Target):
             self._open = file, self._format(file.stream)
         return self._open[1]
 
-    def end(self, name: str, error: str | None) -> None:
+    def end(self, name: str, error: str | None, error_code: str | None) -> None:
         assert self._open is not None
         (file, writer), self._open = self._open, None
         pages = writer.pages
-        writer.end(error)
+        writer.end(error, error_code)
         writer.close()
         if error is not None and pages == 0:
             file.discard()
@@ -173,10 +173,10 @@ def _read(
                 good &= _reported(event)
                 bar.update()
             else:
-                target.end(event.name, event.error)
+                target.end(event.name, event.error, event.error_code)
                 good &= event.error is None
                 if event.error is not None:
-                    tqdm.write(f"error: {event.name}: {event.error}", file=sys.stderr)
+                    tqdm.write(f"error: {event.name}: {coded(event.error, event.error_code)}", file=sys.stderr)
     return good
 
 
@@ -187,7 +187,7 @@ def _stream_page(reader: DocumentReader, name: str, source_page: SourcePage, tar
     assert isinstance(writer, TextWriter)
     page = reader.read_image(source_page.image, source_page.number, source_page.dpi, writer.piece)
     writer.page(page)
-    target.end(name, None)
+    target.end(name, None, None)
     for warning in source_page.warnings:
         _warn(f"{name}: {warning}")
     return _reported_page(name, page, "")
@@ -202,7 +202,7 @@ def _reported_page(name: str, page: Page, where: str) -> bool:
     for warning in page.warnings:
         _warn(f"{name}{where}: {warning}")
     if page.error is not None:
-        tqdm.write(f"error: {name}{where}: {page.error}", file=sys.stderr)
+        tqdm.write(f"error: {name}{where}: {coded(page.error, page.error_code)}", file=sys.stderr)
     return page.error is None
 
 
@@ -239,6 +239,6 @@ def _writing() -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
             reason = os.strerror(error.errno)
             raise SetupError(
-                f"the output cannot be written ({reason}): free some space, or write to another disk"
+                f"the output cannot be written ({reason}): free some space, or write to another disk", code="output_failed"
             ) from error
         raise

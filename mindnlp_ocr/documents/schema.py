@@ -82,6 +82,7 @@ class DocumentSummary(BaseModel):
     Attributes:
         text: the text of all pages, separated by a line break and a form feed; null if no page could be read.
         error: why the document, or some of its pages, could not be read; null if all pages were read.
+        error_code: identifier of the error; null if all pages were read.
         timings_ms: milliseconds that each stage took, summed over the pages.
         doubtful: whether any page is doubtful.
     """
@@ -90,6 +91,7 @@ class DocumentSummary(BaseModel):
 
     text: str | None
     error: str | None
+    error_code: str | None
     timings_ms: dict[str, float]
     doubtful: bool
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.errors import PageError, SetupError
 
 
 class PageSelection:
@@ -25,7 +25,9 @@ class PageSelection:
         first = int(match[1]) if match else 0
         last = None if match and match[2] and not match[3] else int(match[3]) if match and match[3] else first
         if first < 1 or (last is not None and last < first):
-            raise SetupError(f"--pages {self._text} is not a selection of pages: use numbers from 1, such as 1-3,7")
+            raise SetupError(
+                f"--pages {self._text} is not a selection of pages: use numbers from 1, such as 1-3,7", code="pages_invalid"
+            )
         return first, last
 
     def of(self, count: int) -> Iterator[int]:
@@ -33,3 +35,8 @@ class PageSelection:
         for index in range(count):
             if any(first <= index + 1 <= (last or count) for first, last in self._ranges):
                 yield index
+
+
+def none_selected(pages: int) -> PageError:
+    """Create the error for a document of which no page is selected."""
+    return PageError(f"none of its {pages} pages is selected: change --pages", code="pages_out_of_range")

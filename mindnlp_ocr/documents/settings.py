@@ -153,11 +153,20 @@ class DocumentSettings(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise SetupError(f"{path} cannot be used: {where}: {first['msg']}") from error
+            raise SetupError(f"{path} cannot be used: {where}: {first['msg']}", code="document_config_invalid") from error
         if settings.layout == "lines" and settings.lines is None:
-            raise SetupError(f"{path} cannot be used: layout is 'lines', but it has no settings for lines: add them")
+            raise SetupError(
+                f"{path} cannot be used: layout is 'lines', but it has no settings for lines: add them",
+                code="document_config_invalid",
+            )
         if settings.layout == "model" and settings.model_layout is None:
-            raise SetupError(f"{path} cannot be used: layout is 'model', but it has no model_layout: add it, {{}} suffices")
+            raise SetupError(
+                f"{path} cannot be used: layout is 'model', but it has no model_layout: add it, {{}} suffices",
+                code="document_config_invalid",
+            )
         if settings.model_layout and settings.model_layout.read_by == "lines" and settings.lines is None:
-            raise SetupError(f"{path} cannot be used: read_by is 'lines', but it has no settings for lines: add them")
+            raise SetupError(
+                f"{path} cannot be used: read_by is 'lines', but it has no settings for lines: add them",
+                code="document_config_invalid",
+            )
         return settings

@@ -96,7 +96,7 @@ class Source:
         if name == STANDARD_INPUT:
             content = sys.stdin.buffer.read()
             if not content:
-                raise PageError("standard input is empty: send a PDF or an image to it")
+                raise PageError("standard input is empty: send a PDF or an image to it", code="document_empty")
             return content
         path = Path(name.removeprefix("file://"))
         try:
@@ -104,12 +104,18 @@ class Source:
                 return path
             what = "a folder without documents" if path.is_dir() else "missing"
         except OSError as error:
-            raise PageError(f"{name[:60]}... cannot be opened ({error.strerror}): pass a PDF or an image") from error
+            raise PageError(
+                f"{name[:60]}... cannot be opened ({error.strerror}): pass a PDF or an image", code="file_unreadable"
+            ) from error
         if name.startswith(("http://", "https://")):
-            raise PageError(f"{name} is a web address: download it first, because this program opens only files")
+            raise PageError(
+                f"{name} is a web address: download it first, because this program opens only files", code="web_address"
+            )
         if name[:5].lower() == "data:":
-            raise PageError("a data URL was given: use a file, or send its bytes to standard input")
-        raise PageError(f"{path} is {what}: pass a PDF or an image file")
+            raise PageError(
+                "a data URL was given: use a file, or send its bytes to standard input", code="data_url_unsupported"
+            )
+        raise PageError(f"{path} is {what}: pass a PDF or an image file", code="file_missing")
 
     def _stream(self) -> Path | BytesIO:
         return BytesIO(self.content) if isinstance(self.content, bytes) else self.content
@@ -134,9 +140,11 @@ def _is_pdf(content: Path | bytes) -> bool:
         with content.open("rb") as file:
             return b"%PDF-" in file.read(PDF_HEAD)
     except PermissionError as error:
-        raise PageError(f"{content} may not be read ({error.strerror}): change its permissions") from error
+        raise PageError(
+            f"{content} may not be read ({error.strerror}): change its permissions", code="permission_denied"
+        ) from error
     except OSError as error:
-        raise PageError(f"{content} cannot be read ({error.strerror}): use another file") from error
+        raise PageError(f"{content} cannot be read ({error.strerror}): use another file", code="file_unreadable") from error
 
 
 def _dpi(image: Image.Image) -> float | None:
@@ -158,7 +166,9 @@ def expand(name: str) -> Iterator[str]:
         try:
             entries = sorted(entry.path for entry in os.scandir(name) if is_document(entry))
         except PermissionError as error:
-            raise SetupError(f"{name} may not be listed ({error.strerror}): change its permissions") from error
+            raise SetupError(
+                f"{name} may not be listed ({error.strerror}): change its permissions", code="permission_denied"
+            ) from error
         yield from entries or [name]
         return
     if not os.path.exists(name) and glob.has_magic(name):  # noqa: PTH110

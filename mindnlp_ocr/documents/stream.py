@@ -10,9 +10,9 @@ from mindnlp_ocr.documents.order import arranged
 from mindnlp_ocr.documents.pdf import DEFAULT_DPI
 from mindnlp_ocr.documents.reader import DocumentReader
 from mindnlp_ocr.documents.result import Document, Page
-from mindnlp_ocr.documents.selection import PageSelection
+from mindnlp_ocr.documents.selection import PageSelection, none_selected
 from mindnlp_ocr.documents.source import STANDARD_INPUT, Source, SourcePage
-from mindnlp_ocr.errors import PageError
+from mindnlp_ocr.errors import PageError, described
 
 TextLayer = Literal["ignore", "prefer", "only"]
 
@@ -36,10 +36,12 @@ class PageRead:
 
 @dataclass(frozen=True)
 class Ended:
-    """A document ended after its last page, or could not be opened; ``error`` contains the reason."""
+    """A document ended after its last page, or could not be opened; ``error`` contains the reason, and ``error_code`` its
+    identifier."""
 
     name: str
     error: str | None = None
+    error_code: str | None = None
 
 
 Event = Begun | PageRead | Ended
@@ -77,7 +79,7 @@ class DocumentStream:
                 try:
                     source = Source(name, self._dpi, self._password)
                 except PageError as error:
-                    plan.extend((Begun(name, 0), Ended(name, str(error))))
+                    plan.extend((Begun(name, 0), Ended(name, **described(error))))
                     continue
                 open_sources.append(source)
                 wanted = list(self._selection.of(source.pages))
@@ -85,8 +87,7 @@ class DocumentStream:
                 for index in wanted:
                     plan.append((name, source))
                     yield self._opener(source, index)
-                missing = None if wanted else f"none of its {source.pages} pages is selected: change --pages"
-                plan.append(Ended(name, missing))
+                plan.append(Ended(name, **described(None if wanted else none_selected(source.pages))))
 
         def until_page() -> Iterator[Event]:
             while plan and isinstance(event := plan[0], Begun | Ended):
@@ -121,13 +122,13 @@ class DocumentStream:
 
     def document(self, name: str) -> Document:
         """Read one document."""
-        pages, error = [], None
+        pages, end = [], Ended(name)
         for event in self.read([name]):
             if isinstance(event, PageRead):
                 pages.append(event.page)
             elif isinstance(event, Ended):
-                error = event.error
-        return Document(source=name, pages=tuple(pages), error=error)
+                end = event
+        return Document(source=name, pages=tuple(pages), error=end.error, error_code=end.error_code)
 
     def _opener(self, source: Source, index: int) -> Callable[[], SourcePage | Page]:
         return partial(open_page, source, index, self._text_layer)
@@ -142,7 +143,7 @@ def open_page(source: Source, index: int, text_layer: TextLayer = "ignore") -> S
     try:
         page = source.page(index, text_layer != "ignore")
     except PageError as error:
-        return Page(number=index + 1, error=str(error))
+        return Page(number=index + 1, **described(error))
     if text_layer == "ignore" or (text_layer == "prefer" and not page.text_layer):
         return page
     return Page(

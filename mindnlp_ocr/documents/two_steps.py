@@ -76,7 +76,8 @@ class TwoSteps:
         except ImportError as error:
             raise SetupError(
                 f"--layout model needs mineru-vl-utils, which cannot be imported ({error}): "
-                "run `pip install 'mindnlp-ocr[mineru]'`"
+                "run `pip install 'mindnlp-ocr[mineru]'`",
+                code="package_missing",
             ) from error
         self._settings = settings
         client = mineru.EngineVlmClient(model, batch_size, max_new_tokens, wanted, isolate_block_errors=True)
@@ -101,7 +102,7 @@ class TwoSteps:
         try:
             result = self._client(found).two_step_extract(image, scored=True)
         except ValueError as error:  # a RequestError of the library
-            raise PageError(f"the page could not be read in two steps: {error}") from error
+            raise PageError(f"the page could not be read in two steps: {error}", code="layout_failed") from error
         found.blocks = list(result)
         outputs = [result.layout_scored, *(block.get("scored") for block in result)]
         found.timings_ms = added(output.timings_ms for output in outputs if output is not None and output.timings_ms)
@@ -128,7 +129,7 @@ class TwoSteps:
 
         def review(page: Image.Image, blocks: list[Any], answer: "EngineOutput") -> list[Any]:
             if answer.fault is not None:
-                raise PageError(f"the layout of the page could not be read: {answer.fault}")
+                raise PageError(f"the layout of the page could not be read: {answer.fault}", code="layout_failed")
             return self._reviewed(page, blocks, answer, found.warnings)
 
         return self._new_client(review)

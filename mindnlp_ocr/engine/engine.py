@@ -65,7 +65,10 @@ class Engine:
         """
         with self.lock:
             if self._running:
-                raise SetupError(f"{what}: {len(self._running)} requests are running: wait until they end, or close them")
+                raise SetupError(
+                    f"{what}: {len(self._running)} requests are running: wait until they end, or close them",
+                    code="requests_running",
+                )
             yield
 
     def replace(self, backends: Backends, kv: KVSlots, manager: CacheManager | None) -> None:

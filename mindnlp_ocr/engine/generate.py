@@ -96,7 +96,8 @@ class Generation:
         if tokens >= self.max_length:
             raise PageError(
                 f"the prompt has {tokens} tokens, but a slot holds {self.max_length} with the answer: "
-                "raise --max-length or lower --max-pixels"
+                "raise --max-length or lower --max-pixels",
+                code="context_length_exceeded",
             )
         grids = [image.grid_thw for image in self.prompt.images]
         merge = self.config.vision.spatial_merge_size
@@ -104,7 +105,8 @@ class Generation:
         if (last := int(self.positions.ids.max())) >= self.config.max_position_embeddings:
             raise PageError(
                 f"the prompt reaches position {last}, but the checkpoint supports "
-                f"{self.config.max_position_embeddings}: shorten it"
+                f"{self.config.max_position_embeddings}: shorten it",
+                code="context_length_exceeded",
             )
         self.key = PrefixKey(self.base, self.prompt.token_ids, tuple(self._spans()))
         self.sampling.check_vocabulary(self.config.vocab_size)

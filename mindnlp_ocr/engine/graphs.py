@@ -171,7 +171,8 @@ class Graphs:
             yield
         except (RuntimeError, MemoryError) as error:
             raise self._ranks.failure(
-                f"MindSpore failed in {graph} ({native.explain(error)}): lower max_pixels or max_length"
+                f"MindSpore failed in {graph} ({native.explain(error)}): lower max_pixels or max_length",
+                code="mindspore_failed",
             ) from error
         if before is not None:
             self._compiled[key] = phases() - before
@@ -201,7 +202,8 @@ class Graphs:
         if needed and needed > (free := self._ranks.least(psutil.virtual_memory().available)):
             raise PageError(
                 f"an image of {patches} patches needs {needed / 2**30:.1f} GiB for its attention, but only "
-                f"{free / 2**30:.1f} GiB are free: lower --max-pixels, or use --attn flash"
+                f"{free / 2**30:.1f} GiB are free: lower --max-pixels, or use --attn flash",
+                code="attention_out_of_memory",
             )
         parts = 1 if len(images) == 1 else self.images_at_once  # a single image, or padded with empty ones
         packed = PackedImages(images, self._config.vision, bucket, parts, self.backends.vision.most_windows)

@@ -26,7 +26,9 @@ def overflowed(part: str, dtype: str) -> OverflowedError:
         "fp16": "the limit of float16 is 65504: use --dtype bf16 or fp32, and --kv-dtype bf16 with flash attention",
         "bf16": "use --dtype fp32, and --kv-dtype bf16 with flash attention",
     }.get(dtype, "check whether the checkpoint itself contains such values, and copy it again")
-    return OverflowedError(f"{part} produced values that are not finite (weights in {dtype}): {remedy}")
+    return OverflowedError(
+        f"{part} produced values that are not finite (weights in {dtype}): {remedy}", code="values_not_finite"
+    )
 
 
 def all_finite(x: Tensor) -> Tensor:

@@ -39,7 +39,8 @@ class PackedImages:
             room = windows_in(config, bucket, places, most)
             if len(ends) > room + 1:
                 raise PageError(
-                    f"images with {len(ends) - 1} windows, but attention supports at most {room}: lower --max-pixels"
+                    f"images with {len(ends) - 1} windows, but attention supports at most {room}: lower --max-pixels",
+                    code="image_windows_exceeded",
                 )
             self.cu_windows = padded_ends(ends, room)
 

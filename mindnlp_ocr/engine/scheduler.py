@@ -112,11 +112,12 @@ class Handle:
     def _fault(self, now: float) -> PageError | None:
         """Return the error if the request was cancelled or is past its deadline, else None."""
         if self._cancelled:
-            return PageError("the request was cancelled")
+            return PageError("the request was cancelled", code="request_cancelled")
         if now >= self._expires:
             return DeadlineError(
                 f"the request did not finish by its deadline of {self._seconds:g} s: set a later deadline, or try "
-                "again later"
+                "again later",
+                code="deadline_exceeded",
             )
         return None
 
@@ -150,12 +151,15 @@ class Scheduler:
         with self._changed:
             waiting, most, most_bytes = len(self._waiting), self.config.max_waiting, self.config.max_waiting_bytes
             if most is not None and waiting >= most:
-                raise QueueFullError(f"{waiting} requests wait, but max_waiting is {most}: try again later, or raise it")
+                raise QueueFullError(
+                    f"{waiting} requests wait, but max_waiting is {most}: try again later, or raise it", code="queue_full"
+                )
             held = sum(handle.bytes_waiting for handle in self._waiting)
             if most_bytes is not None and held and held + bytes_waiting > most_bytes:
                 raise QueueFullError(
                     f"the images of waiting requests take {held + bytes_waiting} bytes with this one, but "
-                    f"max_waiting_bytes is {most_bytes}: try again later, or raise it"
+                    f"max_waiting_bytes is {most_bytes}: try again later, or raise it",
+                    code="queue_full",
                 )
 
     def submit(
@@ -279,7 +283,10 @@ class Scheduler:
                 except Exception as error:  # after any exception, waiting threads must be released
                     logger.exception("a step of the engine failed")
                     self._fail_all(
-                        EngineError(f"a step of the engine failed ({type(error).__name__}: {error}): see the log")
+                        EngineError(
+                            f"a step of the engine failed ({type(error).__name__}: {error}): see the log",
+                            code="internal_error",
+                        )
                     )
                 with self._changed:
                     self._changed.wait_for(lambda: stopped.is_set() or self._busy(), timeout=1.0)

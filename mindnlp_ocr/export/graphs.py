@@ -35,7 +35,7 @@ class ExportedGraphs(Graphs):
         for entry in manifest.graphs:
             path = folder / entry.file
             if not path.exists() or sha256(path) != entry.sha256:
-                raise SetupError(f"{path} is missing or was changed: copy the exported folder again")
+                raise SetupError(f"{path} is missing or was changed: copy the exported folder again", code="export_damaged")
         self._start(config, manifest.max_length, backends)
         self._weights = {held.name: held for held in _read_parameters(folder, manifest)}
         self.attach(backends, kv)
@@ -52,7 +52,9 @@ class ExportedGraphs(Graphs):
         self._copy = self._runs("copy")
 
     def update(self, weights: Mapping[str, Any], changed: Collection[str]) -> None:
-        raise SetupError("an exported model has no adapter that can be changed: export one with --lora")
+        raise SetupError(
+            "an exported model has no adapter that can be changed: export one with --lora", code="export_adapter_fixed"
+        )
 
     def parameters(self) -> list[Parameter]:
         return list(self._weights.values())
@@ -74,7 +76,8 @@ class ExportedGraphs(Graphs):
                 return bucket
         what, remedy = ("patches", "lower max_pixels") if graph == "vision" else ("tokens", "shorten the prompt")
         raise PageError(
-            f"{size} {what}, but the exported {graph} graphs support at most {bucket}: {remedy}, or export larger ones"
+            f"{size} {what}, but the exported {graph} graphs support at most {bucket}: {remedy}, or export larger ones",
+            code="export_too_small",
         )
 
     def decode_bucket(self, segments: int) -> int:
@@ -114,11 +117,13 @@ def _read_parameters(folder: Path, manifest: Manifest) -> Iterable[Parameter]:
             if expected.get(key) != (array.shape, array.dtype.name):
                 raise SetupError(
                     f"{path}: {key} is {(array.shape, array.dtype.name)}, but export.json says {expected.get(key)}: "
-                    "copy the exported folder again"
+                    "copy the exported folder again",
+                    code="export_mixed",
                 )
             missing.discard(key)
             yield parameter(key, array)
     if missing:
         raise SetupError(
-            f"{folder} lacks {len(missing)} parameters, for example {min(missing)}: copy the exported folder again"
+            f"{folder} lacks {len(missing)} parameters, for example {min(missing)}: copy the exported folder again",
+            code="export_damaged",
         )

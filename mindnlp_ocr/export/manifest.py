@@ -80,17 +80,25 @@ class Manifest(_Model):
         raw = read_json(folder / FILE)
         again = "export the model again"
         if raw.get("format") != FORMAT:
-            raise SetupError(f"{folder / FILE} has format {raw.get('format')!r}, but this release reads {FORMAT!r}: {again}")
+            raise SetupError(
+                f"{folder / FILE} has format {raw.get('format')!r}, but this release reads {FORMAT!r}: {again}",
+                code="export_of_other_release",
+            )
         if raw.get("mindnlp_ocr") != __version__:
             raise SetupError(
-                f"{folder} was exported by mindnlp_ocr {raw.get('mindnlp_ocr')}, but this is {__version__}: {again}"
+                f"{folder} was exported by mindnlp_ocr {raw.get('mindnlp_ocr')}, but this is {__version__}: {again}",
+                code="export_of_other_release",
             )
         try:
             manifest = cls(**raw)
         except ValidationError as error:
             fault = error.errors()[0]
             where = ".".join(str(part) for part in fault["loc"])
-            raise SetupError(f"{folder / FILE} cannot be used: {where}: {fault['msg']}: {again}") from error
+            raise SetupError(
+                f"{folder / FILE} cannot be used: {where}: {fault['msg']}: {again}", code="export_damaged"
+            ) from error
         if missing := {"vision", "prefill", "decode"} - {entry.graph for entry in manifest.graphs}:
-            raise SetupError(f"{folder / FILE} lists no {' and no '.join(sorted(missing))} graph: {again}")
+            raise SetupError(
+                f"{folder / FILE} lists no {' and no '.join(sorted(missing))} graph: {again}", code="export_damaged"
+            )
         return manifest

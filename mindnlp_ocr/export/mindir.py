@@ -47,7 +47,8 @@ def write(cell: nn.Cell, inputs: Sequence[Tensor], path: Path) -> None:
             ms.export(cell, *inputs, file_name=f"{folder}/graph", file_format="MINDIR", custom_func=kept)
         except (RuntimeError, ValueError, TypeError) as error:
             raise SetupError(
-                f"MindSpore {ms.__version__} cannot export {path.stem} ({native.explain(error)}): report this error"
+                f"MindSpore {ms.__version__} cannot export {path.stem} ({native.explain(error)}): report this error",
+                code="mindspore_export_failed",
             ) from error
     _replace_library(graph, str(native.LIBRARY).encode(), LIBRARY)
     path.write_bytes(graph.SerializeToString(deterministic=True))
@@ -63,16 +64,24 @@ def load(path: Path, inputs: Mapping[str, Form], parameters: Mapping[str, Parame
     try:
         graph.ParseFromString(path.read_bytes())
     except (OSError, DecodeError) as error:
-        raise SetupError(f"{path} is missing or not a MindIR file ({error}): copy the exported folder again") from error
+        raise SetupError(
+            f"{path} is missing or not a MindIR file ({error}): copy the exported folder again", code="export_damaged"
+        ) from error
     found = {_short(value.name): _form(value.tensor[0]) for value in graph.graph.input if value.tensor}
     if found != dict(inputs):
-        raise SetupError(f"{path} takes {found}, but export.json says {dict(inputs)}: export the model again")
+        raise SetupError(
+            f"{path} takes {found}, but export.json says {dict(inputs)}: export the model again", code="export_mixed"
+        )
     for parameter in graph.graph.parameter:
         name, form = _short(parameter.name), _form(parameter)
         if name not in parameters:
-            raise SetupError(f"{path} needs {name}, which the folder does not contain: export the model again")
+            raise SetupError(
+                f"{path} needs {name}, which the folder does not contain: export the model again", code="export_mixed"
+            )
         if (held := form_of(parameters[name])) != form:
-            raise SetupError(f"{path} takes {name} as {form}, but the folder contains {held}: export the model again")
+            raise SetupError(
+                f"{path} takes {name} as {form}, but the folder contains {held}: export the model again", code="export_mixed"
+            )
     _replace_library(graph, LIBRARY, str(native.LIBRARY).encode())
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "graph.mindir"
@@ -81,7 +90,8 @@ def load(path: Path, inputs: Mapping[str, Form], parameters: Mapping[str, Parame
             cell = nn.GraphCell(ms.load(str(file)), params_init=dict(parameters))
         except (RuntimeError, ValueError, TypeError) as error:
             raise SetupError(
-                f"MindSpore {ms.__version__} cannot load {path} ({native.explain(error)}): export again with this release"
+                f"MindSpore {ms.__version__} cannot load {path} ({native.explain(error)}): export again with this release",
+                code="mindspore_load_failed",
             ) from error
     for name, own in cell.parameters_dict().items():
         own.set_data(parameters[name], slice_shape=True)  # replaces the graph's own copy

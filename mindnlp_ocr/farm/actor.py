@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mindnlp_ocr.documents.result import Page
-from mindnlp_ocr.errors import PageError, SetupError
+from mindnlp_ocr.errors import Described, PageError, SetupError, described
 from mindnlp_ocr.farm.alone import Begun, Item, Kind, alone
 from mindnlp_ocr.farm.assemble import assemble, wanting
 from mindnlp_ocr.farm.metrics import Metrics
@@ -39,6 +39,7 @@ class Account:
         seconds: duration of the task.
         actor: host and process id of the actor.
         stop: error that must stop the whole run, else None.
+        code: code of this error.
     """
 
     chunk: int
@@ -49,6 +50,7 @@ class Account:
     seconds: float = 0.0
     actor: str = ""
     stop: str | None = None
+    code: str = ""
 
 
 # Planning
@@ -72,17 +74,17 @@ def plan_chunks(chunks: Sequence[int], settings: FarmSettings) -> Iterator[tuple
 def _planned(store: Store, number: int, settings: FarmSettings) -> Plan:
     started = Started(store, f"plan-{number:06}", settings.run)
 
-    def count(documents: Sequence[Document]) -> Iterator[int | str]:
+    def count(documents: Sequence[Document]) -> Iterator[int | PageError]:
         if started.begin():
             items = [(document.name, document.place, 0) for document in documents]
             for outcome in _one_by_one("count", items, settings, started):
-                yield str(outcome) if isinstance(outcome, PageError) else int(outcome)
+                yield outcome if isinstance(outcome, PageError) else int(outcome)
             return
         for document in documents:
             try:
                 yield count_pages(document.name, document.place, settings)
             except PageError as error:
-                yield str(error)
+                yield error
 
     plan = plan_of(store, number, settings, count)
     started.end()
@@ -123,19 +125,21 @@ class TaskReader:
                 self._read(plan, account)
             self._finish(plan, account)
         except SetupError as error:
-            account.stop = str(error)
+            account.stop, account.code = str(error), error.code
         except OSError as error:
             place = self._settings.output
             fault = SetupError(
-                f"{place} cannot be written or read ({error}): solve the problem, and run the same command again"
+                f"{place} cannot be written or read ({error}): solve the problem, and run the same command again",
+                code="output_failed",
             )
-            account.stop = str(fault)
+            account.stop, account.code = str(fault), fault.code
         except Exception as error:  # an internal error, for which Ray would repeat the task forever
             traceback.print_exc()
             fault = SetupError(
-                f"task {number}-{task} failed ({type(error).__name__}: {error}): report it, with its actor's log"
+                f"task {number}-{task} failed ({type(error).__name__}: {error}): report it, with its actor's log",
+                code="internal_error",
             )
-            account.stop = str(fault)
+            account.stop, account.code = str(fault), fault.code
         account.seconds = time.perf_counter() - start
         self._metrics.add(account.pages, len(account.failures), account.seconds)
         return account
@@ -183,7 +187,7 @@ class TaskReader:
         items = [(document.name, document.place, index) for document, numbers in ranges for index in numbers]
         outcomes = _one_by_one("read", items, self._settings, started)
         return [
-            Page(number=index + 1, error=str(outcome))
+            Page(number=index + 1, **described(outcome))
             if isinstance(outcome, PageError)
             else Page.model_validate_json(outcome)
             for (_, _, index), outcome in zip(items, outcomes, strict=True)
@@ -200,7 +204,7 @@ class TaskReader:
                 assemble(self._store, self._settings, number, plan, index)
                 self._store.remove(note)
             except PageError as error:
-                account.failures.append({"path": plan.documents[index].name, "page": None, "error": str(error)})
+                account.failures.append({"path": plan.documents[index].name, "page": None, **described(error)})
                 self._store.write(note, json.dumps(account.failures[-1:]).encode())
 
 
@@ -208,13 +212,15 @@ def _rows(ranges: Sequence[tuple[Document, Sequence[int]]], pages: Sequence[Page
     rows, remaining = [], iter(pages)
     for document, numbers in ranges:
         if document.error is not None:
-            rows.append(Row(document.name, None, document.error))
-            account.failures.append({"path": document.name, "page": None, "error": document.error})
+            fault = Described(error=document.error, error_code=document.error_code)
+            rows.append(Row(document.name, None, **fault))
+            account.failures.append({"path": document.name, "page": None, **fault})
         for _ in numbers:
             page = next(remaining)
             rows.append(Row(document.name, page))
             account.pages += 1
             account.warnings += [f"{document.name} page {page.number}: {warning}" for warning in page.warnings]
             if page.error is not None:
-                account.failures.append({"path": document.name, "page": page.number, "error": page.error})
+                fault = Described(error=page.error, error_code=page.error_code)
+                account.failures.append({"path": document.name, "page": page.number, **fault})
     return rows

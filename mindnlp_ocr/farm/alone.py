@@ -47,7 +47,7 @@ def alone(kind: Kind, items: Sequence[Item], settings: FarmSettings, given_up: d
     number, tries = 0, 0
     while number < len(items):
         if number in given_up:
-            yield PageError(given_up[number])
+            yield PageError(given_up[number], code="page_crashed")
             number += 1
             continue
         stop = next((n for n in range(number, len(items)) if n in given_up), len(items))
@@ -57,16 +57,17 @@ def alone(kind: Kind, items: Sequence[Item], settings: FarmSettings, given_up: d
                 yield Begun(number)
                 process.go_on()
             elif "setup" in line:
-                raise SetupError(line["setup"])
+                raise SetupError(line["setup"], code=line["code"])
             else:
-                yield line["result"] if "result" in line else PageError(line["error"])
+                yield line["result"] if "result" in line else PageError(line["error"], code=line["code"])
                 number, tries = number + 1, 0
         if number < stop:
             tries += 1
             if tries == TRIES:
                 yield PageError(
                     f"{process.end()} ended the process that worked only on this page, {TRIES} times: leave the page out, "
-                    "or give its reader more memory"
+                    "or give its reader more memory",
+                    code="page_crashed",
                 )
                 number, tries = number + 1, 0
 
@@ -132,7 +133,7 @@ def main() -> None:
         try:
             reader = settings.new_reader() if kind == "read" else None
         except SetupError as error:
-            answer(setup=str(error))
+            answer(setup=str(error), code=error.code)
             return
         for name, place, index in items:
             answer(begun=True)
@@ -143,9 +144,10 @@ def main() -> None:
                 else:
                     answer(result=_page(reader, name, place, index))
             except PageError as error:
-                answer(error=str(error))
+                answer(error=str(error), code=error.code)
             except Exception as error:
-                answer(error=str(PageError(f"{type(error).__name__}: {error}: see the worker's log")))
+                fault = PageError(f"{type(error).__name__}: {error}: see the worker's log", code="internal_error")
+                answer(error=str(fault), code=fault.code)
 
 
 def _page(reader: Any, name: str, place: str, index: int) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from uuid import uuid4
 
 from mindnlp_ocr.cluster.on_ray import absolute, for_workers, needs_card
-from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.errors import SetupError, coded
 from mindnlp_ocr.farm.inputs import documents
 from mindnlp_ocr.farm.options import check_farm, parser
 from mindnlp_ocr.farm.run import Workers, run
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None, reader: str = READER) -> int:
             farm_settings(arguments, reader), documents(arguments.inputs), _workers(arguments), arguments.cost_per_hour
         )
     except SetupError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {coded(error, error.code)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped: finished pages are kept, run the same command to continue", file=sys.stderr)

@@ -20,7 +20,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from mindnlp_ocr.documents.result import Page
-from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.errors import SetupError, coded
 from mindnlp_ocr.farm.alone import ENVIRONMENT
 from mindnlp_ocr.farm.settings import FarmSettings, Wanted
 
@@ -107,7 +107,8 @@ def _reader(settings: FarmSettings, rank: int) -> Any:
     if reader.finds_blocks:
         raise SetupError(
             "a model in parts cannot find the blocks of pages, because their requests have no fixed order: use --layout "
-            "lines or page"
+            "lines or page",
+            code="blocks_in_parts",
         )
     return reader
 
@@ -138,7 +139,7 @@ def main() -> None:
             for _ in reader.read(wanted.get()):
                 pass
     except SetupError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {coded(error, error.code)}", file=sys.stderr, flush=True)
         time.sleep(SETUP_SECONDS)
         sys.exit(2)
 

@@ -55,7 +55,7 @@ def _listed(name: str) -> Iterator[str]:
             lines = _split(stream)
             yield from _lines(lines) if kind == ".txt" else _references(name, lines)
     except OSError as error:
-        raise SetupError(f"the list {name} cannot be read ({error}): use another file") from error
+        raise SetupError(f"the list {name} cannot be read ({error}): use another file", code="file_unreadable") from error
 
 
 def _split(stream: Any) -> Iterator[bytes]:
@@ -75,7 +75,8 @@ def _references(name: str, lines: Iterator[bytes]) -> Iterator[str]:
             (column,) = [column for column in COLUMNS if column in row][:1]
         except (ValueError, TypeError) as error:
             raise SetupError(
-                f'line {number} of {name} is not a reference: use a line such as {{"path": "scan.pdf"}}, or "uri"'
+                f'line {number} of {name} is not a reference: use a line such as {{"path": "scan.pdf"}}, or "uri"',
+                code="list_invalid",
             ) from error
         yield str(row[column])
 
@@ -87,10 +88,12 @@ def _rows(name: str, file: Any) -> Iterator[str]:
     try:
         table = parquet.ParquetFile(file)
     except pyarrow.ArrowInvalid as error:
-        raise SetupError(f"{name} is not a Parquet file ({error}): write it again") from error
+        raise SetupError(f"{name} is not a Parquet file ({error}): write it again", code="list_invalid") from error
     columns = [column for column in COLUMNS if column in table.schema_arrow.names]
     if not columns:
-        raise SetupError(f"{name} has no column path or uri, only {', '.join(table.schema_arrow.names)}: rename one")
+        raise SetupError(
+            f"{name} has no column path or uri, only {', '.join(table.schema_arrow.names)}: rename one", code="list_invalid"
+        )
     for batch in table.iter_batches(columns=columns[:1]):
         yield from (str(value) for value in batch.column(0).to_pylist())
 
@@ -114,7 +117,9 @@ def _remote(uri: str) -> Iterator[str]:
             return
         found = sorted(entry.path for entry in system.get_file_info(fs.FileSelector(path)) if entry.type == fs.FileType.File)
     except OSError as error:
-        raise SetupError(f"{uri} cannot be listed ({error}): check its name and your credentials") from error
+        raise SetupError(
+            f"{uri} cannot be listed ({error}): check its name and your credentials", code="listing_failed"
+        ) from error
     names = [posixpath.basename(entry) for entry in found if Path(entry).suffix.lower() in SUFFIXES]
     yield from [f"{place.rstrip('/')}/{name}{mark}{query}" for name in names] or [uri]
 
@@ -131,5 +136,7 @@ def _matched(uri: str) -> Iterator[str]:
     try:
         found = sorted(ArrowFSWrapper(system).glob(base + pattern))
     except OSError as error:
-        raise SetupError(f"{uri} cannot be listed ({error}): check its name and your credentials") from error
+        raise SetupError(
+            f"{uri} cannot be listed ({error}): check its name and your credentials", code="listing_failed"
+        ) from error
     yield from [f"{head}{path[len(base) :]}{mark}{query}" for path in found] or [uri]

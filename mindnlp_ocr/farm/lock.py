@@ -38,7 +38,8 @@ class Lock:
         if self.taken is not None:
             raise SetupError(
                 f"{output} was taken over by {self.taken}, because this run sent no heartbeat for too long: "
-                "let the other run finish"
+                "let the other run finish",
+                code="output_taken_over",
             )
 
 
@@ -64,7 +65,8 @@ def _owner() -> dict[str, Any]:
 
 def _refusal(output: str, owner: dict[str, Any]) -> SetupError:
     return SetupError(
-        f"{output} is being written by another run ({_named(owner)}): wait until it ends, or use another --output"
+        f"{output} is being written by another run ({_named(owner)}): wait until it ends, or use another --output",
+        code="output_in_use",
     )
 
 

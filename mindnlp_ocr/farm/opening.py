@@ -48,5 +48,7 @@ def _downloaded(name: str, folder: Path) -> Path:
         with system.open_input_stream(path) as stream, target.open("wb") as file:
             shutil.copyfileobj(stream, file, 1 << 20)
     except (OSError, SetupError) as error:
-        raise PageError(f"{name} cannot be downloaded ({error}): check its name and your credentials") from error
+        raise PageError(
+            f"{name} cannot be downloaded ({error}): check its name and your credentials", code="download_failed"
+        ) from error
     return target

@@ -78,8 +78,8 @@ def check_farm(arguments: argparse.Namespace) -> None:
     for name in ("actors", "pages_per_task", "tensor_parallel"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
-            raise SetupError(f"--{name.replace('_', '-')} is {value}: use 1 or more")
+            raise SetupError(f"--{name.replace('_', '-')} is {value}: use 1 or more", code="not_positive")
     if arguments.cpus_per_actor <= 0:
-        raise SetupError(f"--cpus-per-actor is {arguments.cpus_per_actor:g}: use more than 0")
+        raise SetupError(f"--cpus-per-actor is {arguments.cpus_per_actor:g}: use more than 0", code="not_positive")
     if arguments.threads is not None:
-        raise SetupError("--threads is set by --cpus-per-actor in a farm: leave it out")
+        raise SetupError("--threads is set by --cpus-per-actor in a farm: leave it out", code="options_conflict")

@@ -16,11 +16,13 @@ class Row(NamedTuple):
         path: name of the document.
         page: the page; None for a document that could not be opened.
         error: error of the document; the error of a page is an attribute of the page.
+        error_code: identifier of this error.
     """
 
     path: str
     page: Page | None
     error: str | None = None
+    error_code: str | None = None
 
 
 def schema() -> Any:
@@ -28,7 +30,8 @@ def schema() -> Any:
     import pyarrow as pa
 
     text = pa.string()
-    return pa.schema([("path", text), ("page", pa.int32()), ("text", text), ("error", text), ("json", text)])
+    columns = {"path": text, "page": pa.int32(), "text": text, "error": text, "error_code": text, "json": text}
+    return pa.schema(list(columns.items()))
 
 
 def encode(rows: Iterable[Row]) -> bytes:
@@ -46,19 +49,20 @@ def decode(content: bytes) -> Iterator[Row]:
     """Yield the rows of a file."""
     from pyarrow import parquet
 
-    for batch in parquet.ParquetFile(io.BytesIO(content)).iter_batches(columns=["path", "error", "json"]):
+    for batch in parquet.ParquetFile(io.BytesIO(content)).iter_batches(columns=["path", "error", "error_code", "json"]):
         for columns in batch.to_pylist():
             page = None if columns["json"] is None else _page(json.loads(columns["json"]))
-            yield Row(columns["path"], page, columns["error"])
+            yield Row(columns["path"], page, columns["error"], columns.get("error_code"))
 
 
 def _columns(row: Row) -> dict[str, Any]:
     path = row.path.encode(errors="replace").decode()  # names of files may not be UTF-8
     if row.page is None:
-        return {"path": path, "page": None, "text": None, "error": row.error, "json": None}
+        return {"path": path, "page": None, "text": None, "error": row.error, "error_code": row.error_code, "json": None}
     page = PageResult.of(row.page.model_copy(update={"timings_ms": {}}))
     text = None if page.error is not None else page.text
-    return {"path": path, "page": page.number, "text": text, "error": page.error, "json": page.model_dump_json()}
+    error = {"error": page.error, "error_code": page.error_code}
+    return {"path": path, "page": page.number, "text": text, **error, "json": page.model_dump_json()}
 
 
 def _page(result: dict[str, Any]) -> Page:

@@ -13,9 +13,9 @@ from itertools import islice
 
 from mindnlp_ocr.cluster.on_ray import absolute
 from mindnlp_ocr.documents.files import OutputNames
-from mindnlp_ocr.documents.selection import PageSelection
+from mindnlp_ocr.documents.selection import PageSelection, none_selected
 from mindnlp_ocr.documents.writers import FORMATS
-from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.errors import PageError, SetupError, described
 from mindnlp_ocr.farm.settings import FOLDER, FarmSettings
 from mindnlp_ocr.farm.store import Store
 
@@ -33,6 +33,7 @@ class Document:
         output: name of its output file; None for Parquet output.
         pages: number of pages.
         error: reason why it cannot be opened or has no selected page, else None.
+        error_code: identifier of this error.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Document:
     output: str | None = None
     pages: int = 0
     error: str | None = None
+    error_code: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,8 @@ def _named(names: Iterable[str], settings: FarmSettings, outputs: dict[str, str]
         document = Document(name, absolute(name), output)
         if outputs.get(output, document.place) != document.place:
             raise SetupError(
-                f"{output} contains the text of {outputs[output]}, but {name} would be written to it: use another --output"
+                f"{output} contains the text of {outputs[output]}, but {name} would be written to it: use another --output",
+                code="output_names_collide",
             )
         yield document
 
@@ -138,8 +141,8 @@ def _digest(place: str) -> bytes:
 # Plans
 
 Count = Callable[
-    [Sequence[Document]], Iterable[int | str]
-]  # numbers of pages, or an error message for a document that cannot be opened
+    [Sequence[Document]], Iterable[int | PageError]
+]  # numbers of pages, or the error of a document that cannot be opened
 
 
 def plan_of(store: Store, number: int, settings: FarmSettings, count: Count) -> Plan:
@@ -164,11 +167,11 @@ def make_plan(documents: Sequence[Document], settings: FarmSettings, count: Coun
     tasks: list[list[Range]] = []
     room = 0
     for index, (document, found) in enumerate(zip(documents, count(documents), strict=True)):
-        pages, error = (0, found) if isinstance(found, str) else (found, None)
+        pages, error = (0, found) if isinstance(found, PageError) else (found, None)
         wanted = len(list(selection.of(pages)))
         if error is None and not wanted:
-            error = f"none of its {pages} pages is selected: change --pages"
-        opened.append(replace(document, pages=pages, error=error))
+            error = none_selected(pages)
+        opened.append(replace(document, pages=pages, **described(error)))
         start = 0
         while start < wanted or (start == 0 and not wanted):
             if room == 0:

@@ -8,7 +8,7 @@ from typing import Any
 from mindnlp_ocr.documents.result import Page
 from mindnlp_ocr.documents.source import Source, SourcePage
 from mindnlp_ocr.documents.stream import open_page
-from mindnlp_ocr.errors import PageError
+from mindnlp_ocr.errors import PageError, described
 from mindnlp_ocr.farm.opening import opened
 from mindnlp_ocr.farm.settings import FarmSettings, Wanted
 
@@ -61,7 +61,7 @@ class _Document:
         self._name, self._place, self._settings = name, place, settings
         self._open = ExitStack()
         self._source: Source | None = None
-        self._error: str | None = None
+        self._error: PageError | None = None
 
     def opener(self, index: int) -> Callable[[], SourcePage | Page]:
         """Return a function that opens a page."""
@@ -71,9 +71,9 @@ class _Document:
                 try:
                     self._source = self._open.enter_context(opened(self._name, self._place, self._settings))
                 except PageError as error:
-                    self._error = str(error)
+                    self._error = error
             if self._source is None:
-                return Page(number=index + 1, error=self._error)
+                return Page(number=index + 1, **described(self._error))
             return open_page(self._source, index, self._settings.arguments["text_layer"])
 
         return page

@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mindnlp_ocr.errors import coded
 from mindnlp_ocr.farm.settings import FOLDER
 from mindnlp_ocr.farm.store import Store
 
@@ -103,7 +104,7 @@ class Progress:
             tqdm.write(f"warning: {warning}", file=sys.stderr)
         for failure in account["failures"]:
             where = f" page {failure['page']}" if failure["page"] else ""
-            tqdm.write(f"error: {failure['path']}{where}: {failure['error']}", file=sys.stderr)
+            tqdm.write(f"error: {failure['path']}{where}: {coded(failure['error'], failure['error_code'])}", file=sys.stderr)
         self._bar.update(account["pages"])
 
     def close(self) -> None:
@@ -115,5 +116,6 @@ def failures(store: Store) -> Counter[str]:
     causes: Counter[str] = Counter()
     for name in store.names(FAILED):
         for failure in json.loads(store.read(f"{FAILED}/{name}")):
-            causes[re.sub(r"\d+", "N", failure["error"].replace(failure["path"], "..."))] += 1
+            message = re.sub(r"\d+", "N", failure["error"].replace(failure["path"], "..."))
+            causes[coded(message, failure.get("error_code"))] += 1  # which older releases do not note
     return causes

@@ -63,7 +63,9 @@ def run(settings: FarmSettings, names: Iterable[str], workers: Workers, cost_per
             report.failures = failures(store)
             store.write(f"{FOLDER}/runs/{settings.run}.json", json.dumps(report.as_dict(), indent=2).encode())
     except OSError as error:
-        raise SetupError(f"--output {settings.output} cannot be written or read ({error}): name another place") from error
+        raise SetupError(
+            f"--output {settings.output} cannot be written or read ({error}): name another place", code="output_unwritable"
+        ) from error
     return report
 
 
@@ -73,7 +75,7 @@ def _read(settings: FarmSettings, chunks: int, workers: Workers, report: Report,
     try:
         for account in _accounts(settings, chunks, workers):
             if account["stop"] is not None:
-                raise SetupError(account["stop"])
+                raise SetupError(account["stop"], code=account["code"])
             lock.check(settings.output)
             now = time.perf_counter()
             if first is None:
@@ -138,7 +140,9 @@ def _accounts(settings: FarmSettings, chunks: int, workers: Workers) -> Iterator
             yield from map(json.loads, batch["account"])
     except (ray.exceptions.RayError, RuntimeError) as error:
         last = str(error).strip().splitlines()[-1]
-        raise SetupError(f"the farm stopped ({last}): finished pages are kept, run the same command to continue") from error
+        raise SetupError(
+            f"the farm stopped ({last}): finished pages are kept, run the same command to continue", code="farm_stopped"
+        ) from error
 
 
 def _actors(workers: Workers) -> int:
@@ -152,7 +156,8 @@ def _actors(workers: Workers) -> int:
     if room < 1:
         raise SetupError(
             f"an actor needs {workers.cpus:g} CPUs and {workers.npus} NPUs, but the cluster has {there.get('CPU', 0):g} and "
-            f"{there.get('NPU', 0):g}: lower --cpus-per-actor, or start Ray where the cards are"
+            f"{there.get('NPU', 0):g}: lower --cpus-per-actor, or start Ray where the cards are",
+            code="ray_resources_missing",
         )
     return workers.actors or int(min(room, 1e6))
 
@@ -176,7 +181,8 @@ def check_settings(store: Store, settings: FarmSettings) -> None:
         if before.get(option) != value:
             raise SetupError(
                 f"{settings.output} was started with {option} {before.get(option)}, but {option} is now {value}: "
-                "use another --output, or the original options"
+                "use another --output, or the original options",
+                code="output_settings_differ",
             )
 
 
@@ -187,4 +193,4 @@ def _check_ray() -> None:
     try:
         import ray.data  # noqa: F401
     except ImportError as error:
-        raise SetupError(f"a farm needs Ray ({error}): pip install 'mindnlp-ocr[ray]'") from error
+        raise SetupError(f"a farm needs Ray ({error}): pip install 'mindnlp-ocr[ray]'", code="package_missing") from error

@@ -34,7 +34,8 @@ def file_system(uri: str) -> tuple[Any, str]:
             other, path = fsspec.core.url_to_fs(uri)
         except (ImportError, OSError, ValueError):
             raise SetupError(
-                f"{uri} cannot be opened ({error}): pass a path, file:// or s3://, or install its fsspec package"
+                f"{uri} cannot be opened ({error}): pass a path, file:// or s3://, or install its fsspec package",
+                code="address_unsupported",
             ) from error
         system = fs.PyFileSystem(fs.FSSpecHandler(other))
     return system, path

@@ -27,7 +27,7 @@ def register_attention(name: str = "mindnlp_ocr_flash") -> str:
     """
     built, reason = native.available()
     if not built:
-        raise SetupError(f"register_attention: {reason}")
+        raise SetupError(f"register_attention: {reason}", code="operators_missing")
     import_mindnlp()
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
@@ -46,13 +46,17 @@ def _live_keys(
     if mask_function is not causal_mask_function or kv_offset:
         raise SetupError(
             "attention of mindnlp_ocr: packed sequences and sliding windows are not supported: pass an attention_mask "
-            "with one sequence in each row, or use attn_implementation='eager'"
+            "with one sequence in each row, or use attn_implementation='eager'",
+            code="attention_unsupported",
         )
     seen = int(cache_position[-1]) + 1
     if attention_mask is None:
         return None if seen == kv_length else np.ones((1, seen), np.bool_)  # the cache is longer than its contents
     if attention_mask.ndim != 2:
-        raise SetupError(f"attention of mindnlp_ocr: the mask has {attention_mask.ndim} dimensions: use [batch, keys]")
+        raise SetupError(
+            f"attention of mindnlp_ocr: the mask has {attention_mask.ndim} dimensions: use [batch, keys]",
+            code="attention_mask_unsupported",
+        )
     mask = attention_mask.asnumpy().astype(np.bool_)[:, :seen]
     return None if mask.all() and seen == kv_length else mask
 
@@ -86,11 +90,17 @@ class _Attention:
 
         refused = {"dropout": dropout, "sliding_window": sliding_window, "softcap": options.get("softcap")}
         if given := [f"{name}={value}" for name, value in refused.items() if value]:
-            raise SetupError(f"attention {self.name!r} does not support {given[0]}: use attn_implementation='eager'")
+            raise SetupError(
+                f"attention {self.name!r} does not support {given[0]}: use attn_implementation='eager'",
+                code="attention_unsupported",
+            )
         # Convert through NumPy: our operators' results for mindnlp's tensors are not accepted by mindnlp's own operators.
         q, k, v = (np.asarray(x.asnumpy()) for x in (query, key, value))
         if attention_mask is not None and not isinstance(attention_mask, np.ndarray):
-            raise SetupError(f"attention {self.name!r} creates its own mask: pass the model one of shape [batch, keys]")
+            raise SetupError(
+                f"attention {self.name!r} creates its own mask: pass the model one of shape [batch, keys]",
+                code="attention_mask_unsupported",
+            )
         if scaling is not None:
             q = q * np.asarray(scaling * q.shape[-1] ** 0.5, q.dtype)  # the operator itself divides by the square root
         if is_causal if is_causal is not None else getattr(module, "is_causal", True):
@@ -102,7 +112,10 @@ class _Attention:
     def _full(self, q: Array, k: Array, v: Array, mask: Array | None) -> Array:
         """Full attention: every token attends to every key, as for the patches of an image."""
         if mask is not None or q.shape[2] != k.shape[2]:
-            raise SetupError(f"attention {self.name!r}: only causal attention supports padding, or more keys than tokens")
+            raise SetupError(
+                f"attention {self.name!r}: only causal attention supports padding, or more keys than tokens",
+                code="attention_mask_unsupported",
+            )
         return np.stack([
             self._vision(*(_tensor(x[row].swapaxes(0, 1)) for x in (q, k, v)), _integers(0, q.shape[2])).asnumpy()
             for row in range(len(q))

@@ -43,7 +43,8 @@ class MindNLPCheckpoint(Checkpoint):
         config = getattr(model, "config", None)
         if not hasattr(model, "named_parameters") or not hasattr(config, "to_json_string"):
             raise SetupError(
-                f"from_mindnlp: {type(model).__name__} is not a mindnlp model: pass a Qwen2VLForConditionalGeneration"
+                f"from_mindnlp: {type(model).__name__} is not a mindnlp model: pass a Qwen2VLForConditionalGeneration",
+                code="mindnlp_model_invalid",
             )
         self._model = model
         origin = processor if processor is not None else getattr(model, "name_or_path", "")
@@ -52,7 +53,8 @@ class MindNLPCheckpoint(Checkpoint):
         if missing := [name for name in PROCESSOR_FILES if not (self._processor / name).is_file()]:
             raise SetupError(
                 f"from_mindnlp: {self._processor} contains no {' and no '.join(missing)}: pass processor=FOLDER, the "
-                "published folder of the checkpoint"
+                "published folder of the checkpoint",
+                code="mindnlp_processor_incomplete",
             )
 
     @contextmanager
@@ -107,7 +109,10 @@ class MindNLPWeights(StoredWeights):
         """Return a view of a tensor on a CPU, or a copy of a tensor on another device."""
         tensor = self._tensors[name]
         if not hasattr(tensor, "asnumpy"):
-            raise SetupError(f"from_mindnlp: {name} is a {type(tensor).__name__}, not a MindSpore tensor: load with mindnlp")
+            raise SetupError(
+                f"from_mindnlp: {name} is a {type(tensor).__name__}, not a MindSpore tensor: load with mindnlp",
+                code="mindnlp_model_invalid",
+            )
         return own_bfloat16(tensor.asnumpy())
 
     def __getitem__(self, name: str) -> Source:

@@ -23,7 +23,7 @@ def import_mindnlp() -> None:
         SetupError: mindnlp is not installed.
     """
     if importlib.util.find_spec("mindnlp") is None:
-        raise SetupError("mindnlp is not installed: run `pip install 'mindnlp-ocr[mindnlp]'`")
+        raise SetupError("mindnlp is not installed: run `pip install 'mindnlp-ocr[mindnlp]'`", code="package_missing")
     missing = object()
     onnxruntime = sys.modules.get("onnxruntime", missing)
     sys.modules["onnxruntime"] = None  # type: ignore[assignment]

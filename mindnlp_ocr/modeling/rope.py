@@ -62,14 +62,19 @@ def mrope_positions(
         size = frames * rows * columns
         ahead = int(np.argmax(is_image[index:])) if is_image[index:].any() else -1
         if ahead < 0 or not is_image[index + ahead : index + ahead + size].all() or index + ahead + size > len(token_ids):
-            raise PageError(f"the prompt has no {size} image tokens for an image of {rows} x {columns}")
+            raise PageError(
+                f"the prompt has no {size} image tokens for an image of {rows} x {columns}", code="image_tokens_mismatch"
+            )
         parts.append(_text(start, ahead))
         start += ahead
         parts.append(start + np.indices((frames, rows, columns), np.int32).reshape(3, size))
         start += max(frames, rows, columns)
         index += ahead + size
     if is_image[index:].any():
-        raise PageError(f"the prompt has {int(is_image[index:].sum())} more image tokens than its images need")
+        raise PageError(
+            f"the prompt has {int(is_image[index:].sum())} more image tokens than its images need",
+            code="image_tokens_mismatch",
+        )
     parts.append(_text(start, len(token_ids) - index))
     start += len(token_ids) - index
     return MRopePositions(np.concatenate(parts, 1).astype(np.int32), start - len(token_ids))

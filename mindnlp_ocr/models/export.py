@@ -50,7 +50,9 @@ def export_model(
     """
     replaced = target.is_dir() and ((target / FILE).exists() or not any(target.iterdir()))
     if target.exists() and not (force and replaced):
-        raise SetupError(f"{target} exists: name another folder, or add --force, which replaces an exported one")
+        raise SetupError(
+            f"{target} exists: name another folder, or add --force, which replaces an exported one", code="target_exists"
+        )
     device = Device.parse(device)
     if device.kind == "GPU":
         device.check()
@@ -59,7 +61,7 @@ def export_model(
     config = network.config
     patch, merged = config.vision.patch_size**2, config.vision.spatial_merge_size**2
     if odd := [size for size in vision_patches if size < merged or size % merged]:
-        raise SetupError(f"vision_patches contains {odd[0]}: use multiples of {merged}")
+        raise SetupError(f"vision_patches contains {odd[0]}: use multiples of {merged}", code="vision_patches_invalid")
     limits = limits or Limits()
     if vision_patches:
         largest = max(vision_patches) * patch
@@ -109,7 +111,7 @@ def export_model(
 def _implementation(device: Device, asked: Attention) -> Implementation:
     """Return the requested implementation. Whether an Ascend device supports it is checked when the graphs are loaded."""
     if asked == "flash" and device.kind == "CPU" and not native.available()[0]:
-        raise SetupError(f"flash attention is required: {native.available()[1]}: use --attn eager")
+        raise SetupError(f"flash attention is required: {native.available()[1]}: use --attn eager", code="flash_unavailable")
     if asked == "auto":
         return "flash" if device.kind == "CPU" and native.available()[0] else "eager"
     return asked

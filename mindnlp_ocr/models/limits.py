@@ -50,7 +50,7 @@ def longest_answer(folder: Path, asked: int | None) -> int:
         asked = read_json(path).get("max_new_tokens")
     limit = DEFAULT_MAX_NEW_TOKENS if asked is None else asked
     if not isinstance(limit, int) or limit < 1:
-        raise SetupError(f"max_new_tokens is {limit!r}: use 1 or more")
+        raise SetupError(f"max_new_tokens is {limit!r}: use 1 or more", code="not_positive")
     return limit
 
 
@@ -62,7 +62,7 @@ def slot_length(
     longest = config.max_position_embeddings
     if asked is not None:
         if not MIN_TOKENS <= asked <= MAX_LENGTH:
-            raise SetupError(f"max_length is {asked}: use {MIN_TOKENS} to {MAX_LENGTH}")
+            raise SetupError(f"max_length is {asked}: use {MIN_TOKENS} to {MAX_LENGTH}", code="max_length_out_of_range")
         return asked
     wanted = (max_pixels or images.max_pixels) // images.pixels_per_token + TEXT_TOKENS + max_new_tokens
     if max_pixels is None:
@@ -78,6 +78,7 @@ def limited(images: ImageProcessor, max_length: int, min_pixels: int | None, max
     low = min(images.min_pixels, high) if min_pixels is None else min_pixels
     if not images.pixels_per_token <= low <= high:
         raise SetupError(
-            f"min_pixels {low} and max_pixels {high} do not fit: use {images.pixels_per_token} <= min_pixels <= max_pixels"
+            f"min_pixels {low} and max_pixels {high} do not fit: use {images.pixels_per_token} <= min_pixels <= max_pixels",
+            code="pixel_limits_invalid",
         )
     return images.model_copy(update={"min_pixels": low, "max_pixels": high})

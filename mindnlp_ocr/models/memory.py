@@ -77,12 +77,13 @@ class Memory(NamedTuple):
         if asked is None:
             return min(DEFAULT_BATCH_SIZE, slots)
         if asked < 1:
-            raise SetupError(f"batch_size is {asked}: use 1 or more")
+            raise SetupError(f"batch_size is {asked}: use 1 or more", code="not_positive")
         if asked > slots:
             needed = asked * self.slot_bytes
             raise SetupError(
                 f"batch_size is {asked}, but there are only {slots} KV slots: use at most {slots}, or "
-                f"CacheConfig(slots={asked}) and a max_cache_size_mb of at least {math.ceil(needed / 2**20)}"
+                f"CacheConfig(slots={asked}) and a max_cache_size_mb of at least {math.ceil(needed / 2**20)}",
+                code="batch_over_slots",
             )
         return asked
 

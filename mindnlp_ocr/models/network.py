@@ -116,7 +116,8 @@ class CheckpointNetwork(Network):
             if checkpoint.config(folder) != self.config:
                 raise SetupError(
                     "the embedding and the head are tied with one of the adapters, but not with the other: "
-                    "load a second model with lora_weights_path"
+                    "load a second model with lora_weights_path",
+                    code="adapter_tied_weights",
                 )
         changed = {name for each in (self.adapter, adapter) if each is not None for name in each.changed}
         with checkpoint.weights(self.config) as weights:
@@ -144,7 +145,8 @@ class ExportedNetwork(Network):
         if asked.max_pixels is not None and asked.max_pixels > largest:
             raise SetupError(
                 f"max_pixels is {asked.max_pixels}, but {self.name} supports up to {largest}: use less, or export the "
-                "model again"
+                "model again",
+                code="export_too_small",
             )
         return Limits(
             max_length=self.manifest.max_length,
@@ -172,13 +174,15 @@ class ExportedNetwork(Network):
 
     def switch(self, graphs: Graphs, adapter: Adapter | None) -> Collection[str]:
         raise SetupError(
-            f"{self.name} is an exported model, so its adapter cannot be changed: export the model with the other adapter"
+            f"{self.name} is an exported model, so its adapter cannot be changed: export the model with the other adapter",
+            code="export_adapter_fixed",
         )
 
     def _agree(self, what: str, asked: object, anything: object, settled: object) -> None:
         if asked not in (anything, settled):
             raise SetupError(
-                f"{what} is {asked}, but {self.name} was exported for {settled}: leave it out, or export the model again"
+                f"{what} is {asked}, but {self.name} was exported for {settled}: leave it out, or export the model again",
+                code="export_setting_fixed",
             )
 
 
@@ -191,12 +195,14 @@ def open_network(
     if not isinstance(model_name, Checkpoint) and (Path(model_name) / FILE).exists():
         if lora_weights_path is not None:
             raise SetupError(
-                f"{stored.name} is an exported model and accepts no adapter: export the model with the adapter (--lora)"
+                f"{stored.name} is an exported model and accepts no adapter: export the model with the adapter (--lora)",
+                code="export_adapter_fixed",
             )
         if tensor_parallel != 1:
             raise SetupError(
                 f"{stored.name} is an exported model, which cannot be split, but tensor_parallel is {tensor_parallel}: use "
-                "its checkpoint"
+                "its checkpoint",
+                code="export_in_parts",
             )
         return ExportedNetwork(stored, Path(model_name))
     return CheckpointNetwork(stored, None if lora_weights_path is None else Adapter(lora_weights_path), tensor_parallel)

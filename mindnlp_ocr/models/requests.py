@@ -146,10 +146,13 @@ class Requests:
         sampling = sampling or self.default
         if max_new_tokens is not None:
             if max_new_tokens < 1:
-                raise PageError(f"max_new_tokens is {max_new_tokens}: use 1 or more")
+                raise PageError(f"max_new_tokens is {max_new_tokens}: use 1 or more", code="not_positive")
             sampling = replace(sampling, max_new_tokens=max_new_tokens)
         if self._ranks.count > 1 and not sampling.greedy and sampling.seed is None:
-            raise PageError("sampling over several ranks needs a seed, so that all ranks draw the same tokens: set seed")
+            raise PageError(
+                "sampling over several ranks needs a seed, so that all ranks draw the same tokens: set seed",
+                code="seed_missing",
+            )
         start = time.perf_counter()
         with self._ranks.agreement() as agreed:
             prompt = self._processor.prompt(messages)
@@ -192,7 +195,9 @@ class Requests:
     ) -> RequestHandle:
         """See :meth:`Qwen2VLModel.submit`."""
         if deadline_seconds is not None and self._ranks.count > 1:
-            raise PageError("deadlines are not supported with tensor_parallel: leave deadline_seconds out")
+            raise PageError(
+                "deadlines are not supported with tensor_parallel: leave deadline_seconds out", code="deadline_unsupported"
+            )
         self._scheduler.check_room()
         request = RequestHandle(self, self.generation(messages, None, sampling, grows=True))
         request._handle = self._scheduler.submit(

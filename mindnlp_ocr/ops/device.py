@@ -45,7 +45,7 @@ class Device:
             return text
         match = re.fullmatch(r"([a-z]+)(?::(\d+))?", str(text).strip().lower())
         if not match or match[1] not in _KINDS:
-            raise SetupError(f"device {text!r} is unknown: use cpu, npu:0 (or Ascend) or cuda")
+            raise SetupError(f"device {text!r} is unknown: use cpu, npu:0 (or Ascend) or cuda", code="device_unknown")
         return cls(_KINDS[match[1]], int(match[2] or 0), **setup)
 
     @property
@@ -63,25 +63,30 @@ class Device:
             SetupError: something is missing, or a setting is not supported on the device.
         """
         if self.jit_level not in get_args(JitLevel):
-            raise SetupError(f"jit_level is {self.jit_level!r}: use {' or '.join(get_args(JitLevel))}")
+            raise SetupError(
+                f"jit_level is {self.jit_level!r}: use {' or '.join(get_args(JitLevel))}", code="jit_level_unknown"
+            )
         if self.memory_limit_gb is not None and not self.memory_limit_gb > 0:
-            raise SetupError(f"memory_limit_gb is {self.memory_limit_gb}: use more than 0")
+            raise SetupError(f"memory_limit_gb is {self.memory_limit_gb}: use more than 0", code="not_positive")
         if self.memory_limit_gb is not None and self.kind == "CPU":
             raise SetupError(
                 f"memory_limit_gb is {self.memory_limit_gb}: MindSpore enforces no limit on a CPU: remove it, and limit "
-                "memory with cache_size_mb and max_pixels"
+                "memory with cache_size_mb and max_pixels",
+                code="memory_limit_unsupported",
             )
         if self.kind == "GPU":
             from mindnlp_ocr.ops.detect import cuda_state  # avoids a circular import
 
             raise SetupError(
                 "device 'cuda': the MindSpore releases that this engine supports (2.7.2 to 2.10) have no CUDA backend "
-                f"on PyPI ({cuda_state(self)}): use --device CPU or Ascend"
+                f"on PyPI ({cuda_state(self)}): use --device CPU or Ascend",
+                code="cuda_unsupported",
             )
         if self.kind == "Ascend" and (missing := missing_ascend()):
             raise SetupError(
                 f"device '{self}': no Ascend runtime here ({missing}): install the Ascend driver and the CANN toolkit "
-                "and run `source /usr/local/Ascend/ascend-toolkit/set_env.sh`, or use --device CPU"
+                "and run `source /usr/local/Ascend/ascend-toolkit/set_env.sh`, or use --device CPU",
+                code="ascend_missing",
             )
 
     def activate(self, threads: int | None = None) -> None:
@@ -95,7 +100,7 @@ class Device:
         """
         self.check()
         if threads is not None and threads < 1:
-            raise SetupError(f"threads is {threads}: use 1 or more")
+            raise SetupError(f"threads is {threads}: use 1 or more", code="not_positive")
         import mindspore as ms
 
         try:
@@ -104,7 +109,9 @@ class Device:
             # MindSpore raises the same error if the process has already used this device.
             if (ms.get_context("device_target"), ms.get_context("device_id")) != (self.kind, self.index):
                 first_line = str(error).strip().splitlines()[0]
-                raise SetupError(f"device '{self}': MindSpore {ms.__version__} cannot use it: {first_line}") from error
+                raise SetupError(
+                    f"device '{self}': MindSpore {ms.__version__} cannot use it: {first_line}", code="device_unusable"
+                ) from error
         if self.kind == "Ascend":
             self._set_up_ascend()
         if threads is not None:
@@ -133,14 +140,17 @@ def _set_once(name: str, value: Any, give: Callable[[Any], None]) -> None:
     if name in _set:
         if _set[name] != value:
             raise SetupError(
-                f"{name} is {value}, but was {_set[name]} before in this process: MindSpore supports only one value"
+                f"{name} is {value}, but was {_set[name]} before in this process: MindSpore supports only one value",
+                code="process_setting_fixed",
             )
         return
     try:
         give(value)
     except (RuntimeError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
-        raise SetupError(f"{name} is {value}: MindSpore does not accept it: {first_line}: leave it out") from error
+        raise SetupError(
+            f"{name} is {value}: MindSpore does not accept it: {first_line}: leave it out", code="mindspore_setting_rejected"
+        ) from error
     _set[name] = value
 
 

@@ -47,7 +47,8 @@ class HalfOperators(Operators):
         if self.weight_dtype == "fp16" and (beyond := np.isinf(rounded) & np.isfinite(weight)).any():
             raise SetupError(
                 f"a weight of the checkpoint is {float(weight[beyond][0]):g}, but the limit of float16 is 65504: use dtype "
-                "bf16 or fp32"
+                "bf16 or fp32",
+                code="fp16_overflow",
             )
         return rounded
 

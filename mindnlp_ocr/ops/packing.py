@@ -60,7 +60,9 @@ def panel_rows(width: int, dtype: WeightDtype) -> int:
     if dtype != "int8":
         return width
     if width % 4:
-        raise SetupError(f"a weight of {width} inputs has no int8 form (not a multiple of 4): use another dtype")
+        raise SetupError(
+            f"a weight of {width} inputs has no int8 form (not a multiple of 4): use another dtype", code="int8_unsupported"
+        )
     return width + HEADER * -(-width // GROUP)
 
 

@@ -56,8 +56,12 @@ class Launch:
         except (KeyError, ValueError) as error:
             raise SetupError(
                 f"MS_ROLE is {role}, but other variables of msrun are missing or wrong ({error}): start with msrun, or "
-                "unset MS_ROLE"
+                "unset MS_ROLE",
+                code="msrun_variables_invalid",
             ) from error
         if ranks < 1 or (rank is not None and not 0 <= rank < ranks):
-            raise SetupError(f"MS_NODE_ID is {rank}, but MS_WORKER_NUM is {ranks}: start with msrun, or unset MS_ROLE")
+            raise SetupError(
+                f"MS_NODE_ID is {rank}, but MS_WORKER_NUM is {ranks}: start with msrun, or unset MS_ROLE",
+                code="msrun_variables_invalid",
+            )
         return cls(role == "MS_SCHED", rank, ranks, host, port, seconds if seconds >= 0 else float("inf"))

@@ -56,7 +56,8 @@ class Ranks:
         except RuntimeError as error:
             first_line = str(error).strip().splitlines()[0]
             raise SetupError(
-                f"tensor_parallel is {count}: the workers could not connect ({first_line}): see their logs"
+                f"tensor_parallel is {count}: the workers could not connect ({first_line}): see their logs",
+                code="ranks_unconnected",
             ) from error
 
     def gather(self, value: float) -> NDArray[np.float32]:
@@ -91,9 +92,12 @@ class Ranks:
         if read is None:
             return
         if (failed := np.flatnonzero(values == 0)).size:
-            raise PageError(f"rank {failed[0]} of {self.count} could not read the page: see its log")
+            raise PageError(f"rank {failed[0]} of {self.count} could not read the page: see its log", code="rank_failed")
         if (values != values[0]).any():
-            raise PageError("the ranks read different pixels or prompts: give all machines the same files and packages")
+            raise PageError(
+                "the ranks read different pixels or prompts: give all machines the same files and packages",
+                code="ranks_differ",
+            )
 
     def check_store(self) -> None:
         """Check that a cache can be saved and loaded.
@@ -103,7 +107,8 @@ class Ranks:
         """
         if self.count > 1:
             raise SetupError(
-                f"tensor_parallel is {self.count}: each rank has only its own part of the cache, so it cannot be saved"
+                f"tensor_parallel is {self.count}: each rank has only its own part of the cache, so it cannot be saved",
+                code="cache_in_parts",
             )
 
     def least(self, value: int) -> int:
@@ -118,16 +123,20 @@ def check_ranks(count: int) -> None:
         SetupError: msrun did not start this number of workers.
     """
     if count < 1:
-        raise SetupError(f"tensor_parallel is {count}: use 1 or more")
+        raise SetupError(f"tensor_parallel is {count}: use 1 or more", code="not_positive")
     if count == 1:
         return
     launch = Launch.from_environment()
     if launch is None:
         raise SetupError(
-            f"tensor_parallel is {count}, but msrun did not start this process: run {EXAMPLE.format(count)} ..."
+            f"tensor_parallel is {count}, but msrun did not start this process: run {EXAMPLE.format(count)} ...",
+            code="msrun_missing",
         )
     if launch.ranks != count:
-        raise SetupError(f"tensor_parallel is {count}, but msrun started {launch.ranks} workers: use {launch.ranks}")
+        raise SetupError(
+            f"tensor_parallel is {count}, but msrun started {launch.ranks} workers: use {launch.ranks}",
+            code="msrun_count_differs",
+        )
 
 
 class _Sums(nn.Cell):

@@ -45,20 +45,24 @@ class ChatProcessor:
             if (found := getattr(images, ours)) != theirs:
                 raise SetupError(
                     f"{folder / 'preprocessor_config.json'}: {ours} is {found}, but config.json implies {theirs}: "
-                    "copy both files again"
+                    "copy both files again",
+                    code="preprocessor_mismatch",
                 )
         self._image_token = self.tokenizer.id_to_token(config.image_token_id)
         if self._image_token is None:
             raise SetupError(
                 f"{folder / 'tokenizer.json'} has no token {config.image_token_id}, the image token in config.json: "
-                "use files of one checkpoint"
+                "use files of one checkpoint",
+                code="tokenizer_mismatch",
             )
         try:
             self._template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(
                 _template(folder)
             )
         except TemplateError as error:
-            raise SetupError(f"{folder}: the chat template is broken ({error}): copy it again") from error
+            raise SetupError(
+                f"{folder}: the chat template is broken ({error}): copy it again", code="chat_template_broken"
+            ) from error
 
     def prompt(self, messages: Messages) -> Prompt:
         """Render messages with the chat template, and preprocess their images.
@@ -74,11 +78,12 @@ class ChatProcessor:
         try:
             text = self._template.render(messages=list(messages), add_generation_prompt=True, add_vision_id=False)
         except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise PageError(f"the chat template rejects these messages: {error}") from error
+            raise PageError(f"the chat template rejects these messages: {error}", code="chat_template_rejects") from error
         parts = text.split(self._image_token)
         if len(parts) != len(images) + 1:
             raise PageError(
-                f"{len(images)} images, but the text has {len(parts) - 1} {self._image_token}: remove this token"
+                f"{len(images)} images, but the text has {len(parts) - 1} {self._image_token}: remove this token",
+                code="image_token_in_text",
             )
         expanded = parts[0]
         for image, part in zip(images, parts[1:], strict=True):
@@ -86,7 +91,9 @@ class ChatProcessor:
         try:
             expanded.encode()
         except UnicodeEncodeError as error:
-            raise PageError(f"a text of the messages is not valid Unicode ({error.reason}): use UTF-8") from error
+            raise PageError(
+                f"a text of the messages is not valid Unicode ({error.reason}): use UTF-8", code="text_not_unicode"
+            ) from error
         ids = self.tokenizer.encode(expanded, add_special_tokens=False).ids
         return Prompt(np.asarray(ids, np.int32), images)
 
@@ -146,25 +153,32 @@ def _check(messages: Messages) -> None:
     shape = 'pass [{"role": "user", "content": [{"type": "image", "image": ...}, {"type": "text", "text": ...}]}]'
     if not isinstance(messages, Sequence):
         length = f" of length {len(messages)}" if isinstance(messages, dict) else ""
-        raise PageError(f"messages are {type(messages).__name__}{length}: {shape}")
+        raise PageError(f"messages are {type(messages).__name__}{length}: {shape}", code="messages_invalid")
     if isinstance(messages, str | bytes) or not messages:
-        raise PageError(f"messages are {type(messages).__name__} of length {len(messages)}: {shape}")
+        raise PageError(
+            f"messages are {type(messages).__name__} of length {len(messages)}: {shape}", code="messages_invalid"
+        )
     for message in messages:
         if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-            raise PageError(f"a message is {message!r:.80}, which has no role and content: {shape}")
+            raise PageError(f"a message is {message!r:.80}, which has no role and content: {shape}", code="messages_invalid")
         if isinstance(message["content"], str):
             continue
         if not isinstance(message["content"], Sequence):
-            raise PageError(f"the content of a message is {type(message['content']).__name__}: {shape}")
+            raise PageError(
+                f"the content of a message is {type(message['content']).__name__}: {shape}", code="messages_invalid"
+            )
         for part in message["content"]:
             if not isinstance(part, dict):
-                raise PageError(f"a part of a message is {type(part).__name__}: {shape}")
+                raise PageError(f"a part of a message is {type(part).__name__}: {shape}", code="messages_invalid")
             if part.get("type") == "video" or "video" in part:
-                raise PageError("a message contains a video: this engine reads only images, so pass its frames as images")
+                raise PageError(
+                    "a message contains a video: this engine reads only images, so pass its frames as images",
+                    code="video_unsupported",
+                )
             if _is_image(part) and _image_of(part) is None:
-                raise PageError(f"an image part contains no image: {shape}")
+                raise PageError(f"an image part contains no image: {shape}", code="messages_invalid")
             if not _is_image(part) and not isinstance(part.get("text"), str):
-                raise PageError(f"a part of a message has neither an image nor a text: {shape}")
+                raise PageError(f"a part of a message has neither an image nor a text: {shape}", code="messages_invalid")
 
 
 def _template(folder: Path) -> str:
@@ -177,5 +191,10 @@ def _template(folder: Path) -> str:
         try:
             return (folder / "chat_template.jinja").read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
-            raise SetupError(f"{folder / 'chat_template.jinja'} cannot be read ({error}): copy it again") from error
-    raise SetupError(f"{folder} has no chat template (chat_template.json, .jinja): pass a complete Qwen2-VL folder")
+            raise SetupError(
+                f"{folder / 'chat_template.jinja'} cannot be read ({error}): copy it again", code="checkpoint_unreadable"
+            ) from error
+    raise SetupError(
+        f"{folder} has no chat template (chat_template.json, .jinja): pass a complete Qwen2-VL folder",
+        code="chat_template_missing",
+    )

@@ -76,7 +76,7 @@ class ImageProcessor(BaseModel):
         raw = read_json(path)
         size = raw.get("size") or {}
         if not isinstance(size, dict):
-            raise SetupError(f"{path} cannot be used: size is {type(size).__name__}, not an object")
+            raise SetupError(f"{path} cannot be used: size is {type(size).__name__}, not an object", code="config_invalid")
         for ours, theirs in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
             if raw.get(ours) is None:
                 raw.pop(ours, None)
@@ -86,7 +86,7 @@ class ImageProcessor(BaseModel):
             return cls(**raw)
         except ValidationError as error:
             first = error.errors()[0]
-            raise SetupError(f"{path} cannot be used: {first['loc'][0]}: {first['msg']}") from error
+            raise SetupError(f"{path} cannot be used: {first['loc'][0]}: {first['msg']}", code="config_invalid") from error
 
     @property
     def pixels_per_token(self) -> int:
@@ -176,7 +176,8 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
     """Return the nearest size whose sides are multiples of ``factor`` and whose area is within the limits."""
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
         raise PageError(
-            f"an image of {width} x {height} pixels is too elongated (limit {MAX_ASPECT_RATIO}:1): cut it into parts"
+            f"an image of {width} x {height} pixels is too elongated (limit {MAX_ASPECT_RATIO}:1): cut it into parts",
+            code="image_too_elongated",
         )
     new_height, new_width = round(height / factor) * factor, round(width / factor) * factor
     if new_height * new_width > max_pixels:
@@ -207,20 +208,25 @@ def load_image(source: ImageSource) -> Image.Image:
         return _open(io.BytesIO(source), f"an image of {len(source)} bytes")
     if not isinstance(source, str | os.PathLike):
         raise PageError(
-            f"{type(source).__name__} is not an image: pass a path, bytes, a data URL, a Pillow image or an array"
+            f"{type(source).__name__} is not an image: pass a path, bytes, a data URL, a Pillow image or an array",
+            code="image_unsupported",
         )
     name = os.fsdecode(source)
     if name[:5].lower() == "data:":
         return _from_data_url(name)
     if name.startswith(("http://", "https://")):
-        raise PageError(f"{name} is a web address: download it first, because this engine opens only files")
+        raise PageError(
+            f"{name} is a web address: download it first, because this engine opens only files", code="web_address"
+        )
     path = Path(name.removeprefix("file://"))
     try:
         found = "a file" if path.is_file() else "a folder" if path.is_dir() else "missing"
     except OSError as error:  # for example, a name that is too long or a folder without search permission
-        raise PageError(f"{name[:60]}... cannot be opened ({error.strerror}): pass an image file") from error
+        raise PageError(
+            f"{name[:60]}... cannot be opened ({error.strerror}): pass an image file", code="file_unreadable"
+        ) from error
     if found != "a file":
-        raise PageError(f"{path} is {found}: pass an image file")
+        raise PageError(f"{path} is {found}: pass an image file", code="file_missing")
     return _open(path, str(path))
 
 
@@ -237,23 +243,32 @@ def errors_of(name: str) -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError as error:
-        raise PageError(f"{name} is not an image that Pillow can open: use PNG, JPEG, WebP, TIFF, BMP or GIF") from error
+        raise PageError(
+            f"{name} is not an image that Pillow can open: use PNG, JPEG, WebP, TIFF, BMP or GIF",
+            code="image_format_unknown",
+        ) from error
     except Image.DecompressionBombError as error:
-        raise PageError(f"{name} is too large ({error}): scale it down") from error
+        raise PageError(f"{name} is too large ({error}): scale it down", code="image_too_large") from error
     except PermissionError as error:
-        raise PageError(f"{name} may not be read ({error.strerror}): change its permissions") from error
+        raise PageError(
+            f"{name} may not be read ({error.strerror}): change its permissions", code="permission_denied"
+        ) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise PageError(f"{name} is truncated or damaged ({error}): save it again") from error
+        raise PageError(f"{name} is truncated or damaged ({error}): save it again", code="image_damaged") from error
 
 
 def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
     if 0 in image.size:
-        raise PageError(f"{name} of {image.width} x {image.height} has no pixels: use 1 x 1 or more")
+        raise PageError(f"{name} of {image.width} x {image.height} has no pixels: use 1 x 1 or more", code="image_empty")
     if image.width * image.height > MAX_SOURCE_PIXELS:
-        raise PageError(f"{name} has {image.width} x {image.height} pixels, more than {MAX_SOURCE_PIXELS:,}: scale it down")
+        raise PageError(
+            f"{name} has {image.width} x {image.height} pixels, more than {MAX_SOURCE_PIXELS:,}: scale it down",
+            code="image_too_large",
+        )
     if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
         raise PageError(
-            f"{name} has {getattr(image, 'n_frames', 1)} pages: save each page as a file (tiffsplit, ImageMagick)"
+            f"{name} has {getattr(image, 'n_frames', 1)} pages: save each page as a file (tiffsplit, ImageMagick)",
+            code="image_several_pages",
         )
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
@@ -274,19 +289,22 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise PageError(
             f"an array of {array.dtype} {array.shape} is not an image: pass uint8 [height, width] or "
-            "[height, width, 1 | 3 | 4]"
+            "[height, width, 1 | 3 | 4]",
+            code="array_invalid",
         )
     if 0 in array.shape:
-        raise PageError(f"an array of {array.shape} has no pixels: use 1 x 1 or more")
+        raise PageError(f"an array of {array.shape} has no pixels: use 1 x 1 or more", code="image_empty")
     return _upright_rgb(Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array), "the array")
 
 
 def _from_data_url(url: str) -> Image.Image:
     head, _, data = url.partition(",")
     if not head.endswith(";base64"):
-        raise PageError(f"{head[:60]}... is not a base64 data URL: use data:image/png;base64,...")
+        raise PageError(f"{head[:60]}... is not a base64 data URL: use data:image/png;base64,...", code="invalid_image_url")
     try:
         content = base64.b64decode(data, validate=True)
     except ValueError as error:  # binascii.Error, or letters beyond ASCII
-        raise PageError(f"{head[:60]},... is damaged base64 ({error}): encode the file again") from error
+        raise PageError(
+            f"{head[:60]},... is damaged base64 ({error}): encode the file again", code="invalid_image_url"
+        ) from error
     return _open(io.BytesIO(content), f"a data URL of {len(content)} bytes")

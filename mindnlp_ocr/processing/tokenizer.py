@@ -26,13 +26,15 @@ def tokenizer_of(folder: Path) -> Tokenizer:
         try:
             return Tokenizer.from_file(str(whole))
         except Exception as error:  # tokenizers raises nothing narrower
-            raise SetupError(f"{whole} cannot be read ({error}): copy it again") from error
+            raise SetupError(f"{whole} cannot be read ({error}): copy it again", code="checkpoint_unreadable") from error
     if not (vocabulary.exists() and merges.exists()):
-        raise SetupError(f"{whole} is missing: pass a complete Qwen2-VL folder")
+        raise SetupError(f"{whole} is missing: pass a complete Qwen2-VL folder", code="checkpoint_incomplete")
     try:
         tokenizer = Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
     except Exception as error:  # as above
-        raise SetupError(f"{vocabulary} cannot be read ({error}): copy it again, with merges.txt") from error
+        raise SetupError(
+            f"{vocabulary} cannot be read ({error}): copy it again, with merges.txt", code="checkpoint_unreadable"
+        ) from error
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -56,5 +58,6 @@ def _add(tokenizer: Tokenizer, folder: Path) -> None:
         tokenizer.add_tokens([AddedToken(content, **flags)])
         if (found := tokenizer.token_to_id(content)) != int(number):
             raise SetupError(
-                f"{path}: {content} is token {number}, but {found} in vocab.json: take both from one checkpoint"
+                f"{path}: {content} is token {number}, but {found} in vocab.json: take both from one checkpoint",
+                code="tokenizer_mismatch",
             )

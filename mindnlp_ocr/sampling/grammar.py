@@ -37,7 +37,8 @@ class GrammarCompiler:
             import llguidance
         except ImportError as error:
             raise SetupError(
-                f"json_schema and regex need llguidance ({error}): run `pip install 'mindnlp-ocr[grammar]'`"
+                f"json_schema and regex need llguidance ({error}): run `pip install 'mindnlp-ocr[grammar]'`",
+                code="package_missing",
             ) from error
         self._matcher = llguidance.LLMatcher
         self._eos_token_ids = tuple(eos_token_ids)
@@ -59,7 +60,10 @@ class GrammarCompiler:
             return None
         reason = self._matcher.validate_grammar(text, self._tokenizer)
         if reason:
-            raise PageError(f"{name} cannot be used as a grammar ({' '.join(reason.split()):.200}): correct or simplify it")
+            raise PageError(
+                f"{name} cannot be used as a grammar ({' '.join(reason.split()):.200}): correct or simplify it",
+                code="grammar_invalid",
+            )
         return Grammar(self._matcher(self._tokenizer, text, log_level=0), self._tokenizer.vocab_size, self._eos_token_ids)
 
 
@@ -121,11 +125,12 @@ class Grammar:
             at = len(self._told)
             raise PageError(
                 f"token {token_ids[at]} at position {at} does not follow the grammar of the request: "
-                "choose only tokens that its mask allows"
+                "choose only tokens that its mask allows",
+                code="grammar_not_followed",
             )
         return ended
 
     def _check(self) -> None:
         if self._matcher.is_error():
             reason = " ".join(self._matcher.get_error().split())
-            raise PageError(f"the grammar of the request failed ({reason:.200}): simplify it")
+            raise PageError(f"the grammar of the request failed ({reason:.200}): simplify it", code="grammar_failed")

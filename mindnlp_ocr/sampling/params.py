@@ -84,56 +84,72 @@ class SamplingParams:
             "repetition_guard",
         ):
             if not isinstance(value := getattr(self, name), bool):
-                raise PageError(f"{name} is {value!r}: use True or False")
+                raise PageError(f"{name} is {value!r}: use True or False", code="not_boolean")
         for name in ("stop", "bad_words"):
             object.__setattr__(self, name, _strings(name, getattr(self, name)))
         ids = self.stop_token_ids
         if isinstance(ids, str | bytes) or not isinstance(ids, Sequence) or not all(_whole(token, 0) for token in ids):
-            raise PageError(f"stop_token_ids is {ids!r:.80}: pass a list of token ids, whole numbers from 0")
+            raise PageError(
+                f"stop_token_ids is {ids!r:.80}: pass a list of token ids, whole numbers from 0",
+                code="stop_token_ids_invalid",
+            )
         object.__setattr__(self, "stop_token_ids", tuple(ids))
         if self.top_logprobs and not self.logprobs:
-            raise PageError(f"top_logprobs is {self.top_logprobs}, but logprobs is off: set logprobs to True")
+            raise PageError(
+                f"top_logprobs is {self.top_logprobs}, but logprobs is off: set logprobs to True", code="logprobs_off"
+            )
         if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
             raise PageError(
                 f"min_new_tokens is {self.min_new_tokens}, but max_new_tokens is {self.max_new_tokens}: "
-                "use a minimum that does not exceed the maximum"
+                "use a minimum that does not exceed the maximum",
+                code="min_tokens_over_max",
             )
         self._check_grammar()
 
     def _check_numbers(self) -> None:
         for name in ("top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "temperature"):
             if not _number(value := getattr(self, name)):
-                raise PageError(f"{name} is {value!r}: use a finite number")
+                raise PageError(f"{name} is {value!r}: use a finite number", code="not_finite")
         if self.temperature != 0 and not self.temperature >= SMALLEST_TEMPERATURE:
-            raise PageError(f"temperature is {self.temperature!r}: use 0 (greedy) or a number from {SMALLEST_TEMPERATURE:f}")
+            raise PageError(
+                f"temperature is {self.temperature!r}: use 0 (greedy) or a number from {SMALLEST_TEMPERATURE:f}",
+                code="temperature_out_of_range",
+            )
         if not 0 < self.top_p <= 1:
-            raise PageError(f"top_p is {self.top_p!r}: use a number above 0 and up to 1")
+            raise PageError(f"top_p is {self.top_p!r}: use a number above 0 and up to 1", code="top_p_out_of_range")
         if not _whole(self.top_k, -1):
-            raise PageError(f"top_k is {self.top_k!r}: use a number of tokens, or 0 to keep all")
+            raise PageError(f"top_k is {self.top_k!r}: use a number of tokens, or 0 to keep all", code="top_k_invalid")
         if not 0 <= self.min_p <= 1:
-            raise PageError(f"min_p is {self.min_p!r}: use a number from 0 to 1")
+            raise PageError(f"min_p is {self.min_p!r}: use a number from 0 to 1", code="min_p_out_of_range")
         for name in ("presence_penalty", "frequency_penalty"):
             if abs(value := getattr(self, name)) > MOST_PENALTY:
-                raise PageError(f"{name} is {value!r}: use a number from -2 to 2")
+                raise PageError(f"{name} is {value!r}: use a number from -2 to 2", code="penalty_out_of_range")
         if self.repetition_penalty <= 0:
             raise PageError(
-                f"repetition_penalty is {self.repetition_penalty!r}: use a number above 0; 1 turns the penalty off"
+                f"repetition_penalty is {self.repetition_penalty!r}: use a number above 0; 1 turns the penalty off",
+                code="penalty_out_of_range",
             )
         for name in ("no_repeat_ngram_size", "min_new_tokens"):
             if not _whole(value := getattr(self, name), 0):
-                raise PageError(f"{name} is {value!r}: use a whole number; 0 turns the setting off")
+                raise PageError(f"{name} is {value!r}: use a whole number; 0 turns the setting off", code="not_whole")
         if self.seed is not None and not (_whole(self.seed, 0) and self.seed <= MOST_SEED):
-            raise PageError(f"seed is {self.seed!r}: use a whole number from 0 to 2**64 - 1, or None")
+            raise PageError(f"seed is {self.seed!r}: use a whole number from 0 to 2**64 - 1, or None", code="seed_invalid")
         if self.max_new_tokens is not None and not _whole(self.max_new_tokens, 1):
-            raise PageError(f"max_new_tokens is {self.max_new_tokens!r}: use 1 or more, or None for the model's limit")
+            raise PageError(
+                f"max_new_tokens is {self.max_new_tokens!r}: use 1 or more, or None for the model's limit",
+                code="not_positive",
+            )
         if not (_whole(self.top_logprobs, 0) and self.top_logprobs <= MOST_TOP_LOGPROBS):
-            raise PageError(f"top_logprobs is {self.top_logprobs!r}: use a whole number from 0 to {MOST_TOP_LOGPROBS}")
+            raise PageError(
+                f"top_logprobs is {self.top_logprobs!r}: use a whole number from 0 to {MOST_TOP_LOGPROBS}",
+                code="top_logprobs_out_of_range",
+            )
 
     def _check_grammar(self) -> None:
         if self.json_schema is not None and self.regex is not None:
-            raise PageError("json_schema and regex are both given: use only one of them")
+            raise PageError("json_schema and regex are both given: use only one of them", code="grammar_conflict")
         if self.regex is not None and (not isinstance(self.regex, str) or not self.regex):
-            raise PageError(f"regex is {self.regex!r:.80}: pass a regular expression as text, or None")
+            raise PageError(f"regex is {self.regex!r:.80}: pass a regular expression as text, or None", code="regex_invalid")
         schema = self.json_schema
         if schema is None:
             return
@@ -144,7 +160,8 @@ class SamplingParams:
             text = json.dumps(dict(value), allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise PageError(
-                f"json_schema is not a JSON object ({error}): pass a schema such as {{'type': 'object'}}"
+                f"json_schema is not a JSON object ({error}): pass a schema such as {{'type': 'object'}}",
+                code="json_schema_invalid",
             ) from error
         object.__setattr__(self, "json_schema", text)
 
@@ -183,7 +200,10 @@ class SamplingParams:
             PageError: one of ``stop_token_ids`` is not below ``vocab_size``.
         """
         if self.stop_token_ids and (highest := max(self.stop_token_ids)) >= vocab_size:
-            raise PageError(f"stop_token_ids contains {highest}, but the model has {vocab_size} tokens: use lower ids")
+            raise PageError(
+                f"stop_token_ids contains {highest}, but the model has {vocab_size} tokens: use lower ids",
+                code="token_id_unknown",
+            )
 
 
 def _number(value: object) -> bool:
@@ -197,7 +217,7 @@ def _whole(value: object, least: int) -> bool:
 def _strings(name: str, value: object) -> tuple[str, ...]:
     given = (value,) if isinstance(value, str) else value
     if isinstance(given, bytes) or not isinstance(given, Sequence) or not all(isinstance(text, str) for text in given):
-        raise PageError(f"{name} is {value!r:.80}: pass a list of strings")
+        raise PageError(f"{name} is {value!r:.80}: pass a list of strings", code="not_strings")
     if not all(given):
-        raise PageError(f"{name} contains an empty string: remove it")
+        raise PageError(f"{name} contains an empty string: remove it", code="string_empty")
     return tuple(given)

@@ -139,7 +139,8 @@ class Sampler:
         if changed[token] == LOWEST:
             raise PageError(
                 f"no token is allowed at position {len(token_ids)}: the grammar, bad_words, no_repeat_ngram_size and "
-                "min_new_tokens of this request contradict each other, remove one of them"
+                "min_new_tokens of this request contradict each other, remove one of them",
+                code="no_token_allowed",
             )
         if not self.params.greedy:
             token = self._draw(changed, len(token_ids))

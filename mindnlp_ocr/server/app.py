@@ -188,7 +188,9 @@ class Server:
 
     async def health(self) -> JSONResponse:
         if self.draining:
-            raise ApiError("this server is shutting down: use another server", 503, headers={"Retry-After": "10"})
+            raise ApiError(
+                "this server is shutting down: use another server", 503, headers={"Retry-After": "10"}, code="shutting_down"
+            )
         return JSONResponse({"status": "ok"})
 
     async def version(self) -> JSONResponse:
@@ -273,20 +275,31 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     first = error.errors()[0]
     where = str(first["loc"][-1])
     return answer(
-        ApiError(f"{where} cannot be used ({first['msg']}): see the API description in /openapi.json", param=where)
+        ApiError(
+            f"{where} cannot be used ({first['msg']}): see the API description in /openapi.json",
+            param=where,
+            code="field_invalid",
+        )
     )
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        return answer(ApiError(f"{request.url.path[:80]} is not a path of this server: see /openapi.json", 404))
+        return answer(
+            ApiError(f"{request.url.path[:80]} is not a path of this server: see /openapi.json", 404, code="path_not_found")
+        )
     if error.status_code == 405:
         return answer(
             ApiError(
                 f"the method {request.method} is not allowed for {request.url.path[:80]}: see /openapi.json",
                 405,
                 headers=error.headers,
+                code="method_not_allowed",
             )
         )
-    return answer(ApiError(f"the request cannot be used ({error.detail}): see /openapi.json", error.status_code))
+    return answer(
+        ApiError(
+            f"the request cannot be used ({error.detail}): see /openapi.json", error.status_code, code="request_invalid"
+        )
+    )

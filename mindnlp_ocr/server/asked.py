@@ -128,6 +128,7 @@ def _grammar(asked: ChatRequest) -> tuple[Any, str | None]:
                 "response_format.json_schema contains no schema: use "
                 "{'type': 'json_schema', 'json_schema': {'schema': ...}}",
                 param="response_format",
+                code="json_schema_missing",
             )
         schemas.append(form.json_schema.schema_)
     elif form is not None and form.type == "json_object":
@@ -140,6 +141,7 @@ def _grammar(asked: ChatRequest) -> tuple[Any, str | None]:
             "several fields restrict the text (response_format, guided_json, guided_regex, structured_outputs): use only "
             "one",
             param="response_format",
+            code="grammar_conflict",
         )
     return schemas[0] if schemas else None, expressions[0] if expressions else None
 
@@ -180,7 +182,11 @@ def _role(message: Message) -> str:
 def _content(message: Message, images: Iterator[bytes]) -> str | list[dict[str, Any]]:
     if message.content is None:
         if message.role != "assistant":
-            raise ApiError(f"a message of the role {message.role!r} has no content: pass a text or parts", param="messages")
+            raise ApiError(
+                f"a message of the role {message.role!r} has no content: pass a text or parts",
+                param="messages",
+                code="message_empty",
+            )
         return ""
     if isinstance(message.content, str):
         return message.content

@@ -78,6 +78,7 @@ class Chat:
                 f"n is {count}, but this server gives at most {self._config.max_choices} answers: request fewer, "
                 "or start it with a higher --max-choices",
                 param="n",
+                code="too_many_choices",
             )
         async with AsyncExitStack() as stack:
             running = await stack.enter_async_context(Running(http.receive, self._admission, count, self._metrics))
@@ -106,7 +107,10 @@ class Chat:
         """
         if name and name != self._name:
             raise ApiError(
-                f"the model {name[:80]!r} does not exist: this server has {self._name!r}", 404, "model", "model_not_found"
+                f"the model {name[:80]!r} does not exist: this server has {self._name!r}",
+                404,
+                "model",
+                code="model_not_found",
             )
 
     def _settings(self, asked: ChatRequest) -> SamplingParams:
@@ -308,7 +312,7 @@ async def parsed(http: Request, kind: type[Kind], pool: ThreadPoolExecutor) -> K
     form = http.headers.get("content-type", "").partition(";")[0].strip().lower()
     if form != "application/json":
         await drain(http)
-        raise ApiError(f"the Content-Type is {form[:60]!r}: send application/json", 415)
+        raise ApiError(f"the Content-Type is {form[:60]!r}: send application/json", 415, code="content_type_unsupported")
     content = await http.body()
     try:
         if len(content) <= SMALL_BODY:
@@ -318,10 +322,11 @@ async def parsed(http: Request, kind: type[Kind], pool: ThreadPoolExecutor) -> K
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "json_invalid":
-            raise ApiError(f"the body is not JSON ({first['msg']}): send a JSON object") from error
+            raise ApiError(f"the body is not JSON ({first['msg']}): send a JSON object", code="body_not_json") from error
         raise ApiError(
             f"{where or 'the body'} cannot be used ({first['msg']}): see the API description in /openapi.json",
             param=where.split(".")[0] or None,
+            code="field_invalid",
         ) from error
 
 

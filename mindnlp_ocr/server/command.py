@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.errors import SetupError, coded
 from mindnlp_ocr.options import check
 from mindnlp_ocr.server.config import MAX_HEADER_BYTES, ServerConfig
 from mindnlp_ocr.server.options import open_to_all, parser, server_config
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check(arguments)
         return _run(arguments, server_config(arguments))
     except SetupError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {coded(error, error.code)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -34,7 +34,9 @@ def _run(arguments: argparse.Namespace, config: ServerConfig) -> int:
 
         from mindnlp_ocr.server.loading import open_server
     except ImportError as error:
-        raise SetupError(f"the server needs {error.name}: pip install 'mindnlp-ocr[serve]'") from error
+        raise SetupError(
+            f"the server needs {error.name}: pip install 'mindnlp-ocr[serve]'", code="package_missing"
+        ) from error
     from mindnlp_ocr.server.logs import event, set_up
 
     set_up(config.log_level, config.log_format)
@@ -92,7 +94,8 @@ def _bound(config: ServerConfig) -> socket.socket:
     except OSError as error:
         listening.close()
         raise SetupError(
-            f"--host {config.host} --port {config.port} cannot be used ({error.strerror}): use another port or address"
+            f"--host {config.host} --port {config.port} cannot be used ({error.strerror}): use another port or address",
+            code="port_in_use",
         ) from error
     listening.set_inheritable(True)
     return listening

@@ -34,15 +34,20 @@ class ApiKeys:
             lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise SetupError(
-                f"--api-key-file {path} cannot be read ({error}): pass a text file with one key per line"
+                f"--api-key-file {path} cannot be read ({error}): pass a text file with one key per line",
+                code="file_unreadable",
             ) from error
         keys = tuple(line for line in lines if line and not line.startswith("#"))
         if not keys:
-            raise SetupError(f"--api-key-file {path} contains no key: write one key per line, or leave the option out")
+            raise SetupError(
+                f"--api-key-file {path} contains no key: write one key per line, or leave the option out",
+                code="api_key_missing",
+            )
         if short := [number for number, key in enumerate(keys, 1) if len(key) < SHORTEST_KEY]:
             raise SetupError(
                 f"--api-key-file {path}: key {short[0]} has fewer than {SHORTEST_KEY} characters: make one with "
-                "`openssl rand -hex 32`"
+                "`openssl rand -hex 32`",
+                code="api_key_too_short",
             )
         return cls(keys)
 

@@ -79,6 +79,7 @@ class DocumentState(BaseModel):
         pages: number of pages to read; null until the document has been opened.
         pages_read: number of pages with a result.
         error: reason why the document, or a part of it, could not be read.
+        error_code: identifier of this error.
         expires_at: time at which it is deleted, in seconds since 1970; null until it has been read.
     """
 
@@ -89,6 +90,7 @@ class DocumentState(BaseModel):
     pages: int | None
     pages_read: int
     error: str | None
+    error_code: str | None
     created_at: int
     expires_at: int | None
 
@@ -130,6 +132,7 @@ class Documents:
                 f"the document is not finished, only {len(job.numbers)} pages have been read: try again when its status "
                 "is done",
                 409,
+                code="document_not_finished",
             )
         return await self._file(job, format)
 
@@ -169,6 +172,7 @@ class Documents:
             pages=job.total,
             pages_read=len(job.numbers),
             error=job.error,
+            error_code=job.error_code,
             created_at=int(job.created),
             expires_at=int(job.ended + keep) if job.ended is not None else None,
         )
@@ -183,7 +187,9 @@ class Documents:
             fields: dict[str, Any] = {name: value for name, value in form.items() if isinstance(value, str)}
             file = form.get("file")
             if not isinstance(file, UploadFile):
-                raise ApiError("the form has no file: send the document as the field file", param="file")
+                raise ApiError(
+                    "the form has no file: send the document as the field file", param="file", code="form_without_file"
+                )
             content = await file.read()
             fields = {name: value for name, value in fields.items() if value != ""}
             fields.setdefault("name", (file.filename or "document")[:255])
@@ -194,7 +200,9 @@ class Documents:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"])
             raise ApiError(
-                f"{where} cannot be used ({first['msg']}): see the API description in /openapi.json", param=where
+                f"{where} cannot be used ({first['msg']}): see the API description in /openapi.json",
+                param=where,
+                code="field_invalid",
             ) from error
 
     def _take(self, asked: DocumentRequest, content: bytes | None, owner: str | None) -> Job:
@@ -202,17 +210,17 @@ class Documents:
         if content is None:
             content = _decoded(asked.document)
         if not content:
-            raise ApiError("the document is empty: send a PDF or an image", param="document")
+            raise ApiError("the document is empty: send a PDF or an image", param="document", code="document_empty")
         try:
             PageSelection(asked.pages)
             if b"%PDF-" not in content[:PDF_HEAD]:
                 images.check_size(content, self._config)
         except SetupError as error:
-            raise ApiError(str(error).removeprefix("--"), param="pages") from error
+            raise ApiError(str(error).removeprefix("--"), param="pages", code=error.code) from error
         except ApiError:
             raise
         except PageError as error:
-            raise ApiError(f"{error}, or PDF", param="document") from error
+            raise ApiError(f"{error}, or PDF", param="document", code=error.code) from error
         how = Reading(
             asked.pages, asked.layout, asked.dpi, asked.password, asked.text_layer, asked.preset, asked.skip_furniture
         )
@@ -226,7 +234,9 @@ class Documents:
     @staticmethod
     def _number(job: Job, number: int) -> int:
         if number not in job.numbers:
-            raise ApiError(f"page {number} of the document was not read: see its events for those that were", 404)
+            raise ApiError(
+                f"page {number} of the document was not read: see its events for those that were", 404, code="page_not_read"
+            )
         return number
 
     async def _file(self, job: Job, name: str) -> Response:
@@ -263,7 +273,9 @@ class Documents:
         except PageError as error:
             raise of_engine(error) from error
         except FileNotFoundError as error:
-            raise ApiError("the document was deleted during the request: send it again", 404) from error
+            raise ApiError(
+                "the document was deleted during the request: send it again", 404, code="document_not_found"
+            ) from error
 
 
 class _Watch:
@@ -321,7 +333,9 @@ def _decoded(text: str) -> bytes:
     try:
         return base64.b64decode("".join(data.split()), validate=True)
     except ValueError as error:  # binascii.Error, or non-ASCII characters
-        raise ApiError(f"document is damaged base64 ({error}): encode the file again", param="document") from error
+        raise ApiError(
+            f"document is damaged base64 ({error}): encode the file again", param="document", code="document_base64_damaged"
+        ) from error
 
 
 def _shown(name: str) -> str:

@@ -27,7 +27,7 @@ class ApiError(OCRError):
     Attributes:
         status: HTTP status code.
         param: the field of the request that caused the error, if any.
-        code: machine-readable error code.
+        code: see :class:`OCRError`; clients receive it as ``error.code``.
         headers: headers of the response.
     """
 
@@ -36,11 +36,11 @@ class ApiError(OCRError):
         message: str,
         status: int = 400,
         param: str | None = None,
-        code: str | None = None,
+        code: str = "",
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message)
-        self.status, self.param, self.code, self.headers = status, param, code, dict(headers or {})
+        super().__init__(message, code)
+        self.status, self.param, self.headers = status, param, dict(headers or {})
 
 
 class BusyError(ApiError):
@@ -66,13 +66,13 @@ def of_engine(error: PageError) -> ApiError:
     if isinstance(error, QueueFullError):
         return BusyError(str(error), error.retry_after)
     status = 504 if isinstance(error, DeadlineError) else 500 if isinstance(error, EngineError) else 400
-    return ApiError(str(error), status)
+    return ApiError(str(error), status, code=error.code)
 
 
 def body(error: ApiError) -> dict[str, Any]:
     """Return the JSON body of an error."""
     kind = KINDS.get(error.status, "invalid_request_error")
-    return {"error": {"message": str(error), "type": kind, "param": error.param, "code": error.code}}
+    return {"error": {"message": str(error), "type": kind, "param": error.param, "code": error.code or None}}
 
 
 def answer(error: ApiError) -> JSONResponse:

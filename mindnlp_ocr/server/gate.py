@@ -64,7 +64,7 @@ class Gate:
             event("failed", 40, error, path=scope["path"])
             if not started:
                 message = f"this request failed (id {request_id}): look up the id in the server's log"
-                await answer(ApiError(message, 500))(scope, receive, sent)
+                await answer(ApiError(message, 500, code="internal_error"))(scope, receive, sent)
         finally:
             seconds = time.perf_counter() - start
             route = getattr(scope.get("route"), "path", "")
@@ -90,6 +90,7 @@ class Gate:
                 "this server is shutting down and accepts no new work: use another server, or try again later",
                 503,
                 headers={"Retry-After": "10"},
+                code="shutting_down",
             )
 
     def _bounded(self, receive: Receive) -> Receive:
@@ -113,7 +114,9 @@ def owner_of(scope: Scope, headers: dict[str, str], config: ServerConfig) -> str
         ApiError: the request is not allowed.
     """
     if (size := sum(len(name) + len(value) for name, value in scope["headers"])) > MAX_HEADER_BYTES:
-        raise ApiError(f"the headers of the request take {size} bytes: send at most {MAX_HEADER_BYTES}", 431)
+        raise ApiError(
+            f"the headers of the request take {size} bytes: send at most {MAX_HEADER_BYTES}", 431, code="headers_too_large"
+        )
     _check_host(headers, config)
     path, owner = scope["path"], None
     if config.keys and path not in OPEN[:2] and not path.startswith(OPEN[2]):
@@ -140,13 +143,16 @@ def _check_host(headers: dict[str, str], config: ServerConfig) -> None:
             f"the Host header names {host[:80]!r}, which is not a name of this server: use "
             f"{config.hosts[0]}, or start it with --allowed-host NAME",
             403,
+            code="host_not_allowed",
         )
     origin = headers.get("origin")
     if origin is None or origin in config.cors_origins or "*" in config.cors_origins:
         return
     if not _plain_host(origin.partition("://")[2]) or urlsplit(origin).netloc != host:
         raise ApiError(
-            f"a web page of {origin[:80]!r} may not call this server: start it with --cors-origin {origin[:80]}", 403
+            f"a web page of {origin[:80]!r} may not call this server: start it with --cors-origin {origin[:80]}",
+            403,
+            code="origin_not_allowed",
         )
 
 

@@ -39,6 +39,7 @@ def check_count(sources: Sequence[str], config: ServerConfig) -> None:
             "fewer, or start it with "
             "a higher --max-images",
             param="messages",
+            code="too_many_images",
         )
 
 

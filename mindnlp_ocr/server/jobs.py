@@ -21,7 +21,7 @@ from mindnlp_ocr.documents.settings import LayoutChoice, PresetName
 from mindnlp_ocr.documents.source import Source
 from mindnlp_ocr.documents.stream import Begun, DocumentStream, Ended, PageRead, TextLayer
 from mindnlp_ocr.documents.writers import FORMATS, PagePicture
-from mindnlp_ocr.errors import PageError, SetupError
+from mindnlp_ocr.errors import OCRError, SetupError, described
 from mindnlp_ocr.server.config import ServerConfig
 from mindnlp_ocr.server.errors import ApiError, BusyError
 from mindnlp_ocr.server.logs import event
@@ -65,6 +65,7 @@ class Job:
     state: State = "waiting"
     total: int | None = None
     error: str | None = None
+    error_code: str | None = None
     ended: float | None = None
     numbers: list[int] = field(default_factory=list)
     unwanted: bool = False
@@ -113,7 +114,10 @@ class Jobs:
                 if FOLDER.fullmatch(entry.name) and entry.is_dir() and not entry.is_symlink():
                     shutil.rmtree(entry, ignore_errors=True)
         except OSError as error:
-            raise SetupError(f"--documents-dir {root} cannot be used ({error.strerror}): name another folder") from error
+            raise SetupError(
+                f"--documents-dir {root} cannot be used ({error.strerror}): name another folder",
+                code="documents_dir_unusable",
+            ) from error
         return root
 
     def states(self) -> dict[str, int]:
@@ -248,11 +252,11 @@ class Jobs:
             job.state = "reading"
             job.tell()
             self._read_pages(job)
-        except (PageError, SetupError) as error:
-            self._end(job, "failed", str(error))
+        except OCRError as error:
+            self._end(job, "failed", **described(error))
         except Exception as error:
             event("document failed", 40, error, document=job.id)
-            self._end(job, "failed", "the document could not be read: look up its id in the server's log")
+            self._end(job, "failed", "the document could not be read: look up its id in the server's log", "internal_error")
         finally:
             if job.id not in self._jobs:
                 shutil.rmtree(job.folder, ignore_errors=True)
@@ -272,12 +276,13 @@ class Jobs:
                     self._keep(job, happened.page)
                 elif isinstance(happened, Ended):
                     error = happened.error and happened.error.replace(str(job.source), job.name)
-                    self._end(job, "failed" if error else "done", error)
+                    self._end(job, "failed" if error else "done", error, happened.error_code)
                     return
                 if time.monotonic() - started > self._config.document_seconds:
                     raise ApiError(
                         f"the document was not read in {self._config.document_seconds:g} s: send fewer pages, or start the "
-                        "server with a higher --document-seconds"
+                        "server with a higher --document-seconds",
+                        code="document_timeout",
                     )
         finally:
             with suppress(AttributeError):
@@ -289,7 +294,8 @@ class Jobs:
             raise ApiError(
                 f"the document has {pages} pages, but this server reads at most {self._config.document_pages} per "
                 "document: choose some with "
-                "pages, or start it with a higher --document-pages"
+                "pages, or start it with a higher --document-pages",
+                code="too_many_pages",
             )
         job.tell()
 
@@ -304,10 +310,10 @@ class Jobs:
         self._metrics().page(page.confidence, page.error is not None)
         job.tell()
 
-    def _end(self, job: Job, state: State, error: str | None = None) -> None:
+    def _end(self, job: Job, state: State, error: str | None = None, error_code: str | None = None) -> None:
         if job.over:
             return
-        job.error, job.ended, job.state = error, time.time(), state
+        job.error, job.error_code, job.ended, job.state = error, error_code, time.time(), state
         event("document ended", document=job.id, state=state, pages=len(job.numbers))
         job.tell()
 
@@ -332,7 +338,7 @@ class Jobs:
                     assert source is not None
                     page = job.page(number)
                     writer.page(page, _picture(source, number, page.dpi, job.how.password))
-                writer.end(job.error)
+                writer.end(job.error, job.error_code)
             size = part.stat().st_size
             self._make_room(size, job)
             part.replace(path)

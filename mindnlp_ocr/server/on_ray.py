@@ -40,7 +40,9 @@ def run(arguments: argparse.Namespace, config: ServerConfig) -> int:
 
         application = deployed(arguments, config)
     except ImportError as error:
-        raise SetupError(f"a server on Ray needs {error.name}: pip install 'mindnlp-ocr[ray-serve]'") from error
+        raise SetupError(
+            f"a server on Ray needs {error.name}: pip install 'mindnlp-ocr[ray-serve]'", code="package_missing"
+        ) from error
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with connected(arguments.ray), _until_signal() as stopped:
         if serve.status().proxies:
@@ -50,7 +52,9 @@ def run(arguments: argparse.Namespace, config: ServerConfig) -> int:
             serve.run(application, name=NAME)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
-            raise SetupError(f"the replicas cannot start ({reason}): see their logs and change the options") from error
+            raise SetupError(
+                f"the replicas cannot start ({reason}): see their logs and change the options", code="replicas_failed"
+            ) from error
         low, high = replicas(arguments)
         event("listening", url=config.url(config.port), replicas=f"{low}:{high}")
         stopped.wait()

@@ -116,7 +116,7 @@ def server_config(arguments: argparse.Namespace) -> ServerConfig:
         SetupError: an option is out of range, or the key file cannot be used.
     """
     if not 0 <= arguments.port <= 65535:
-        raise SetupError(f"--port is {arguments.port}: use 1 to 65535, or 0 for any free port")
+        raise SetupError(f"--port is {arguments.port}: use 1 to 65535, or 0 for any free port", code="port_out_of_range")
     least = {"max_waiting": 0, "shutdown_seconds": 0}
     for name in (
         "max_waiting", "request_seconds", "max_body_mb", "max_images", "max_image_mpixels", "max_choices", "image_threads",
@@ -124,10 +124,14 @@ def server_config(arguments: argparse.Namespace) -> ServerConfig:
         "documents_at_once", "documents_waiting",
     ):  # fmt: skip
         if (value := getattr(arguments, name)) < least.get(name, 1):
-            raise SetupError(f"--{name.replace('_', '-')} is {value}: use {least.get(name, 1)} or more")
+            raise SetupError(
+                f"--{name.replace('_', '-')} is {value}: use {least.get(name, 1)} or more", code="option_too_low"
+            )
     replicas(arguments)
     if arguments.ray is not None and arguments.documents_dir is not None:
-        raise SetupError("--documents-dir applies to a single server, but --ray starts several: leave it out")
+        raise SetupError(
+            "--documents-dir applies to a single server, but --ray starts several: leave it out", code="options_conflict"
+        )
     if arguments.preset is not None:
         presets.load(arguments.preset)  # reports errors before the model is loaded
     return ServerConfig(
@@ -169,11 +173,14 @@ def replicas(arguments: argparse.Namespace) -> tuple[int, int]:
     if text is None:
         return 1, 1
     if arguments.ray is None:
-        raise SetupError(f"--replicas is {text}, but replicas need a Ray cluster: add --ray ADDRESS, or --ray local")
+        raise SetupError(
+            f"--replicas is {text}, but replicas need a Ray cluster: add --ray ADDRESS, or --ray local",
+            code="replicas_need_ray",
+        )
     match = re.fullmatch(r"([1-9]\d*)(?::([1-9]\d*))?", text)
     low, high = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
     if high < low:
-        raise SetupError(f"--replicas is {text}: use a number, or a range such as 1:8")
+        raise SetupError(f"--replicas is {text}: use a number, or a range such as 1:8", code="replicas_invalid")
     return low, high
 
 

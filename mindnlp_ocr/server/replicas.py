@@ -122,6 +122,7 @@ class Front:
                 f"{TRIES} replicas ended before they answered this request: send it again, and see the logs of the replicas",
                 503,
                 headers={"Retry-After": str(int(RETRY_SECONDS))},
+                code="replicas_ended",
             )
         )
 

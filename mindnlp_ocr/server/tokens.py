@@ -51,7 +51,7 @@ class Tokens:
         try:
             ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         except (UnicodeEncodeError, TypeError) as error:  # half of a surrogate pair
-            raise ApiError("prompt is not valid Unicode: use UTF-8", param="prompt") from error
+            raise ApiError("prompt is not valid Unicode: use UTF-8", param="prompt", code="text_not_unicode") from error
         return ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -63,7 +63,9 @@ class Tokens:
         size = self._tokenizer.get_vocab_size()
         if wrong := [token_id for token_id in token_ids if not 0 <= token_id < size]:
             raise ApiError(
-                f"tokens contains {wrong[0]}, but the model has {size} tokens: use ids below that", param="tokens"
+                f"tokens contains {wrong[0]}, but the model has {size} tokens: use ids below that",
+                param="tokens",
+                code="token_id_unknown",
             )
         text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
         return text

@@ -53,7 +53,7 @@ def check(where: object, found: Mapping[str, Stored], config: ModelConfig) -> We
         elif len(shape) > 1:
             dtypes.add(DTYPES[stored.dtype])
     if faults:
-        raise SetupError(f"{where}: the weights do not match config.json: {listed(faults)}")
+        raise SetupError(f"{where}: the weights do not match config.json: {listed(faults)}", code="weights_mismatch")
     if extra:
         names = [f"{name}{_nearest(name, expected) if number < LISTED else ''}" for number, name in enumerate(extra)]
         warnings.warn(

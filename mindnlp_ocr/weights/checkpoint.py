@@ -98,4 +98,7 @@ def open_checkpoint(name: "str | Path | Checkpoint") -> Checkpoint:
     if path.is_file() and path.suffix == ".npz":
         return NpzCheckpoint(path)
     kind = "is a file" if path.exists() else "does not exist (nothing is downloaded)"
-    raise SetupError(f"model {path} {kind}: pass a Qwen2-VL folder with config.json and safetensors, or a merged .npz")
+    raise SetupError(
+        f"model {path} {kind}: pass a Qwen2-VL folder with config.json and safetensors, or a merged .npz",
+        code="checkpoint_missing",
+    )

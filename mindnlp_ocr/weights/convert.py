@@ -48,16 +48,19 @@ def convert(source: Checkpoint, target: Path, dtype: Target = "stored", force: b
             target exists.
     """
     if target.exists() and any(path.resolve() == target.resolve() for path in source.paths):
-        raise SetupError(f"{target} is the checkpoint itself: name another target")
+        raise SetupError(f"{target} is the checkpoint itself: name another target", code="target_is_source")
     if target.exists() and not force:
-        raise SetupError(f"{target} exists: name another target, or add --force")
+        raise SetupError(f"{target} exists: name another target, or add --force", code="target_exists")
     if target.is_dir() and not (target / "config.json").exists() and any(target.iterdir()):
-        raise SetupError(f"{target} is a folder without a checkpoint, which is not replaced: name another target")
+        raise SetupError(
+            f"{target} is a folder without a checkpoint, which is not replaced: name another target",
+            code="target_not_checkpoint",
+        )
     with source.files() as files:
         config = source.config(files)
     with source.weights(config) as weights:
         if weights.dtype == dtype == "int8":
-            raise SetupError(f"{source.name} is already in 8 bits: use it as it is")
+            raise SetupError(f"{source.name} is already in 8 bits: use it as it is", code="already_int8")
         texts = texts_of(source, weights.dtype if dtype == "stored" else dtype)
         plan = {"source": source.fingerprint(), "dtype": dtype, "version": __version__}
         (_write_npz if target.suffix == ".npz" else _write_folder)(_Stage(target, plan), weights, dtype, config, texts)

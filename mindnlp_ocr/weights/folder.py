@@ -74,9 +74,11 @@ def opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="np") as file:
             yield file
     except FileNotFoundError as error:
-        raise SetupError(f"{path} is missing: copy the whole checkpoint again") from error
+        raise SetupError(f"{path} is missing: copy the whole checkpoint again", code="checkpoint_incomplete") from error
     except (OSError, SafetensorError) as error:
-        raise SetupError(f"{path} is truncated or not safetensors ({error}): copy it again") from error
+        raise SetupError(
+            f"{path} is truncated or not safetensors ({error}): copy it again", code="weights_damaged"
+        ) from error
 
 
 def own_bfloat16(array: NDArray[Any]) -> NDArray[Any]:
@@ -89,12 +91,17 @@ def shards(folder: Path) -> list[Path]:
     if not (folder / INDEX).exists():
         if (folder / SINGLE).exists():
             return [folder / SINGLE]
-        raise SetupError(f"{folder} contains neither {SINGLE} nor {INDEX}: pass a complete Qwen2-VL folder")
+        raise SetupError(
+            f"{folder} contains neither {SINGLE} nor {INDEX}: pass a complete Qwen2-VL folder", code="checkpoint_incomplete"
+        )
     weight_map = read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise SetupError(f"{folder / INDEX} has no weight_map: copy it again")
+        raise SetupError(f"{folder / INDEX} has no weight_map: copy it again", code="weights_damaged")
     names = sorted({str(name) for name in weight_map.values()})
     for name in names:
         if Path(name).name != name or name in ("", ".."):
-            raise SetupError(f"{folder / INDEX} names {name!r}, a file outside its folder: do not trust this checkpoint")
+            raise SetupError(
+                f"{folder / INDEX} names {name!r}, a file outside its folder: do not trust this checkpoint",
+                code="checkpoint_untrusted",
+            )
     return [folder / name for name in names]

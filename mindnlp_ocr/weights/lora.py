@@ -91,20 +91,27 @@ class Adapter:
         path = self.folder / CONFIG
         if not path.exists():
             what = "is not a LoRA adapter" if self.folder.is_dir() else "does not exist"
-            raise SetupError(f"adapter {self.folder} {what}: pass a folder with {CONFIG} and {TENSORS}, as PEFT saves it")
+            raise SetupError(
+                f"adapter {self.folder} {what}: pass a folder with {CONFIG} and {TENSORS}, as PEFT saves it",
+                code="adapter_missing",
+            )
         try:
             return LoraConfig(**read_json(path))
         except ValidationError as error:
             fault = error.errors()[0]
             where = ".".join(str(part) for part in fault["loc"])
             raise SetupError(
-                f"{path}: {where} is {fault['input']!r} ({fault['msg']}): merge it with PEFT, and use the merged model"
+                f"{path}: {where} is {fault['input']!r} ({fault['msg']}): merge it with PEFT, and use the merged model",
+                code="adapter_setting_unsupported",
             ) from error
 
     def _read(self) -> None:
         path = self.folder / TENSORS
         if not path.exists() and (self.folder / "adapter_model.bin").exists():
-            raise SetupError(f"{self.folder} contains adapter_model.bin, a pickle: save it with safe_serialization=True")
+            raise SetupError(
+                f"{self.folder} contains adapter_model.bin, a pickle: save it with safe_serialization=True",
+                code="adapter_pickle",
+            )
         faults = []
         with opened(path) as file:
             for key in file.keys():  # noqa: SIM118
@@ -128,7 +135,9 @@ class Adapter:
         if not faults and not self._low_rank and not self._whole:
             faults = ["it contains no weights"]
         if faults:
-            raise SetupError(f"{path} cannot be used: {listed(faults)}: save the adapter again with PEFT")
+            raise SetupError(
+                f"{path} cannot be used: {listed(faults)}: save the adapter again with PEFT", code="adapter_invalid"
+            )
 
     def _pair_faults(self, module: str, pair: Mapping[str, NDArray[Any]]) -> Iterator[str]:
         if pair.keys() != {"A", "B"}:
@@ -156,7 +165,10 @@ class Adapter:
             if math.prod(found) != math.prod(shapes[name]) or found[0] != shapes[name][0]:
                 faults.append(f"{name} has the shape {shapes[name]}, but in the adapter {found}")
         if faults:
-            raise SetupError(f"adapter {self.folder} is for another base: {listed(faults)}: use its own base model")
+            raise SetupError(
+                f"adapter {self.folder} is for another base: {listed(faults)}: use its own base model",
+                code="adapter_mismatch",
+            )
 
     def _delta_shape(self, name: str) -> tuple[int, ...]:
         a, b = _factors(self._low_rank[self._module[name]])
@@ -248,5 +260,7 @@ def _matching(pattern: Mapping[str, Any], module: str, otherwise: Any) -> Any:
             if re.fullmatch(rf"(.*\.)?({key})", module):
                 return value
         except re.error as error:
-            raise SetupError(f"{CONFIG}: {key!r} is not a regular expression ({error}): save the adapter again") from error
+            raise SetupError(
+                f"{CONFIG}: {key!r} is not a regular expression ({error}): save the adapter again", code="adapter_invalid"
+            ) from error
     return otherwise

@@ -44,7 +44,10 @@ class NpzCheckpoint(Checkpoint):
         inside = self._inside()
         if "config.json" not in inside:
             if not (self.path.parent / "config.json").exists():
-                raise SetupError(f"{self.path} contains no config.json, and there is none next to it: copy it there")
+                raise SetupError(
+                    f"{self.path} contains no config.json, and there is none next to it: copy it there",
+                    code="checkpoint_incomplete",
+                )
             yield self.path.parent
             return
         with tempfile.TemporaryDirectory() as place:
@@ -64,7 +67,8 @@ class NpzCheckpoint(Checkpoint):
                 raise SetupError(
                     f"{self.path} contains {name!r} ({member.file_size} bytes), but besides arrays, only "
                     f"top-level {', '.join(sorted(FILES))} files of up to {MAX_FILE_BYTES >> 20} MB are allowed: "
-                    "do not trust it"
+                    "do not trust it",
+                    code="checkpoint_untrusted",
                 )
         return [member.filename for member in members]
 
@@ -107,7 +111,8 @@ class NpzWeights(StoredArrays):
                 raise ValueError(f"format version {version}")
         if dtype.hasobject:
             raise SetupError(
-                f"{self._path}: {member} contains Python objects, a pickle that may run code: do not trust this file"
+                f"{self._path}: {member} contains Python objects, a pickle that may run code: do not trust this file",
+                code="checkpoint_untrusted",
             )
         known = DTYPES.get(dtype.str) or (DTYPES.get(dtype.name) if dtype.isnative else None)
         return Stored(shape, known or dtype.str)
@@ -119,7 +124,9 @@ class NpzWeights(StoredArrays):
                 yield file  # type: ignore[misc]
         except (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise SetupError(f"{self._path}: {member} is damaged or not an array ({reason}): copy the file again") from error
+            raise SetupError(
+                f"{self._path}: {member} is damaged or not an array ({reason}): copy the file again", code="weights_damaged"
+            ) from error
 
     def array(self, name: str) -> NDArray[Any]:
         with self._member(self._home[name]) as file:
@@ -133,6 +140,8 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         archive = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile, ValueError) as error:
-        raise SetupError(f"{path} is truncated or not an .npz archive ({error}): copy it again") from error
+        raise SetupError(
+            f"{path} is truncated or not an .npz archive ({error}): copy it again", code="weights_damaged"
+        ) from error
     with archive:
         yield archive

@@ -58,7 +58,7 @@ def cast(weight: Source, dtype: WeightDtype) -> NDArray[Any]:
     """
     array = dequantize(weight) if isinstance(weight, Quantized) else weight
     if dtype == "fp16" and (largest := float(np.abs(array).max(initial=0))) > np.finfo(np.float16).max:
-        raise SetupError(f"a weight of {largest:g} does not fit in fp16: use bf16 or fp32")
+        raise SetupError(f"a weight of {largest:g} does not fit in fp16: use bf16 or fp32", code="fp16_overflow")
     return array.astype(NUMPY[dtype], copy=False)
 
 

@@ -48,7 +48,8 @@ class Split:
         ):
             if size % self.ranks:
                 raise SetupError(
-                    f"tensor_parallel is {self.ranks}: the checkpoint has {size} {what}: use a divisor of this number"
+                    f"tensor_parallel is {self.ranks}: the checkpoint has {size} {what}: use a divisor of this number",
+                    code="parts_indivisible",
                 )
 
     def check_dtype(self, config: ModelConfig, dtype: WeightDtype) -> None:
@@ -61,7 +62,8 @@ class Split:
             if dtype == "int8" and self.ranks > 1 and width // self.ranks % GROUP:
                 raise SetupError(
                     f"tensor_parallel is {self.ranks}: int8 weights have a scale for {GROUP} inputs, and {width} do not "
-                    "divide into whole groups: use dtype bf16, fp16 or fp32"
+                    "divide into whole groups: use dtype bf16, fp16 or fp32",
+                    code="int8_indivisible",
                 )
 
     def config(self, config: ModelConfig) -> ModelConfig:

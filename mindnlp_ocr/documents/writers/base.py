@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, ClassVar
 from PIL import Image
 
 from mindnlp_ocr.documents.result import Page
-from mindnlp_ocr.errors import SetupError
+from mindnlp_ocr.errors import PageError, SetupError, described
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NO_CHARACTER = re.compile("[\ufffe\uffff]")
@@ -72,13 +72,15 @@ class Writer(ABC):
         self.source = ""  # name of the current document
         self.documents = 0  # number of documents begun
         self.pages = 0  # number of pages of the current document
+        self.error_code: str | None = None  # of the error of the document that ended
         self._open = self._closed = False
 
     def begin(self, source: str) -> None:
         """Begin a document with the name ``source``."""
         if self.one_document and self.documents:
             raise SetupError(
-                f"{source} is a second document, but a {self.suffix} file contains only one: use --output-dir DIR"
+                f"{source} is a second document, but a {self.suffix} file contains only one: use --output-dir DIR",
+                code="format_one_document",
             )
         self.source, self.pages, self._open = source, 0, True
         self.documents += 1
@@ -91,9 +93,9 @@ class Writer(ABC):
         self._page(page, picture)
         self.stream.flush()
 
-    def end(self, error: str | None = None) -> None:
-        """End the document; ``error`` is the reason if it could not be opened or read completely."""
-        self._open = False
+    def end(self, error: str | None = None, error_code: str | None = None) -> None:
+        """End the document; ``error`` is the reason if it could not be opened or read completely, with its code."""
+        self._open, self.error_code = False, error_code
         self._end(error)
         self.stream.flush()
 
@@ -106,8 +108,8 @@ class Writer(ABC):
             return
         self._closed = True
         if self._open:
-            error = f"the run was stopped after {self.pages} pages of this document: run it again"
-            self.end(error)
+            message = f"the run was stopped after {self.pages} pages of this document: run it again"
+            self.end(**described(PageError(message, code="run_stopped")))
         self._close()
         self.stream.flush()
 

@@ -8,6 +8,7 @@ from typing import Any
 from mindnlp_ocr.documents.result import SCHEMA_VERSION, Page
 from mindnlp_ocr.documents.schema import DocumentSummary, PageResult
 from mindnlp_ocr.documents.writers.base import PagePicture, Writer
+from mindnlp_ocr.errors import Described, PageError, described
 
 _INLINE = 160  # maximum length of values that are written on one line, in characters
 _DECIMALS = 4
@@ -37,17 +38,19 @@ class JsonLinesWriter(Writer):
         self.write(self._tail(self._summary(error).model_dump()))
 
     def _summary(self, error: str | None) -> DocumentSummary:
+        fields = Described(error=error, error_code=self.error_code)
         if self._faults and error is None:
             first = self._faults[0]
-            error = first.error
+            fields = Described(error=first.error, error_code=first.error_code)
             if self.pages > 1:
-                error = (
-                    f"{len(self._faults)} of {self.pages} pages could not be read, "
-                    f"the first is page {first.number} ({error})"
+                which = f"the first is page {first.number} ({first.error})"
+                fault = PageError(
+                    f"{len(self._faults)} of {self.pages} pages could not be read, {which}", code="pages_failed"
                 )
+                fields = described(fault)
         return DocumentSummary(
             text="\n\f".join(self._texts) if self.pages > len(self._faults) else None,
-            error=error,
+            **fields,
             timings_ms=dict(self._timings),
             doubtful=self._doubtful,
         )
