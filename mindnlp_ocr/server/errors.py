@@ -51,7 +51,7 @@ class BusyError(ApiError):
     """
 
     def __init__(self, message: str, seconds: float) -> None:
-        super().__init__(message, 429, None, "queue_full", {"Retry-After": str(max(1, round(seconds)))})
+        super().__init__(message, 429, code="queue_full", headers={"Retry-After": str(max(1, round(seconds)))})
 
 
 def of_engine(error: PageError) -> ApiError:
