@@ -106,8 +106,8 @@ def add_document_options(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "lines", "page", "model"),
         default="auto",
         help="lines: detect the lines of a page and read each line; page: read the whole page in one request; model: the "
-        "model detects the blocks of a page and then reads each block (needs the extra mineru); auto: use the layout that "
-        "the checkpoint declares (default: auto)",
+        "model finds the blocks of a page, then the built-in checkpoint reads each line, and others read each block (needs "
+        "the extra mineru); auto: use the layout that the checkpoint declares (default: auto)",
     )
     parser.add_argument(
         "--preset",

@@ -63,4 +63,4 @@ def test_a_command_whose_extra_is_absent_names_it() -> None:
     script = "import sys; sys.modules['rapidfuzz'] = None; from mindnlp_ocr.cli import main; sys.exit(main(['evaluate']))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "error: rapidfuzz is not installed: run `pip install 'mindnlp-ocr[bench]'`\n"
+    assert done.stderr == "error: rapidfuzz is not installed: run `pip install 'mindnlp-ocr[bench]'` [package_missing]\n"

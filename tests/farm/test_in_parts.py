@@ -49,4 +49,4 @@ def test_a_model_in_parts_writes_what_a_whole_one_does_though_a_rank_is_killed(t
 def test_what_a_model_in_parts_cannot_do_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["batch", PAGES[0], "--output", str(tmp_path / "out"), "--tensor-parallel"]
     assert main([*argv, "0"]) == 2
-    assert capsys.readouterr().err == "error: --tensor-parallel is 0: use 1 or more\n"
+    assert capsys.readouterr().err == "error: --tensor-parallel is 0: use 1 or more [not_positive]\n"

@@ -71,7 +71,7 @@ def test_documents_are_planned_in_chunks_and_those_that_come_later_are_added(fol
 
 def test_a_document_without_selected_pages_says_so(folder: Path) -> None:
     (account,) = farm("in/a.tif", "--output", "out", "--pages", "3")
-    assert account.failures[0]["error"] == "none of its 1 pages is selected: change --pages"
+    assert account.failures[0]["error_code"] == "pages_out_of_range"
 
 
 # What a user names
@@ -109,11 +109,21 @@ def test_lists_that_cannot_be_read_are_refused(folder: Path, name: str, content:
 
 def test_a_row_holds_the_page_of_the_json_formats_without_timings_and_comes_back_as_it_was() -> None:
     page = Page(number=3, width=2, height=2, dpi=72.0, timings_ms={"x": 1.0}, warnings=("odd",))
-    content = encode([Row("a", page), Row("b\udcff", None, "missing")])
+    content = encode([Row("a", page), Row("b\udcff", None, "missing", "file_missing")])
     table = parquet.read_table(io.BytesIO(content)).to_pylist()
     bare = page.model_copy(update={"timings_ms": {}})
-    row = {"path": "a", "page": 3, "text": "", "error": None, "json": PageResult.of(bare).model_dump_json()}
-    assert table == [row, {"path": "b?", "page": None, "text": None, "error": "missing", "json": None}]
+    row = {
+        "path": "a",
+        "page": 3,
+        "text": "",
+        "error": None,
+        "error_code": None,
+        "json": PageResult.of(bare).model_dump_json(),
+    }
+    assert table == [
+        row,
+        {"path": "b?", "page": None, "text": None, "error": "missing", "error_code": "file_missing", "json": None},
+    ]
     assert [row.page for row in decode(content)] == [bare, None]
 
 
@@ -162,7 +172,8 @@ def test_a_page_that_ended_its_process_is_read_alone_and_reported_with_the_signa
 def test_a_fault_that_is_no_pages_own_is_narrowed_down_to_its_page(folder: Path) -> None:
     (account,) = farm("in/b.tif", "in/a.tif", "--output", "out", "--prompt", "raise b.tif:1")
     assert [failure["page"] for failure in account.failures] == [2]
-    assert account.failures[0]["error"] == "ValueError: nothing that a page should do: see the worker's log"
+    assert account.failures[0]["error"].startswith("ValueError: nothing that a page should do: ")
+    assert account.failures[0]["error_code"] == "internal_error"
 
 
 def test_a_model_that_cannot_be_loaded_stops_the_farm(folder: Path) -> None:

@@ -195,7 +195,8 @@ def test_what_cannot_be_read_is_refused(content: bytes, fields: Any, param: str,
 def test_a_pdf_that_is_damaged_fails_without_a_path_of_the_server(http: httpx.Client, server: Started) -> None:
     state = ended(http, send(http, b"%PDF-1.4 nonsense", "bad.pdf"))
     assert state["status"] == "failed"
-    assert state["error"].startswith("bad.pdf is damaged")
+    assert state["error"].startswith("bad.pdf ")
+    assert state["error_code"] == "pdf_damaged"
     assert "doc-" not in state["error"]
 
 
@@ -208,7 +209,7 @@ def test_an_image_of_many_pixels_is_refused(model: Qwen2VLModel) -> None:
 def test_a_document_of_too_many_pages_is_not_read(model: Qwen2VLModel) -> None:
     with started(model, document_pages=2) as server, httpx.Client(base_url=server.url) as http:
         state = ended(http, send(http, pdf(3)))
-        assert (state["status"], state["pages_read"]) == ("failed", 0)
+        assert (state["status"], state["pages_read"], state["error_code"]) == ("failed", 0, "too_many_pages")
         assert ended(http, send(http, pdf(3), pages="1-2"))["status"] == "done"
 
 

@@ -73,7 +73,7 @@ def written(name: str, *documents: Document, pictures: list[PagePicture | None] 
             writer.begin(document.source)
             for number, one in enumerate(document.pages):
                 writer.page(one, pictures[number] if pictures else None)
-            writer.end(document.error)
+            writer.end(document.error, document.error_code)
     return stream.getvalue()
 
 

@@ -19,11 +19,11 @@ MIXED = Document(
     source="b.pdf",
     pages=(
         page(block(line("sure", confidence=0.98765432, doubtful=False)), timings_ms={"read": 1.0}),
-        Page(number=2, error="page 2 is damaged"),
+        Page(number=2, error="page 2 is damaged", error_code="pdf_page_damaged"),
         page(block(turned()), table(), number=3, doubtful=True, timings_ms={"read": 2.25}),
     ),
 )
-NONE = Document(source="c.pdf", error="c.pdf is missing: pass an image file")
+NONE = Document(source="c.pdf", error="c.pdf is missing: pass an image file", error_code="file_missing")
 
 
 def report(*documents: Document) -> Any:
@@ -69,9 +69,11 @@ def test_the_old_keys_are_kept_beside_the_new() -> None:
     assert good["timings_ms"] == {"read": 1.5, "detect": 2}
     assert mixed["text"] == MIXED.text
     assert mixed["error"] == "1 of 3 pages could not be read, the first is page 2 (page 2 is damaged)"
+    assert (mixed["error_code"], mixed["pages"][1]["error_code"]) == ("pages_failed", "pdf_page_damaged")
     assert mixed["timings_ms"] == {"read": 3.25}
     assert mixed["doubtful"] is True
     assert (none["text"], none["error"], none["pages"]) == (None, "c.pdf is missing: pass an image file", [])
+    assert none["error_code"] == "file_missing"
 
 
 def test_the_error_of_a_single_page_is_that_of_its_document() -> None:
@@ -113,6 +115,7 @@ def test_a_run_that_is_stopped_leaves_a_valid_report(pages: int) -> None:
     found = json.loads(stream.getvalue())
     jsonschema.validate(found, json_schema())
     assert found["results"][0]["error"] == f"the run was stopped after {pages} pages of this document: run it again"
+    assert found["results"][0]["error_code"] == "run_stopped"
     assert found["results"][0]["text"] == (None if pages == 0 else "\n\f".join(["page 1", "page 2"][:pages]))
 
 
