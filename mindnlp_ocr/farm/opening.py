@@ -49,6 +49,7 @@ def _downloaded(name: str, folder: Path) -> Path:
             shutil.copyfileobj(stream, file, 1 << 20)
     except (OSError, SetupError) as error:
         raise PageError(
-            f"{name} cannot be downloaded ({error}): check its name and your credentials", code="download_failed"
+            f"{name} cannot be downloaded ({error}): check its name and your credentials",
+            code=error.code if isinstance(error, SetupError) else "download_failed",
         ) from error
     return target

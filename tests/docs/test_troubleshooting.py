@@ -37,7 +37,12 @@ def codes(tree: ast.AST) -> Iterator[tuple[int, ast.expr | None]]:
             if name in (set(CLASSES) | ALSO) - SET_IT or ast.unparse(node.func) == "super().__init__":
                 given = [keyword.value for keyword in node.keywords if keyword.arg == "code"]
                 if given or name != "__init__":
-                    yield node.lineno, given[0] if given else None
+                    yield from ((node.lineno, code) for code in choices(given[0] if given else None))
+
+
+def choices(code: ast.expr | None) -> list[ast.expr | None]:
+    """Return the values of a conditional expression."""
+    return choices(code.body) + choices(code.orelse) if isinstance(code, ast.IfExp) else [code]
 
 
 def literal(code: ast.expr | None) -> str | None:
