@@ -116,9 +116,7 @@ class Qwen2VLModel:
             SetupError: the folder is not an export, is damaged, or was written by another version.
         """
         if not (Path(folder) / FILE).exists():
-            raise SetupError(
-                f"{folder} contains no {FILE}: pass a folder written by mindnlp-ocr export", code="export_missing"
-            )
+            raise SetupError(f"{folder} contains no {FILE}: pass one that mindnlp-ocr export wrote", code="export_missing")
         return cls(folder, **options)
 
     @classmethod

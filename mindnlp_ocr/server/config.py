@@ -41,7 +41,7 @@ class ApiKeys:
         if not keys:
             raise SetupError(
                 f"--api-key-file {path} contains no key: write one key per line, or leave the option out",
-                code="api_key_missing",
+                code="api_key_file_empty",
             )
         if short := [number for number, key in enumerate(keys, 1) if len(key) < SHORTEST_KEY]:
             raise SetupError(
