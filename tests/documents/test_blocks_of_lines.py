@@ -10,7 +10,6 @@ from mindnlp_ocr.documents.reader import DocumentReader
 from mindnlp_ocr.documents.regions import blocks_of_lines
 from mindnlp_ocr.documents.result import Box, Line, Page
 from mindnlp_ocr.errors import PageError, SetupError
-from tests.conftest import ROOT
 from tests.documents.scripted import LAYOUT, Answer, ScriptedModel, box
 
 SIZE = (1000, 1000)
@@ -66,13 +65,6 @@ def test_the_rows_of_a_table_are_kept_over_a_gap() -> None:
 
 
 # Whole pages
-
-
-@pytest.fixture(scope="module")
-def letter() -> Image.Image:
-    """Create a page with lines that the detector finds."""
-    with Image.open(ROOT / "examples" / "letter.png") as image:
-        return image.convert("RGB").resize((image.width * 2, image.height * 2), Image.Resampling.LANCZOS)
 
 
 def read(folder: Path, image: Image.Image, layout: Answer, **model_layout: Any) -> Page:

@@ -24,13 +24,6 @@ def reader(model: Qwen2VLModel) -> DocumentReader:
 
 
 @pytest.fixture(scope="module")
-def letter() -> Image.Image:
-    """A page at the size of a scan."""
-    with Image.open(ROOT / "examples" / "letter.png") as image:
-        return image.convert("RGB").resize((image.width * 2, image.height * 2), Image.Resampling.LANCZOS)
-
-
-@pytest.fixture(scope="module")
 def half(letter: Image.Image) -> Image.Image:
     """Its first seven lines, where a test reads them several times."""
     return letter.crop((0, 0, letter.width, 575))

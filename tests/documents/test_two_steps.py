@@ -13,19 +13,11 @@ from mindnlp_ocr.documents.settings import ModelLayoutSettings
 from mindnlp_ocr.documents.source import SourcePage
 from mindnlp_ocr.documents.two_steps import TwoSteps
 from mindnlp_ocr.errors import PageError, SetupError
-from tests.conftest import ROOT
 from tests.documents.scripted import FORMULA, LAYOUT, TABLE, TEXT, Answer, ScriptedModel, box, by_prompt
 
 BLANK = Image.new("RGB", (800, 1000), "white")
 LINES = {"prompt": "line", "height": 28}
 Read = Callable[..., Page]
-
-
-@pytest.fixture(scope="module")
-def letter() -> Image.Image:
-    """Create a page with lines that the detector finds."""
-    with Image.open(ROOT / "examples" / "letter.png") as image:
-        return image.convert("RGB").resize((image.width * 2, image.height * 2), Image.Resampling.LANCZOS)
 
 
 @pytest.fixture
