@@ -17,11 +17,12 @@ def attend(q: Array, k: Array, v: Array, seen: NDArray[np.bool_]) -> Array:
         seen: [tokens, keys]; the result of a row that sees no keys is zero.
     """
     shared = np.arange(q.shape[1]) // (q.shape[1] // k.shape[1])
-    scores = np.einsum("thd,shd->hts", q, k[:, shared]) / q.shape[2] ** 0.5
+    q, k, v = q.transpose(1, 0, 2), k[:, shared].transpose(1, 2, 0), v[:, shared].transpose(1, 0, 2)
+    scores = q @ k / q.shape[-1] ** 0.5
     scores = np.where(seen, scores, -np.inf)
     weights = np.where(seen, np.exp(scores - scores.max(-1, keepdims=True, initial=-1e30)), 0)
-    answer: Array = np.einsum("hts,shd->thd", weights / np.maximum(weights.sum(-1, keepdims=True), 1e-300), v[:, shared])
-    return answer
+    answer: Array = weights / np.maximum(weights.sum(-1, keepdims=True), 1e-300) @ v
+    return answer.transpose(1, 0, 2)
 
 
 def attend_images(q: Array, k: Array, v: Array, cu_seqlens: Sequence[int]) -> Array:

@@ -137,8 +137,7 @@ class Extend(nn.Cell):
         return self.eager.extend(q, k, v, self.keys, self.values, mask)
 
 
-@modes
-@pytest.mark.parametrize("dtype", [ms.float32, ms.float16], ids=str)
+@pytest.mark.parametrize(("compiled", "dtype"), [(True, ms.float16), (False, ms.float32)], ids=["graph", "pynative"])
 @pytest.mark.parametrize(
     ("tokens", "slots", "live", "count"),
     [
