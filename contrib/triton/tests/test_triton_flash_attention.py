@@ -32,8 +32,9 @@ Array = NDArray[Any]
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3}
 SMALL = (16, 16)  # a tile that puts many edges into few rows
 dtypes = pytest.mark.parametrize("dtype", TOLERANCE)
-groups = pytest.mark.parametrize(("heads", "kv_heads"), [(12, 2), (4, 4), (4, 1)])
-dims = pytest.mark.parametrize("dim", flash.HEAD_DIMS)
+SHAPES = [("float32", 4, 1, 64), ("float16", 4, 4, 80), ("float16", 12, 2, 128), ("float32", 4, 4, 128)]
+assert {dim for *_, dim in SHAPES} == set(flash.HEAD_DIMS)
+shapes = pytest.mark.parametrize(("dtype", "heads", "kv_heads", "dim"), SHAPES)
 uses = pytest.mark.parametrize("causal", [True, False], ids=["prefill", "vision"])
 
 
@@ -51,18 +52,14 @@ def decoded(q: Array, k: Array, v: Array, live: Sequence[int], tile: tuple[int, 
     return out
 
 
-@dims
-@groups
-@dtypes
+@shapes
 def test_prefill_is_causal_and_groups_share_their_keys(dtype: str, heads: int, kv_heads: int, dim: int) -> None:
     q, k, v = rng(dtype, 150, heads, dim), rng(dtype, 150, kv_heads, dim), rng(dtype, 150, kv_heads, dim) + 1
     answer = segments(q, k, v, [0, 133], True, flash.TILES["prefill"])
     np.testing.assert_allclose(answer, segments_expected(q, k, v, [0, 133], True), atol=TOLERANCE[dtype])
 
 
-@dims
-@groups
-@dtypes
+@shapes
 def test_vision_rows_attend_to_all_of_their_segment_only(dtype: str, heads: int, kv_heads: int, dim: int) -> None:
     q, k, v = rng(dtype, 150, heads, dim), rng(dtype, 150, kv_heads, dim), rng(dtype, 150, kv_heads, dim) + 1
     bounds = [0, 3, 17, 17, 147]
@@ -70,9 +67,7 @@ def test_vision_rows_attend_to_all_of_their_segment_only(dtype: str, heads: int,
     np.testing.assert_allclose(answer, segments_expected(q, k, v, bounds, False), atol=TOLERANCE[dtype])
 
 
-@dims
-@groups
-@dtypes
+@shapes
 @pytest.mark.parametrize("new", [1, 4])
 def test_decode_reads_each_slot_up_to_its_own_length(dtype: str, heads: int, kv_heads: int, dim: int, new: int) -> None:
     q, k, v = rng(dtype, 3, new, heads, dim), rng(dtype, 3, kv_heads, 140, dim), rng(dtype, 3, kv_heads, 140, dim) + 1
@@ -82,7 +77,7 @@ def test_decode_reads_each_slot_up_to_its_own_length(dtype: str, heads: int, kv_
 
 
 @uses
-@pytest.mark.parametrize("live", [0, 1, 15, 16, 17, 31, 32, 33, 47, 48])
+@pytest.mark.parametrize("live", [0, 1, 16, 17, 31, 48])
 def test_dead_rows_give_zeros_and_their_nan_or_inf_reaches_no_answer(live: int, causal: bool) -> None:
     q, k, v = (rng("float16", 48, 2, 64) + np.float16(i) for i in range(3))
     for array in (q, k, v):
@@ -92,8 +87,7 @@ def test_dead_rows_give_zeros_and_their_nan_or_inf_reaches_no_answer(live: int, 
     np.testing.assert_allclose(answer, segments_expected(q, k, v, [0, live], causal), atol=2e-3)
 
 
-@pytest.mark.parametrize("new", [1, 2, 3, 4])
-@pytest.mark.parametrize("live", [0, 1, 14, 15, 16, 17, 31, 44])
+@pytest.mark.parametrize(("live", "new"), [(0, 1), (0, 4), (14, 2), (14, 4), (15, 1), (15, 2), (16, 1), (31, 3), (44, 4)])
 def test_rows_behind_the_new_tokens_may_hold_nan_or_inf(live: int, new: int) -> None:
     q, k, v = rng("float16", 2, new, 12, 64), rng("float16", 2, 2, 48, 64), rng("float16", 2, 2, 48, 64)
     lengths = [live, 3]
