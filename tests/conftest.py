@@ -1,5 +1,6 @@
 """Shared fixtures: one loaded model, and the goldens recorded from the PyTorch reference."""
 
+import gc
 import json
 import os
 from collections.abc import Sequence
@@ -94,6 +95,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.removeprefix("tests/").startswith(SLOW):
             item.add_marker("slow")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Take what has been imported and collected out of the garbage collector's rounds, of which compiling makes many."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

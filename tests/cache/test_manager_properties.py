@@ -397,4 +397,4 @@ class Caller(RuleBasedStateMachine):
 
 
 TestCaller = Caller.TestCase
-TestCaller.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestCaller.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)

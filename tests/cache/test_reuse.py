@@ -214,11 +214,11 @@ def test_bfloat16_slots_under_eager_attention_are_refused_on_a_cpu() -> None:
 
 @same_bits
 def test_whatever_is_reused_tokens_and_log_probabilities_are_the_same_bits() -> None:
-    """130 requests in random order: cache off, cold, hits of every kind, evicted, in batches of any neighbours."""
-    pages = ["word_56x56", "line_392x28", "line_400x60", "zh_line_336x34", "small_48x30", "strip_1008x30"]
+    """80 requests in random order: cache off, cold, hits of every kind, evicted, in batches of any neighbours."""
+    pages = ["word_56x56", "line_392x28", "line_400x60", "zh_line_336x34"]
     questions = ["Extract all text from this image.", "What is the last word?", "Is this Chinese?"]
     requests = [ask(f"tests/pages/{page}.png", question) for page in pages for question in questions]
-    requests += [ask(f"tests/pages/{page}.png", questions[0], "It says hello.", questions[1]) for page in pages[:4]]
+    requests += [ask(f"tests/pages/{page}.png", questions[0], "It says hello.", questions[1]) for page in pages]
     requests += [case("two_images")["messages"], case("text_only")["messages"]]
     off = Qwen2VLModel(cache_config=CacheConfig(enable_kv_cache=False))
     expected = [logit_bits(run(off, messages, 6)) for messages in requests]
@@ -228,7 +228,7 @@ def test_whatever_is_reused_tokens_and_log_probabilities_are_the_same_bits() -> 
     manager = model.engine.manager
     assert manager is not None
     done = 0
-    while done < 130:
+    while done < 80:
         numbers = chance.choices(range(len(requests)), k=chance.choice([1, 1, 2, 3, 5, 8]))
         batch_size = chance.randint(1, 5)
         generations = [model.requests.generation(requests[number], 6) for number in numbers]

@@ -30,14 +30,14 @@ def test_nothing_compiles_before_it_is_needed_and_a_small_page_needs_three_graph
 
 
 def test_after_warm_up_30_images_of_different_sizes_and_prompts_compile_nothing() -> None:
-    model = Qwen2VLModel(max_pixels=80_000, max_length=256)
+    model = Qwen2VLModel(max_pixels=25_088, max_length=128)
     model.warm_up()
     warm, mindspores_own_count = model.get_model_info()["compilations"], len(ms_compile_cache)
     random = np.random.default_rng(0)
     for number in range(30):
         width, height = random.integers(30, 900, 2)
         page = Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8))
-        model.infer(_ask(page, "Text: " * (number + 1)), max_new_tokens=3)
+        model.infer(_ask(page, "Text: " * (number % 20 + 1)), max_new_tokens=3)
     assert model.get_model_info()["compilations"] == warm
     assert len(ms_compile_cache) == mindspores_own_count
 
