@@ -1,4 +1,4 @@
-"""The command line: what it prints where, what it writes, and how it exits. Two runs of the model, each shared."""
+"""The command line: what it prints where, what it writes, and how it exits. Two processes that read, each shared."""
 
 import json
 import os
@@ -14,6 +14,7 @@ from mindnlp_ocr.cli import main
 from mindnlp_ocr.documents.source import expand
 from mindnlp_ocr.documents.stream import DocumentStream, Ended
 from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
+from mindnlp_ocr.ops import native
 from tests.conftest import ROOT, case
 
 WORD, LINE = "tests/pages/word_56x56.png", "tests/pages/line_392x28.png"
@@ -111,22 +112,23 @@ def test_reading_a_page_imports_no_mindnlp_torch_or_transformers_and_importing_u
 # Several at once, with a cache that outlives the run
 
 
-def test_a_batch_prints_pages_in_their_order_and_the_next_run_reuses_what_it_kept(tmp_path: Path) -> None:
+def test_a_batch_prints_pages_in_their_order_and_the_next_run_reuses_what_it_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cache = tmp_path / "cache"
     bad = tmp_path / "broken.png"
     bad.write_bytes((ROOT / WORD).read_bytes()[:100])
     pages = [LINE, str(bad), WORD, "tests/pages/small_48x30.png"]
     options = ["--batch-size", "2", "--stats", "--cache-dir", str(cache), "--kv-dtype", "bf16"]
-    first, second = (run(*pages, *options) for _ in range(2))
     texts = [case(name)["text"] for name in ("line_392x28", "word_56x56", "small_48x30")]
     expected = "\n".join(f"==> {page} <==\n{text}\n" for page, text in zip(pages, [texts[0], "", *texts[1:]], strict=True))
-    for done in (first, second):
-        assert done.returncode == 1
-        assert done.stdout.decode() == expected
-        error, _, stats = done.stderr.decode().partition("\n")
+    for hit_rate in ("0.00%", "100.00%"):
+        assert main([*pages, *options]) == 1
+        printed = capsys.readouterr()
+        assert printed.out == expected
+        error, _, stats = printed.err.partition("\n")
         assert error.startswith(f"error: {bad}: {bad} is truncated or damaged (")
-    assert json.loads(first.stderr.decode().partition("\n")[2])["hit_rate"] == "0.00%"
-    assert json.loads(stats)["hit_rate"] == "100.00%"
+        assert json.loads(stats)["hit_rate"] == hit_rate
     assert len(list(cache.glob("*.safetensors"))) == 3
 
 
@@ -292,13 +294,19 @@ def test_a_run_that_breaks_off_keeps_what_was_read(
 # Settings in a file
 
 
-def test_settings_of_a_file_are_as_if_given_and_what_is_given_wins(tmp_path: Path) -> None:
+def test_settings_of_a_file_are_as_if_given_and_what_is_given_wins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = tmp_path / "settings.yaml"
     settings.write_text("dtype: int8\nthreads: 1\nformat: text\nno-kv-cache: false\nstats:\n", encoding="utf-8")
-    done = run(LINE, "--config", str(settings), "--format", "json")
-    info = json.loads(done.stdout)["model"]
+    try:
+        assert main([WORD, "--config", str(settings), "--format", "json"]) == 0
+    finally:
+        native.use_threads(0)
+    printed = capsys.readouterr()
+    info = json.loads(printed.out)["model"]
     assert (info["dtype"], info["threads"], info["kv_cache_enabled"]) == ("int8", 1, True)
-    assert done.stderr == b""
+    assert printed.err == ""
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from mindnlp_ocr.bench import tool
 from mindnlp_ocr.cli import main
 from mindnlp_ocr.commands import COMMANDS
+from mindnlp_ocr.models.qwen2vl import Qwen2VLModel
 from tests.conftest import ROOT
 
 
@@ -34,7 +35,10 @@ def test_a_benchmark_without_its_name_is_refused(capsys: pytest.CaptureFixture[s
     assert "use comparison, kv-cache or report" in capsys.readouterr().err
 
 
-def test_infer_reads_as_without_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_infer_reads_as_without_a_command(
+    model: Qwen2VLModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mindnlp_ocr.opening.load_model", lambda arguments: model)
     page = str(ROOT / "tests" / "pages" / "word_56x56.png")
     assert main(["infer", page]) == 0
     with_command = capsys.readouterr().out
