@@ -22,6 +22,14 @@ from tests.reference import random_weights
 
 MODELS: list[dict[str, Any]] = json.loads((GOLDENS / "shapes.json").read_text(encoding="utf-8"))["models"]
 MAX_LENGTH = 64
+# Every shape on our operators, and the other implementations at a shape each; at that of 7B: test_windows.py.
+RUNS: list[tuple[str, Implementation, bool]] = [
+    ("2b", "flash", True),
+    ("2b", "eager", True),
+    ("7b", "flash", True),
+    ("mineru2.5-1.2b", "flash", True),
+    ("mineru2.5-1.2b", "eager", False),
+]
 with_library = pytest.mark.skipif(not native.available()[0], reason=native.available()[1])
 
 
@@ -65,14 +73,10 @@ def test_a_prompt_in_two_pieces_gives_the_logits_of_the_whole_to_the_bit() -> No
 
 
 @pytest.mark.parametrize(
-    ("implementation", "own_operators"),
-    [("eager", False), pytest.param("eager", True, marks=with_library), pytest.param("flash", True, marks=with_library)],
+    ("size", "implementation", "own_operators"), [pytest.param(*run, marks=[with_library] * run[2]) for run in RUNS]
 )
-@pytest.mark.parametrize("spec", MODELS, ids=[spec["name"] for spec in MODELS])
-def test_vision_features_logits_and_tokens_match(
-    spec: dict[str, Any], implementation: Implementation, own_operators: bool
-) -> None:
-    size = spec["name"]
+def test_vision_features_logits_and_tokens_match(size: str, implementation: Implementation, own_operators: bool) -> None:
+    spec = next(model for model in MODELS if model["name"] == size)
     golden = np.load(GOLDENS / "shapes.npz", allow_pickle=False)
     graphs = graphs_of(spec, implementation, operators_for(Device("CPU")) if own_operators else Operators())
     image, ids, positions = inputs_of(spec)

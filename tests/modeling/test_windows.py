@@ -32,6 +32,16 @@ STRIP = {  # of five windows, for other tests
 }
 ROWS = 8  # every so many features are recorded
 MAX_LENGTH = 512
+# Each implementation at the tiny shape and at a published one; every shape on our operators.
+RUNS: list[tuple[str, Implementation, bool]] = [
+    ("tiny", "eager", False),
+    ("tiny", "eager", True),
+    ("tiny", "flash", True),
+    ("3b", "eager", True),
+    ("3b", "flash", True),
+    ("7b", "eager", False),
+    ("7b", "flash", True),
+]
 with_library = pytest.mark.skipif(not native.available()[0], reason=native.available()[1])
 every_model = pytest.mark.parametrize("spec", MODELS, ids=[spec["name"] for spec in MODELS])
 
@@ -75,14 +85,13 @@ def test_no_image_has_more_windows_than_there_is_room_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("implementation", "own_operators"),
-    [("eager", False), pytest.param("eager", True, marks=with_library), pytest.param("flash", True, marks=with_library)],
+    ("name", "implementation", "own_operators"), [pytest.param(*run, marks=[with_library] * run[2]) for run in RUNS]
 )
-@every_model
 def test_features_logits_and_tokens_match(
-    spec: dict[str, Any], implementation: Implementation, own_operators: bool, golden: Any
+    name: str, implementation: Implementation, own_operators: bool, golden: Any
 ) -> None:
-    name, images = spec["name"], images_of(spec)
+    spec = next(model for model in MODELS if model["name"] == name)
+    images = images_of(spec)
     graphs = graphs_of(spec, implementation, operators_for(Device("CPU")) if own_operators else Operators())
     features = [graphs.vision([image])[0] for image in images]
     np.testing.assert_allclose(np.concatenate(features)[::ROWS], golden[f"{name}/vision"], atol=1e-3)
