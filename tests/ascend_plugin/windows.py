@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from mindnlp_ocr.backends.select import attention_dtype_for, backends_for, operators_for
 from mindnlp_ocr.cache.config import CacheConfig
@@ -21,7 +20,6 @@ from mindnlp_ocr.models.export import export_model
 from mindnlp_ocr.models.limits import Limits
 from mindnlp_ocr.ops.device import Device
 from mindnlp_ocr.weights.folder import FolderWeights
-from mindnlp_ocr.weights.quantize import WeightDtype
 from tests.conftest import GOLDENS
 from tests.modeling.test_windows import MAX_LENGTH, ROWS, TINY, images_of
 from tests.reference import random_weights
@@ -30,21 +28,19 @@ from tests.windows import write_checkpoint
 NPU = Device("Ascend")
 
 
-def graphs_of(config: ModelConfig, weights: Any, dtype: WeightDtype) -> Graphs:
+def graphs_of(config: ModelConfig, weights: Any) -> Graphs:
     backends = backends_for(NPU, "flash", config, attention_dtype_for(NPU, "flash", "fp16"))
     kv = KVSlots(config, 1, MAX_LENGTH, backends.text, "fp16")
-    return Graphs(config, weights, MAX_LENGTH, operators_for(NPU, dtype), backends, kv)
+    return Graphs(config, weights, MAX_LENGTH, operators_for(NPU, "fp16"), backends, kv)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 0.01), ("fp16", 0.02)])
-def test_sixteen_bit_attention_in_windows_gives_the_references_features_and_tokens(
-    dtype: WeightDtype, tolerance: float
-) -> None:
+def test_sixteen_bit_attention_in_windows_gives_the_references_features_and_tokens() -> None:
+    """With weights of 16 bits as well; with those of 32: pages.py."""
     config = ModelConfig.from_dict(TINY["config"])
-    graphs, images = graphs_of(config, dict(random_weights.state_dict(TINY["config"], TINY["seed"])), dtype), images_of(TINY)
+    graphs, images = graphs_of(config, dict(random_weights.state_dict(TINY["config"], TINY["seed"]))), images_of(TINY)
     golden = np.load(GOLDENS / "windows.npz", allow_pickle=False)
     features = [graphs.vision([image])[0] for image in images]
-    np.testing.assert_allclose(np.concatenate(features)[::ROWS], golden["tiny/vision"], atol=tolerance)
+    np.testing.assert_allclose(np.concatenate(features)[::ROWS], golden["tiny/vision"], atol=0.02)
     ids = np.asarray(TINY["input_ids"], np.int32)
     positions = mrope_positions(ids, [image.grid_thw for image in images], config.image_token_id, 2)
     steps = graphs.prefill(PromptPart(ids, features, positions.ids))
@@ -62,6 +58,6 @@ def test_an_exported_tower_gives_the_features_of_the_compiled_one(tmp_path: Path
     backends = backends_for(NPU, "flash", config, manifest.kv_dtype)
     kv = KVSlots(config, 1, manifest.max_length, backends.text, manifest.kv_dtype)
     exported = ExportedGraphs(target, manifest, config, backends, kv)
-    compiled = graphs_of(config, FolderWeights(folder, config), "fp16")
-    for image in images_of(TINY):
+    compiled = graphs_of(config, FolderWeights(folder, config))
+    for image in images_of(TINY)[:2]:  # in a window, and in many that are cut
         np.testing.assert_allclose(exported.vision([image])[0], compiled.vision([image])[0], atol=1e-3)
