@@ -1,5 +1,6 @@
 """Tests of all commands and links in the documentation; commands that can run here run on small pages."""
 
+import argparse
 import ast
 import html
 import importlib
@@ -13,9 +14,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mindnlp_ocr import CacheConfig
+from mindnlp_ocr import CacheConfig, opening
 from mindnlp_ocr.export.manifest import FILE
 from mindnlp_ocr.models.qwen2vl import EMBEDDED, Qwen2VLModel
+from mindnlp_ocr.options import add_options
 from tests.conftest import GOLDENS, ROOT
 from tests.docs.commands import (
     DOCUMENTS,
@@ -145,6 +147,25 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def _one_model() -> Iterator[None]:
+    """Commands that say nothing of the model share one."""
+    said_nothing, load, loaded = argparse.ArgumentParser(), opening.load_model, list[Any]()
+    add_options(said_nothing)
+    defaults = vars(said_nothing.parse_args([])).items()
+
+    def load_once(arguments: argparse.Namespace) -> Any:
+        if any(getattr(arguments, name) != default for name, default in defaults):
+            return load(arguments)
+        if not loaded:
+            loaded.append(load(arguments))
+        return loaded[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(opening, "load_model", load_once)
+        yield
+
+
+@pytest.fixture(scope="module")
 def written(sandbox: Path) -> dict[Command, Outcome]:
     """Converted and exported models for other commands, created by the documented commands."""
     outcomes = {}
@@ -159,6 +180,7 @@ def written(sandbox: Path) -> dict[Command, Outcome]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_one_model")
 @shown([command for command in COMMANDS if kind(command) == "run"])
 def test_a_command_gives_its_documented_result(command: Command, sandbox: Path, written: dict[Command, Outcome]) -> None:
     name, arguments = tool(command)
