@@ -66,12 +66,6 @@ def test_what_nothing_can_be_served_with_is_refused(
     assert says in capsys.readouterr().err
 
 
-def test_options_that_are_none_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["--no-such"])
-    assert caught.value.code == 2
-
-
 def test_other_machines_may_call_without_a_key_only_with_a_warning(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("a-key-that-is-long-enough\n", encoding="utf-8")
