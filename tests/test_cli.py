@@ -49,7 +49,7 @@ def as_json(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Comple
 def test_json_is_one_object_and_nothing_else_on_stdout(as_json: tuple[subprocess.CompletedProcess[bytes], str]) -> None:
     output = as_json[0].stdout.decode("utf-8")
     report = json.loads(output)
-    assert list(report) == ["schema_version", "results", "model", "cache", "ranks"]
+    assert list(report) == ["schema_version", "results", "model", "cache"]
     keys = {"image", "pages", "text", "error", "error_code", "timings_ms", "doubtful"}
     assert [result.keys() for result in report["results"]] == [keys] * 3
     assert report["model"]["model_name"] == EMBEDDED.name

@@ -116,7 +116,6 @@ class Report(BaseModel):
         results: the documents.
         model: the result of ``get_model_info()`` at the end; null if the run was interrupted.
         cache: the result of ``get_cache_stats()`` at the end; null if the run was interrupted.
-        ranks: the statistics of each worker, if several shared the documents; else null.
     """
 
     model_config = _WRITTEN
@@ -125,7 +124,6 @@ class Report(BaseModel):
     results: tuple[DocumentResult, ...]
     model: dict[str, Any] | None = None
     cache: dict[str, Any] | None = None
-    ranks: list[dict[str, Any]] | None = None
 
 
 def json_schema() -> dict[str, Any]:

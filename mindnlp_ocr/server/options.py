@@ -3,6 +3,7 @@
 import argparse
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from mindnlp_ocr.documents import presets
 from mindnlp_ocr.errors import SetupError
@@ -18,6 +19,34 @@ examples:
 
 The server is ready when /health returns 200. The API is compatible with OpenAI's; see docs/server.md.
 """
+
+
+class Number(NamedTuple):
+    """A whole number that an option sets."""
+
+    default: int
+    about: str
+    least: int = 1
+
+
+NUMBERS = {
+    "max_waiting": Number(128, "maximum number of requests that wait for a slot; further ones are rejected", least=0),
+    "request_seconds": Number(600, "maximum time for which a request may wait and run, in seconds"),
+    "max_body_mb": Number(64, "maximum size of the body of a request, in MiB"),
+    "max_images": Number(16, "maximum number of images in a request"),
+    "max_image_mpixels": Number(64, "maximum size of an image before it is resized, in millions of pixels"),
+    "max_choices": Number(16, "maximum number of answers to a request (n)"),
+    "image_threads": Number(2, "number of threads that decode images and render pages"),
+    "shutdown_seconds": Number(
+        30, "time that running requests have to finish when the server is stopped, in seconds", least=0
+    ),
+    "documents_quota_mb": Number(1024, "maximum size of the folder for uploaded documents, in MiB"),
+    "document_keep_seconds": Number(3600, "time after which a finished document is deleted, in seconds"),
+    "document_seconds": Number(3600, "maximum time for reading a document, in seconds"),
+    "document_pages": Number(2000, "maximum number of pages of a document"),
+    "documents_at_once": Number(1, "number of documents that are read at a time"),
+    "documents_waiting": Number(32, "maximum number of documents that wait; further ones are rejected"),
+}
 
 
 def parser() -> Parser:
@@ -60,27 +89,14 @@ def parser() -> Parser:
     parser.add_argument(
         "--served-model-name", metavar="NAME", help="name of the model in the API (default: name of its folder)"
     )
-    _number(parser, "--max-waiting", 128, "maximum number of requests that wait for a slot; further ones are rejected")
-    _number(parser, "--request-seconds", 600, "maximum time for which a request may wait and run, in seconds")
-    _number(parser, "--max-body-mb", 64, "maximum size of the body of a request, in MiB")
-    _number(parser, "--max-images", 16, "maximum number of images in a request")
-    _number(parser, "--max-image-mpixels", 64, "maximum size of an image before it is resized, in millions of pixels")
-    _number(parser, "--max-choices", 16, "maximum number of answers to a request (n)")
-    _number(parser, "--image-threads", 2, "number of threads that decode images and render pages")
-    _number(
-        parser, "--shutdown-seconds", 30, "time that running requests have to finish when the server is stopped, in seconds"
-    )
     parser.add_argument(
         "--documents-dir",
         metavar="DIR",
         help="folder for uploaded documents (default: a temporary folder, deleted when the server stops)",
     )
-    _number(parser, "--documents-quota-mb", 1024, "maximum size of that folder, in MiB")
-    _number(parser, "--document-keep-seconds", 3600, "time after which a finished document is deleted, in seconds")
-    _number(parser, "--document-seconds", 3600, "maximum time for reading a document, in seconds")
-    _number(parser, "--document-pages", 2000, "maximum number of pages of a document")
-    _number(parser, "--documents-at-once", 1, "number of documents that are read at a time")
-    _number(parser, "--documents-waiting", 32, "maximum number of documents that wait; further ones are rejected")
+    for name, number in NUMBERS.items():
+        text = f"{number.about} (default: {number.default})"
+        parser.add_argument(option(name), type=int, default=number.default, metavar="N", help=text)
     parser.add_argument(
         "--preset",
         metavar="NAME",
@@ -105,8 +121,9 @@ def parser() -> Parser:
     return parser
 
 
-def _number(parser: Parser, name: str, default: int, about: str) -> None:
-    parser.add_argument(name, type=int, default=default, metavar="N", help=f"{about} (default: {default})")
+def option(name: str) -> str:
+    """Return the option of a setting."""
+    return f"--{name.replace('_', '-')}"
 
 
 def server_config(arguments: argparse.Namespace) -> ServerConfig:
@@ -117,16 +134,9 @@ def server_config(arguments: argparse.Namespace) -> ServerConfig:
     """
     if not 0 <= arguments.port <= 65535:
         raise SetupError(f"--port is {arguments.port}: use 1 to 65535, or 0 for any free port", code="port_out_of_range")
-    least = {"max_waiting": 0, "shutdown_seconds": 0}
-    for name in (
-        "max_waiting", "request_seconds", "max_body_mb", "max_images", "max_image_mpixels", "max_choices", "image_threads",
-        "shutdown_seconds", "documents_quota_mb", "document_keep_seconds", "document_seconds", "document_pages",
-        "documents_at_once", "documents_waiting",
-    ):  # fmt: skip
-        if (value := getattr(arguments, name)) < least.get(name, 1):
-            raise SetupError(
-                f"--{name.replace('_', '-')} is {value}: use {least.get(name, 1)} or more", code="option_too_low"
-            )
+    for name, number in NUMBERS.items():
+        if (value := getattr(arguments, name)) < number.least:
+            raise SetupError(f"{option(name)} is {value}: use {number.least} or more", code="option_too_low")
     replicas(arguments)
     if arguments.ray is not None and arguments.documents_dir is not None:
         raise SetupError(

@@ -76,7 +76,7 @@ class JsonWriter(JsonLinesWriter):
         self.write(f'{{\n  "schema_version": {SCHEMA_VERSION},\n  "results": [')
 
     def finish(self, **about: Any) -> None:
-        """Add the fields ``model``, ``cache`` and, after a run in several processes, ``ranks``."""
+        """Add the fields ``model`` and ``cache``."""
         self._about = about
 
     def _head(self) -> str:
@@ -90,7 +90,7 @@ class JsonWriter(JsonLinesWriter):
         return ("\n      ]" if self.pages else "]") + ",\n" + _fields(summary, 3) + "\n    }"
 
     def _close(self) -> None:
-        about = {"model": None, "cache": None, "ranks": None, **self._about}
+        about = {"model": None, "cache": None, **self._about}
         self.write(("\n  ]" if self.documents else "]") + ",\n" + _fields(about, 1) + "\n}\n")
 
 

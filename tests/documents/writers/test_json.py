@@ -100,8 +100,8 @@ def test_what_read_the_documents_stands_at_the_end() -> None:
         writer.end()
         writer.finish(model={"dtype": "fp32"}, cache={"hits": 3, "ttl": math.inf})
     found = json.loads(stream.getvalue())
-    assert (found["model"], found["cache"], found["ranks"]) == ({"dtype": "fp32"}, {"hits": 3, "ttl": None}, None)
-    assert list(found) == ["schema_version", "results", "model", "cache", "ranks"]
+    assert (found["model"], found["cache"]) == ({"dtype": "fp32"}, {"hits": 3, "ttl": None})
+    assert list(found) == ["schema_version", "results", "model", "cache"]
 
 
 @pytest.mark.parametrize("pages", [0, 1, 2])
