@@ -46,7 +46,7 @@ def test_pages_read_by_one_model_in_two_parts_have_the_tokens_of_one(
         one = model.generate([{"role": "user", "content": content}])
         assert (result["token_ids"], result["text"]) == (one.token_ids, one.text)
     assert (model.get_model_info()["tensor_parallel"], pages["model"]["tensor_parallel"]) == (1, 2)
-    said = "error: tests/pages/missing.png: tests/pages/missing.png is missing: pass an image file"
+    said = "error: tests/pages/missing.png: tests/pages/missing.png is missing: pass an image file [file_missing]"
     assert said in log(folder, "worker_1").splitlines()
 
 
