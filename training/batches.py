@@ -1,4 +1,4 @@
-"""Batches of one shape each, drawn without end by the loader's processes: lines, small pages, windows of pages, layouts."""
+"""Batches of one shape each, drawn without end by the loader's processes: lines, small pages, windows, layouts, tables."""
 
 import io
 import logging
@@ -22,10 +22,11 @@ from training.lines import draw_line
 from training.pages import Columns, draw_page
 from training.real import Page, RealPages, blocks, crops, resized, rows_of, window
 from training.regions import places_of
+from training.tables import draw_table
 
 log = logging.getLogger("training")
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
-TEXT_PROMPT, LAYOUT_PROMPT = "\nText Recognition:", "\nLayout Detection:"
+TEXT_PROMPT, LAYOUT_PROMPT, TABLE_PROMPT = "\nText Recognition:", "\nLayout Detection:", "\nTable Recognition:"
 PROMPTS = (
     "Extract all text from this image.",
     "OCR",
@@ -47,17 +48,19 @@ LARGEST_PAGE = 560  # image tokens of a page that is read as text
 ANY_GRID = 0.4  # share of pages whose numbers of rows and columns are drawn at random
 WINDOWS = 4  # of one rendering of a page
 LAYOUT_ROOM = {22: 620, 37: 1000}  # tokens after a square page of so many image tokens a side
+TABLE_ROOM = 640  # tokens after a table
 BLOCKS = 48  # paragraphs of PDFs that are kept for layouts
 LARGE_SHARE = 0.75  # of the layouts: the larger square
 READ_HEIGHT = 40  # the reader scales a crop to this height, and the image processor rounds it down to 28
 STRETCHED = 0.86  # the share of lines that are read so
 SHARES = {
-    "drawn_lines": 0.29,
-    "pdf_lines": 0.11,
-    "scan_lines": 0.07,
-    "drawn_pages": 0.13,
-    "windows": 0.15,
-    "layouts": 0.25,
+    "drawn_lines": 0.27,
+    "pdf_lines": 0.10,
+    "scan_lines": 0.10,
+    "drawn_pages": 0.12,
+    "windows": 0.12,
+    "layouts": 0.17,
+    "tables": 0.12,
 }
 RESAMPLING = (
     Image.Resampling.BILINEAR,
@@ -160,7 +163,7 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
         self._end, self._pad = tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")
         self._tails = [self._encode(prompt_tail(prompt)) for prompt in PROMPTS]
         self._text_tail = self._encode(prompt_tail(TEXT_PROMPT))
-        self._layout_tail = self._encode(prompt_tail(LAYOUT_PROMPT))
+        self._layout_tail, self._table_tail = (self._encode(prompt_tail(p)) for p in (LAYOUT_PROMPT, TABLE_PROMPT))
         self._blocks: list[Mask] = []
         self._pools: dict[tuple[bool, int], list[Row]] = defaultdict(list)
         makers = {name: getattr(self, f"_{name}") for name in self._shares}
@@ -168,8 +171,8 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
             name = self._r.choices(list(self._shares), list(self._shares.values()))[0]
             yield makers[name]()
 
-    def _size(self, rows: int, columns: int) -> int:
-        taken = rows * columns * 1.6 + text_room(rows, columns)
+    def _size(self, rows: int, columns: int, room: int) -> int:
+        taken = rows * columns * 1.6 + room
         return max(8, min(2048, int(self._tokens / taken) // 8 * 8))
 
     def _row(self, picture: Mask, prompt: list[int], text: str, room: int) -> Row | None:
@@ -225,7 +228,7 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
             return None
         pool = self._pools[drawn, near]
         pool.append(row)
-        if len(pool) < self._size(1, near):
+        if len(pool) < self._size(1, near, text_room(1, near)):
             return None
         self._pools[drawn, near] = []
         return self._pack(drawn, text_room(1, near), pool)
@@ -253,13 +256,14 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
 
     # Pages
 
-    def _fill(self, drawn: bool, grid: tuple[int, int], make: Callable[[], Row | None]) -> Batch:
+    def _fill(self, drawn: bool, grid: tuple[int, int], make: Callable[[], Row | None], room: int | None = None) -> Batch:
         rows: list[Row] = []
-        while len(rows) < self._size(*grid):
+        room = room or text_room(*grid)
+        while len(rows) < self._size(*grid, room):
             row = make()
             if row is not None:
                 rows.append(row)
-        return self._pack(drawn, text_room(*grid), rows)
+        return self._pack(drawn, room, rows)
 
     def _drawn_pages(self) -> Batch:
         r = self._r
@@ -282,7 +286,7 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
         """Windows of PDF pages, and of receipts and books, whose rows are joined."""
         r, real = self._r, self._real
         assert real is not None
-        receipts = bool(real.receipts or real.books) and r.random() < 0.25
+        receipts = bool(real.receipts or real.books) and r.random() < 0.35
         grid = choose_grid(r, 3 if receipts else 2, 14)
         room = text_room(*grid)
 
@@ -319,6 +323,20 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
             return row._replace(regions=places_of(text)) if row else None
 
         return self._fill(True, (side, side), make)
+
+    def _tables(self) -> Batch:
+        rows, columns = choose_grid(self._r, 3, 8)
+        if rows == columns:
+            columns += 1  # squares are layouts
+        height, width = 28 * rows, 28 * columns
+
+        def make() -> Row | None:
+            scale = self._r.uniform(0.9, 1.25)  # of the page to the picture that the model sees
+            picture, text = draw_table(self._store, self._r, int(height * scale), int(width * scale))
+            image = Image.fromarray(picture).resize((width, height), self._r.choice(RESAMPLING))
+            return self._row(as_jpeg(self._r, np.asarray(image)), self._table_tail, text, TABLE_ROOM) if text else None
+
+        return self._fill(True, (rows, columns), make, TABLE_ROOM)
 
     def _real_block(self) -> Mask | None:
         """A paragraph of a PDF, from the last few pages that were rendered for it."""

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from training.batches import LAYOUT_PROMPT
+from training.batches import LAYOUT_PROMPT, TABLE_PROMPT
 from training.check_sources import line_hash, pages_of
 from training.checkpoint import load
 from training.decode import Reader, Reading, as_read
@@ -31,6 +31,7 @@ from training.layouts import draw_layout
 from training.lines import draw_empty
 from training.pages import Columns, draw_page
 from training.regions import REGION, Region
+from training.tables import draw_table
 from training.texts import is_chinese
 
 log = logging.getLogger("training")
@@ -260,6 +261,40 @@ def drawn_layouts(reader: Reader, held_out: Store, count: int) -> Figures:
     return figures
 
 
+def cells_of(otsl: str) -> list[list[tuple[str, str]]]:
+    """Return the tags of each row of a table with the texts that follow them."""
+    return [re.findall(r"<(fcel|ecel|lcel|ucel|xcel)>([^<]*)", row) for row in otsl.split("<nl>")[:-1]]
+
+
+def drawn_tables(reader: Reader, held_out: Store, count: int) -> Figures:
+    """Tables in unseen fonts, of 560 by 336 pixels: how many have the right structure, and how many of the cells with text
+    stand in their place with the right text."""
+    r = Random(404)
+    drawn: list[tuple[Image.Image, str]] = []
+    while len(drawn) < count:
+        mask, text = draw_table(held_out, r, 336, 560)
+        if text:
+            drawn.append((Image.fromarray(255 - (mask * r.uniform(0.75, 1)).astype(np.uint8)), text))
+    found = reader.read([picture for picture, _ in drawn], TABLE_PROMPT, special=True)
+    structures = cells = right = 0
+    pairs: list[tuple[str, str]] = []
+    for reading, (_, wanted) in zip(found, drawn, strict=True):
+        a, b = cells_of(reading.text), cells_of(wanted)
+        structures += [[tag for tag, _ in row] for row in a] == [[tag for tag, _ in row] for row in b]
+        read = {(i, j): text.strip() for i, row in enumerate(a) for j, (_, text) in enumerate(row)}
+        for i, row in enumerate(b):
+            for j, (tag, text) in enumerate(row):
+                if tag == "fcel":
+                    cells += 1
+                    right += read.get((i, j)) == text
+        pairs.append((re.sub(r"<\w+>", " ", reading.text), re.sub(r"<\w+>", " ", wanted)))
+    return {
+        "drawn tables: structures right, %": round(100 * structures / count, 1),
+        "drawn tables: cells right, %": round(100 * right / max(1, cells), 1),
+        "drawn tables: character errors, %": character_error(pairs),
+    }
+
+
 def typeset_layouts(reader: Reader, pages: Path, limit: int) -> Figures:
     """The share of a detector's lines that lie in a region: there is no truth for the regions of these pages."""
     boxes = json.loads((pages / "boxes.json").read_text("utf8"))
@@ -294,6 +329,8 @@ def measure(options: argparse.Namespace) -> Figures:
         tasks.append(lambda: unseen_fonts(reader, held_out, options.lines))
         tasks.append(lambda: small_pages(reader, held_out, options.drawn_pages))
         tasks.append(lambda: empty_crops(reader, Store(options.data), 80))
+        if options.tables:
+            tasks.append(lambda: drawn_tables(few, held_out, options.tables))
         if options.layouts:
             tasks.append(lambda: drawn_layouts(few, held_out, options.layouts))
     for task in tasks:
@@ -315,6 +352,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--drawn-pages", type=int, default=16, help="small pages of each kind")
     parser.add_argument("--lines", type=int, default=60, help="lines drawn in each unseen font")
     parser.add_argument("--layouts", type=int, default=0, help="pages whose regions are looked for: 5 to 20 s each on a CPU")
+    parser.add_argument("--tables", type=int, default=0, help="number of tables that are drawn and read")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cpu")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args(arguments)

@@ -11,10 +11,11 @@ from random import Random
 import numpy as np
 from PIL import Image
 
-from training.figures import number, titled
+from training.figures import titled
 from training.fonts import Face, Font, Mask, Store, load_face
 from training.pictures import chart, diagram, drawing, photograph
 from training.regions import Region, layout_text
+from training.tables import Table
 
 RATIOS = (0.707, 0.707, 0.707, 0.707, 0.773, 0.773, 0.65, 0.85, 1.0, 1.333, 1.414, 1.778)  # width by height
 INK = 60  # from which a pixel counts as ink of a box
@@ -74,7 +75,7 @@ class Designer:
         self.head_middle = r.random() < 0.2
         self.forms = r.random() < 0.12
         self.figures = self.tables = 0
-        self.places = r.choice(("prose", "prose", "prose", "report", "report", "mixed"))
+        self.places = r.choice(("prose", "prose", "prose", "report", "report", "mixed", "manual"))
 
     # The page
 
@@ -202,7 +203,7 @@ class Designer:
     def _block(self, left: int, right: int, y: int, stop: int, wide: bool = False) -> int:
         """One thing of the text; where the next may begin."""
         r = self.r
-        more = {"prose": 0.0, "report": 0.5, "mixed": 1.0}[self.places]
+        more = {"prose": 0.0, "manual": 0.0, "report": 0.5, "mixed": 1.0}[self.places]
         makers: list[Callable[[int, int, int, int], int]] = [
             self._form if self.forms else self._paragraph,
             self._heading,
@@ -212,7 +213,8 @@ class Designer:
             self._equation,
             self._listing,
         ]
-        weights = [10.0, 2.2, 0.8 + more, 0.7 + 1.6 * more, 0.9 + 1.6 * more, 0.6, 0.5]
+        listings = 6.0 if self.places == "manual" else 0.5
+        weights = [10.0, 2.2, 0.8 + more, 0.7 + 1.6 * more, 0.9 + 1.6 * more, 0.6, listings]
         if wide:
             weights = [1.0, 1.0, 0.1, 2.0, 2.5, 0.1, 0.1]
         found = r.choices(makers, weights)[0](left, right, y, stop)
@@ -408,16 +410,16 @@ class Designer:
 
     def _listing(self, left: int, right: int, y: int, stop: int) -> int:
         r = self.r
-        if not self.store.monospaced or stop - y < 4 * self.size:
+        if not self.store.monospaced or stop - y < 3 * self.size:
             return y
         font = r.choice(self.store.monospaced)
         face = self._face(font, self.size * 0.9)
         pitch, at, depth = int(face.height * r.uniform(0.95, 1.2)), y, 0
         framed = r.random() < 0.3
-        for _ in range(r.randint(3, 14)):
+        for _ in range(r.choice((1, 2, r.randint(3, 8), r.randint(3, 14)))):
             if at + face.height > stop:
                 break
-            text = font.keep(r.choice((self.store.texts.english(r, 20), self.store.texts.mail(r), f"x = {number(r)}")))
+            text = font.keep(self.store.texts.listing(r, r.randint(2, 70))) or "x = 1"
             x = left + self.size * (0.5 + 2 * depth)
             face.draw(self.page, x, at, face.fit(text, right - x - self.size))
             depth = max(0, min(4, depth + r.choice((-1, 0, 0, 1))))
@@ -464,60 +466,26 @@ class Designer:
 
     def _table(self, left: int, right: int, y: int, stop: int) -> int:
         r = self.r
-        face = self._face(self.font, self.size * r.uniform(0.78, 1.0))
-        pitch = int(face.height * r.uniform(1.02, 1.7))
-        columns = r.randint(2, max(2, min(8, (right - left) // (5 * self.size))))
-        fits = int((stop - y - 3 * self.size) / pitch)
-        if fits < 3:
+        size = max(7, round(self.size * r.uniform(0.78, 1.0)))
+        if stop - y < 7 * size:
             return y
-        rows = r.randint(2, min(fits, 18))
         self.tables += 1
         captioned, above = r.random() < 0.6, r.random() < 0.65
         if captioned and above:
-            y = self._caption("table_caption", left, right, y, stop - rows * pitch, self.tables) + r.randint(2, self.size)
-        if stop - y < rows * pitch:
+            y = self._caption("table_caption", left, right, y, stop - 4 * size, self.tables) + r.randint(2, self.size)
+        narrow = int((right - left) * (r.uniform(0.55, 0.95) if r.random() < 0.3 else 1.0))
+        x = left + int((right - left - narrow) / 2 * (r.random() < 0.7))
+        limit = min(stop, self.height - 2)
+        head_font = self.store.relative(r, self.font) if not self.chinese and r.random() < 0.6 else self.font
+        place = (x, y, min(x + narrow, self.width - 1), limit)
+        table = Table(self.store, r, self.page, place, (self.font, head_font), size, self.chinese)
+        if table.bottom <= y:
             return y
-        narrow = (right - left) * (r.uniform(0.55, 0.95) if r.random() < 0.3 else 1.0)
-        x = left + (right - left - narrow) / 2 * (r.random() < 0.7)
-        edges = [x, *sorted(x + narrow * (i + r.uniform(-0.22, 0.22)) / columns for i in range(1, columns)), x + narrow]
-        top, bottom = y, y + rows * pitch
-        style, ink = r.choice(("grid", "grid", "rows", "booktabs", "booktabs", "none", "shaded")), r.randint(90, 255)
-        if style == "shaded":
-            self.page[top : top + pitch, int(x) : int(x + narrow)] = r.randint(30, 110)
-            for row in range(2, rows, 2) if r.random() < 0.5 else ():
-                self.page[top + row * pitch : top + (row + 1) * pitch, int(x) : int(x + narrow)] = r.randint(12, 50)
-        pad, right_set = self.size * r.uniform(0.2, 0.6), r.random() < 0.5
-        empty = r.choice((0.0, 0.05, 0.3))
-        drop = max(0, (pitch - face.height) // 2)
-        for row in range(rows):
-            for column in range(columns):
-                if row and r.random() < empty:
-                    continue
-                room = edges[column + 1] - edges[column] - 2 * pad
-                text = face.fit(self.font.keep(self.store.texts.entry(r, self.chinese)), room)
-                used = face.width(text)
-                at = edges[column] + pad + (max(0.0, room - used) if right_set and column else 0.0)
-                face.draw(self.page, at, top + row * pitch + drop, text)
-        self._rules(style, edges, top, bottom, pitch, ink)
-        self._add("table", x - 2, top - 2, x + narrow + 3, bottom + 3)
-        end = bottom + 2
+        self._add("table", x - 2, y - 2, x + narrow + 3, table.bottom + 3)
+        end = table.bottom + 2
         if captioned and not above:
             end = self._caption("table_caption", left, right, end + r.randint(2, self.size), stop, self.tables)
         return end + int(self.size * 0.3)
-
-    def _rules(self, style: str, edges: list[float], top: int, bottom: int, pitch: int, ink: int) -> None:
-        x0, x1, r = int(edges[0]), int(edges[-1]), self.r
-        lines = {
-            "grid": range(top, bottom + 1, pitch),
-            "rows": range(top, bottom + 1, pitch),
-            "booktabs": (top, top + pitch, bottom),
-        }.get(style, ())
-        for line in lines:
-            if line < self.height:
-                self.page[line : line + (r.randint(1, 2) if style == "booktabs" else 1), x0:x1] = ink
-        if style == "grid":
-            for edge in edges:
-                self.page[top : bottom + 1, min(self.width - 1, int(edge))] = ink
 
     def _picture(self, left: int, right: int, y: int, stop: int) -> int:
         r = self.r

@@ -16,17 +16,26 @@ from tokenizers import Tokenizer  # noqa: E402
 
 from mindnlp_ocr.weights.checkpoint import open_checkpoint  # noqa: E402
 from training import evaluate, finetune  # noqa: E402
-from training.batches import LAYOUT_ROOM, SHARES, SYSTEM, Batch, Batches, text_room  # noqa: E402
+from training.batches import LAYOUT_ROOM, SHARES, SYSTEM, TABLE_ROOM, Batch, Batches, text_room  # noqa: E402
 from training.checkpoint import average, export, load  # noqa: E402
 from training.decode import Reader, as_read  # noqa: E402
 from training.degrade import Degrader, generator, normalise  # noqa: E402
-from training.evaluate import calibration_error, character_error, distance, matched, overlap, regions_of  # noqa: E402
+from training.evaluate import (  # noqa: E402
+    calibration_error,
+    cells_of,
+    character_error,
+    distance,
+    matched,
+    overlap,
+    regions_of,
+)
 from training.fonts import Store  # noqa: E402
 from training.layouts import draw_layout  # noqa: E402
 from training.lines import draw_empty, draw_line  # noqa: E402
 from training.places import owners  # noqa: E402
 from training.real import RealPages, blocks  # noqa: E402
 from training.regions import Region, layout_text  # noqa: E402
+from training.tables import Cell, draw_table, otsl  # noqa: E402
 from training.train import Trainer, parse  # noqa: E402
 
 CHECKPOINT = Path("mindnlp_ocr/assets/qwen2vl-ocr-tiny").resolve()
@@ -49,8 +58,9 @@ def test_a_batch_of_each_kind(kind: str, store: Store, real: Path) -> None:
     batch = batch_of(kind, store, real)
     count, height, width = batch.pictures.shape
     assert count >= 8 and height % 28 == 0 and width % 28 == 0
-    assert batch.kind == f"{'drawn' if 'drawn' in kind or kind == 'layouts' else 'real'} {batch.kind.split()[1]}"
-    assert batch.after.shape == batch.learnt.shape and batch.after.shape[1] <= text_room(height // 28, width // 28)
+    assert batch.kind == f"{'drawn' if 'drawn' in kind or kind in ('layouts', 'tables') else 'real'} {batch.kind.split()[1]}"
+    room = TABLE_ROOM if kind == "tables" else text_room(height // 28, width // 28)
+    assert batch.after.shape == batch.learnt.shape and batch.after.shape[1] <= room
     tokenizer = Tokenizer.from_file(str(TOKENIZER))
     end = tokenizer.token_to_id("<|im_end|>")
     for after, learnt in zip(batch.after, batch.learnt, strict=True):
@@ -98,6 +108,38 @@ def test_a_drawn_layout_boxes_the_ink_of_its_regions(store: Store) -> None:
         assert (bare > 60).mean() < 0.01  # and little beside: rules, bullets that stand out
     assert {"text", "title", "table", "image", "header", "footer", "page_number", "list"} <= kinds
     assert draw_layout(store, Random(5), 616)[1] == draw_layout(store, Random(5), 616)[1]
+
+
+def test_a_drawn_table_has_a_place_for_every_column_of_every_row(store: Store) -> None:
+    tags, drawn = set(), 0
+    for seed in range(60):
+        picture, text = draw_table(store, Random(seed), 260, 460)
+        rows = cells_of(text)
+        if not rows:
+            continue
+        drawn += 1
+        assert len(rows) >= 2 and {len(row) for row in rows} == {len(rows[0])}
+        places = [[tag for tag, _ in row] for row in rows]
+        tags |= {tag for row in places for tag in row}
+        assert all(row[0] not in ("lcel", "xcel") for row in places)  # nothing on the left to join to
+        assert not {"ucel", "xcel"} & set(places[0])
+        assert all(bool(content) == (tag == "fcel") for row in rows for tag, content in row)
+        ink = (picture > 60).any(1).nonzero()[0]
+        assert ink[0] < 40 and ink[-1] > 205  # the table fills the picture
+    assert drawn > 20 and tags == {"fcel", "ecel", "lcel", "ucel"}
+    assert draw_table(store, Random(5), 260, 460)[1] == draw_table(store, Random(5), 260, 460)[1]
+    assert draw_table(store, Random(5), 20, 460)[1] == ""  # no room for two rows
+
+
+def test_a_table_is_written_with_its_joined_cells() -> None:
+    cells = [
+        Cell(0, 0, rows=2, lines=("Item",)),
+        Cell(0, 1, columns=2, lines=("Price", "net")),
+        Cell(1, 1),
+        Cell(1, 2, lines=("€",)),
+    ]
+    assert otsl(cells, 2, 3) == "<fcel>Item<fcel>Price net<lcel><nl><ucel><ecel><fcel>€<nl>"
+    assert otsl([Cell(0, 0, rows=2, columns=2, lines=("电", "话"))], 2, 2, "") == "<fcel>电话<lcel><nl><ucel><xcel><nl>"
 
 
 def test_paragraphs_of_other_pages_stand_in_a_layout(store: Store, real: Path) -> None:
