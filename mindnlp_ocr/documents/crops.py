@@ -96,6 +96,13 @@ def scaled(line: Image.Image, settings: LineSettings) -> Image.Image:
     return line.resize((steps * settings.height, settings.height), Image.Resampling.BICUBIC)
 
 
+def stretched_again(crop: Image.Image, settings: LineSettings) -> Image.Image:
+    """Widen the crop of a line from ``stretch`` to ``stretch_again``, at most to the maximum width."""
+    wanted = min(crop.width * settings.stretch_again / settings.stretch, settings.max_width)
+    steps = max(1, int(wanted / settings.height))
+    return crop.resize((steps * settings.height, settings.height), Image.Resampling.BICUBIC)
+
+
 def ink_gaps(line: Image.Image) -> list[tuple[int, int]]:
     """Return the ranges of pixel columns without ink between columns with ink, as (first, end)."""
     ink = np.flatnonzero(_ink(line).any(0))

@@ -3,13 +3,13 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image
 
 from mindnlp_ocr.documents.ahead import added, since
-from mindnlp_ocr.documents.crops import crops_of, split_cells
+from mindnlp_ocr.documents.crops import crops_of, split_cells, stretched_again
 from mindnlp_ocr.documents.detector import Detection, LineDetector, Quad, width
 from mindnlp_ocr.documents.order import arranged
 from mindnlp_ocr.documents.placing import placed_back, turned
@@ -85,7 +85,28 @@ class LinePages:
         """Detect and read the lines of an RGB page."""
         found = self.find(image)
         self._read(found.parts)
+        self.read_again(found.parts)
         return found
+
+    def read_again(self, parts: Sequence[Part]) -> None:
+        """Read parts with a low confidence again, from wider crops. The more confident reading of each remains."""
+        doubtful: list[tuple[Part, Reading, float, Image.Image]] = []
+        for part in parts:
+            first = part.outcome
+            if not isinstance(first, Reading) or not first.text.strip():
+                continue
+            confidence, _ = self._readings.estimate(first.logprobs)
+            if confidence is not None and confidence < self.settings.min_confidence:
+                wider = stretched_again(part.image, self.settings)
+                if wider.width > part.image.width:
+                    doubtful.append((part, first, confidence, wider))
+        requests = (self.request(wider) for *_, wider in doubtful)
+        for number, second in self._model.generate_batch(requests, batch_size=self._batch_size) if doubtful else ():
+            part, first, confidence, _ = doubtful[number]
+            if isinstance(second, PageError):
+                continue
+            surer = second if (self._readings.estimate(second.logprobs)[0] or 0.0) > confidence else first
+            part.outcome = replace(surer, timings_ms=added([first.timings_ms, second.timings_ms]))
 
     def request(self, image: Image.Image) -> Request:
         """Create the request for one part of a line."""
@@ -109,6 +130,7 @@ class LinePages:
         places = [(n, quad) for n, quad in enumerate(quads) if np.ptp(quad[:, 0]) > 0 and np.ptp(quad[:, 1]) > 0]
         parts = [part for number, quad in places for part in self._parts(image, quad, number, settings)]
         self._read(parts)
+        self.read_again(parts)
         for part in parts:
             if isinstance(part.outcome, PageError):
                 raise part.outcome

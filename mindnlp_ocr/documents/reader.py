@@ -339,6 +339,8 @@ class DocumentReader:
         source = prepared.source
         if isinstance(prepared.whole, PageError):
             return self._finished(source, prepared.layout, error=prepared.whole)
+        if self._line_pages:
+            self._line_pages.read_again(prepared.lines.parts)
         start = time.perf_counter()
         if prepared.whole is not None:
             whole = self._whole_pages.read(prepared.whole, source.image)

@@ -24,6 +24,9 @@ class LineSettings(BaseModel):
         stretch: factor by which crops are stretched horizontally.
         margin: margin around the detected line, as a share of its height.
         max_width: maximum width of a crop in pixels; longer lines are split at a gap, and their texts joined.
+        min_confidence: a crop that was read with a lower confidence is read again with ``stretch_again``, and the more
+            confident reading counts; 0: never. This needs the settings of the confidence.
+        stretch_again: factor by which such a crop is stretched, as far as ``max_width`` permits.
         max_new_tokens: maximum number of new tokens for one line.
     """
 
@@ -34,6 +37,8 @@ class LineSettings(BaseModel):
     stretch: PositiveFloat = 1.0
     margin: Annotated[float, Field(ge=0, le=1)] = 0.0
     max_width: PositiveInt = 1540
+    min_confidence: Annotated[float, Field(ge=0, le=1)] = 0.0
+    stretch_again: PositiveFloat = 1.0
     max_new_tokens: PositiveInt = 192
 
 
