@@ -16,7 +16,7 @@ SURE, UNSURE = "a word", " ".join(["a word that goes on"] * 25)  # the confidenc
 
 
 @pytest.fixture(scope="module")
-def letter() -> Image.Image:
+def small_page() -> Image.Image:
     with Image.open(ROOT / "examples" / "letter.png") as image:
         return image.convert("RGB")
 
@@ -34,8 +34,8 @@ def reader(folder: Path, whole: Answer, line: Answer, layout: LayoutChoice = "au
     return DocumentReader(model, layout=layout, threads=1)
 
 
-def test_a_page_that_was_read_with_a_low_confidence_is_read_again_by_lines(tmp_path: Path, letter: Image.Image) -> None:
-    page = reader(tmp_path, UNSURE, SURE).read_image(letter)
+def test_a_page_that_was_read_with_a_low_confidence_is_read_again_by_lines(tmp_path: Path, small_page: Image.Image) -> None:
+    page = reader(tmp_path, UNSURE, SURE).read_image(small_page)
     assert page.layout == "lines"
     assert {line.text for line in page.lines} == {SURE}
     assert len(page.lines) > 5
@@ -60,15 +60,15 @@ def test_a_page_that_was_read_with_a_low_confidence_is_read_again_by_lines(tmp_p
     ],
 )
 def test_a_page_stays_as_it_was_read_if(
-    tmp_path: Path, letter: Image.Image, whole: str, line: Answer, layout: LayoutChoice, settings: dict[str, Any]
+    tmp_path: Path, small_page: Image.Image, whole: str, line: Answer, layout: LayoutChoice, settings: dict[str, Any]
 ) -> None:
-    page = reader(tmp_path, whole, line, layout, **settings).read_image(letter)
+    page = reader(tmp_path, whole, line, layout, **settings).read_image(small_page)
     assert page.layout == "page"
     assert page.text == whole
 
 
-def test_the_text_is_passed_on_once_if_it_may_change(tmp_path: Path, letter: Image.Image) -> None:
+def test_the_text_is_passed_on_once_if_it_may_change(tmp_path: Path, small_page: Image.Image) -> None:
     pieces: list[str] = []
-    page = reader(tmp_path, UNSURE, SURE).read_image(letter, on_text=pieces.append)
+    page = reader(tmp_path, UNSURE, SURE).read_image(small_page, on_text=pieces.append)
     assert pieces == [page.text]
     assert SURE in page.text

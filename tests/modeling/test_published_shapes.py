@@ -22,7 +22,7 @@ from tests.reference import random_weights
 
 MODELS: list[dict[str, Any]] = json.loads((GOLDENS / "shapes.json").read_text(encoding="utf-8"))["models"]
 MAX_LENGTH = 64
-# Every shape on our operators, and the other implementations at a shape each; at that of 7B: test_windows.py.
+# Every shape runs on our operators, and each other implementation at one shape. Eager at the 7B shape is in test_windows.py.
 RUNS: list[tuple[str, Implementation, bool]] = [
     ("2b", "flash", True),
     ("2b", "eager", True),

@@ -32,7 +32,7 @@ STRIP = {  # of five windows, for other tests
 }
 ROWS = 8  # every so many features are recorded
 MAX_LENGTH = 512
-# Each implementation at the tiny shape and at a published one; every shape on our operators.
+# Each implementation runs at the tiny shape and at a published one, and every shape runs on our operators.
 RUNS: list[tuple[str, Implementation, bool]] = [
     ("tiny", "eager", False),
     ("tiny", "eager", True),
