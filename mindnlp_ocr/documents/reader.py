@@ -308,8 +308,10 @@ class DocumentReader:
         except PageError as error:
             warnings.append(f"The blocks of the page were composed from its lines instead: {error}")
             return self._finished(source, "model", blocks, 0, warnings, timings)
-        warnings += found.warnings
         of_model, outside = blocks_of_lines(found.blocks, [line for block in blocks for line in block.lines], image.size)
+        if self.settings.model_layout.table_structure:
+            of_model = steps.add_cells(image, found, of_model)
+        warnings += found.warnings
         if of_model:
             blocks = inserted(of_model, arranged(outside)) if self.settings.model_layout.fill_gaps else of_model
         elif blocks:

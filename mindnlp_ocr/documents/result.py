@@ -107,12 +107,13 @@ class Block(_Result):
     Attributes:
         kind: what the block is; "aside" is text in the margin of a page.
         box: the upright rectangle around all lines.
-        lines: the lines in reading order; empty for a figure without text.
+        lines: the lines in reading order; empty for a figure without text. Those of a table are its cells, or the lines that
+            were detected, which may be parts of cells or several cells.
         label: the model's name for this kind of block, such as "page_footnote"; None if no model classified it.
         level: level of a heading, from 1, if the model distinguishes levels.
         angle: degrees (0, 90, 180 or 270) by which its text is rotated clockwise on the page.
         continues: whether it continues the paragraph of the previous text block.
-        html: a table with its merged cells, as HTML; None if it was read as lines.
+        html: the rows, columns and merged cells of a table, as HTML; None if only its lines are known.
         latex: a formula, without delimiters.
         markdown: the block as the model wrote it, if it wrote Markdown.
     """

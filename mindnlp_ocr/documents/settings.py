@@ -69,6 +69,7 @@ class ModelLayoutSettings(BaseModel):
         read_by: "blocks": each block is read in one request; "lines": the lines of the page are detected and read one by
             one, and each is put into the block in which it lies.
         fill_gaps: whether lines outside all blocks are detected and read, too.
+        table_structure: whether the model is also asked for the cells of each table if a page is read by lines.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,6 +81,7 @@ class ModelLayoutSettings(BaseModel):
     most_boxes: PositiveInt = 300
     read_by: Literal["blocks", "lines"] = "blocks"
     fill_gaps: bool = True
+    table_structure: bool = False
 
 
 class ConfidenceSettings(BaseModel):

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from mindnlp_ocr.documents.agreement import trusted
 from mindnlp_ocr.documents.ahead import added
 from mindnlp_ocr.documents.detector import Quad, bounds
-from mindnlp_ocr.documents.regions import CONTAINERS, PICTURES, share_inside
+from mindnlp_ocr.documents.regions import CONTAINERS, PICTURES, cut_of, share_inside
 from mindnlp_ocr.documents.result import Block, Box
 from mindnlp_ocr.documents.settings import ModelLayoutSettings
 from mindnlp_ocr.errors import PageError, SetupError
@@ -21,6 +23,7 @@ OVERLAP = 0.8  # overlap, as a share of the smaller of two boxes, from which the
 SMALLEST = 3  # minimum side of a box in pixels; smaller boxes contain no text
 MOST_OF_A_PAGE = 0.6  # area of a picture, as a share of the page, from which lines in it are read, too
 COVERED = 0.5  # share of a line from which it counts as covered by a box
+TABLE_MARGIN = 0.5  # margin around the lines of a table whose cells are asked for, as a share of the median line height
 BOX = "<|box_start|>"
 
 
@@ -124,6 +127,31 @@ class TwoSteps:
             found.timings_ms = dict(result.layout_scored.timings_ms)
         return found
 
+    def add_cells(self, image: Image.Image, found: Found, blocks: Sequence[Block]) -> tuple[Block, ...]:
+        """Ask for the cells of the tables among blocks that consist of lines; ``found`` receives warnings and timings.
+
+        Returns:
+            The blocks; a table has HTML if the answer can be trusted.
+        """
+        tables = [number for number, block in enumerate(blocks) if block.kind == "table"]
+        crops = [image.crop(_with_margin(blocks[number], image.size)) for number in tables]
+        try:
+            answers = self._client(found).batch_content_extract(crops, "table", scored=True) if tables else []
+        except (PageError, ValueError) as error:  # the latter is a RequestError of the library
+            found.warnings.append(f"The cells of {len(tables)} of {len(tables)} tables could not be read: {error}")
+            return tuple(blocks)
+        outputs = [answer.scored for answer in answers if answer is not None]
+        found.timings_ms = added([found.timings_ms, *(output.timings_ms for output in outputs if output.timings_ms)])
+        faults = [output.fault for output in outputs if output.fault is not None]
+        if faults:
+            found.warnings.append(f"The cells of {len(faults)} of {len(tables)} tables could not be read: {faults[0]}")
+        completed = list(blocks)
+        for number, answer in zip(tables, answers, strict=True):
+            if answer is not None and cut_of(answer.scored) is None:
+                html = trusted(answer, blocks[number].lines)
+                completed[number] = blocks[number].model_copy(update={"html": html})
+        return tuple(completed)
+
     def _client(self, found: Found) -> "EngineMinerUClient":
         """Create a client that adds the problems of the layout to the warnings of a page."""
 
@@ -162,6 +190,18 @@ def _doubled(block: Any, other: Any) -> bool:
         return False
     one, two = block["bbox"], other["bbox"]
     return max(share_inside(one, two), share_inside(two, one)) >= OVERLAP
+
+
+def _with_margin(table: Block, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return the place of a table in pixels, with a margin around its lines, inside a page of size ``size``."""
+    margin = TABLE_MARGIN * median(line.box.height for line in table.lines)
+    left, top, right, bottom = table.box
+    return (
+        max(0, round(left - margin)),
+        max(0, round(top - margin)),
+        min(size[0], round(right + margin)),
+        min(size[1], round(bottom + margin)),
+    )
 
 
 def uncovered(quads: Sequence[Quad], covered: Sequence[Sequence[float]], size: tuple[int, int]) -> list[Quad]:

@@ -198,20 +198,37 @@ def items(block: Block) -> str:
 
 
 def table(block: Block) -> str:
-    """Write a pipe table with the first row as its header. In incomplete rows, cells are aligned by their positions."""
-    rows = [row for row in block.rows if any(line.text.strip() for line in row)]
+    """Write a pipe table with the first row as its header, from the cells of its HTML or else from its lines."""
+    rows = [row for row in _rows_of_cells(block) or _rows_of_lines(block) if any(row)]
     if not rows:
         return ""
-    columns = max(rows, key=len)
-    centres = [(line.box.left + line.box.right) / 2 for line in columns]
-    written = []
-    for row in rows:
-        cells = [""] * len(columns)
-        for place, line in zip(_columns(row, centres), row, strict=True):
-            cells[place] = _marked(line).replace("|", "\\|")
-        written.append("| " + " | ".join(cells) + " |")
-    rule = "|" + " --- |" * len(columns)
+    written = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    rule = "|" + " --- |" * len(rows[0])
     return "\n".join([written[0], rule, *written[1:]])
+
+
+def _rows_of_cells(block: Block) -> list[list[str]]:
+    """Return the cells of the HTML; none if there is no HTML. A cell is marked if it is the same as a doubtful line."""
+    cells = cells_of(block.html or "")
+    doubtful = {line.text: line for line in block.lines if line.doubtful}
+    rows = [[""] * max(1 + cell.column for cell in cells) for _ in range(1 + max((cell.row for cell in cells), default=-1))]
+    for cell in cells:
+        line = doubtful.get(cell.text)
+        rows[cell.row][cell.column] = _marked(line) if line else with_formulas(cell.text)
+    return rows
+
+
+def _rows_of_lines(block: Block) -> list[list[str]]:
+    """Return the lines of each row. In incomplete rows, they are aligned by their positions."""
+    found = [row for row in block.rows if any(line.text.strip() for line in row)]
+    centres = [(line.box.left + line.box.right) / 2 for line in max(found, key=len, default=())]
+    rows = []
+    for row in found:
+        cells = [""] * len(centres)
+        for place, line in zip(_columns(row, centres), row, strict=True):
+            cells[place] = _marked(line)
+        rows.append(cells)
+    return rows
 
 
 def _columns(row: Sequence[Line], centres: Sequence[float]) -> list[int]:

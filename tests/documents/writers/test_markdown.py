@@ -65,6 +65,20 @@ def test_a_table_is_a_pipe_table_and_ragged_rows_are_padded() -> None:
     assert markdown(block(line(" "), kind="table")) == ""
 
 
+def test_a_table_of_detected_lines_has_the_cells_of_its_html() -> None:
+    lines = (line("Item Price"), line("Tea | green 3.20", row=1), line("Total", doubtful=True, confidence=0.41, row=2))
+    html = (
+        "<table><tr><td>Item</td><td>Price</td></tr><tr><td>Tea | &lt;b&gt;</td><td>3.20</td></tr>"
+        "<tr><td></td><td></td></tr><tr><td>Total</td></tr></table>"
+    )
+    made = block(*lines, kind="table").model_copy(update={"html": html})
+    assert markdown(made) == (
+        "| Item | Price |\n| --- | --- |\n| Tea \\| \\<b> | 3.20 |\n| Total <!-- doubtful 0.41 --> |  |\n"
+    )
+    assert made.text == "Item Price\nTea | green 3.20\nTotal"
+    assert markdown(made.model_copy(update={"html": "<table></table>"})).startswith("| Item Price |\n| --- |\n")
+
+
 def test_cells_keep_their_order_where_they_crowd() -> None:
     head = [line(text, 100 * place, 0, 100 * place + 20, 20) for place, text in enumerate("abc")]
     crowd = [line(text, 205 + 2 * place, 40, 206 + 2 * place, 60, row=1) for place, text in enumerate("xy")]
