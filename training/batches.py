@@ -20,7 +20,7 @@ from training.fonts import Mask, Store
 from training.layouts import draw_layout
 from training.lines import draw_line
 from training.pages import Columns, draw_page
-from training.real import Page, RealPages, blocks, crops, resized, rows_of, window
+from training.real import Page, RealPages, blocks, crops, resized, rows_of, shuffled, window
 from training.regions import places_of
 from training.tables import draw_table
 
@@ -51,16 +51,17 @@ LAYOUT_ROOM = {22: 620, 37: 1000}  # tokens after a square page of so many image
 TABLE_ROOM = 640  # tokens after a table
 BLOCKS = 48  # paragraphs of PDFs that are kept for layouts
 LARGE_SHARE = 0.75  # of the layouts: the larger square
+PDF_SHUFFLED, SCANS_SHUFFLED = 0.4, 0.7  # share of real pages whose lines are composed of their words in random order
 READ_HEIGHT = 40  # the reader scales a crop to this height, and the image processor rounds it down to 28
 STRETCHED = 0.86  # the share of lines that are read so
 SHARES = {
-    "drawn_lines": 0.27,
-    "pdf_lines": 0.10,
-    "scan_lines": 0.10,
-    "drawn_pages": 0.12,
-    "windows": 0.12,
-    "layouts": 0.17,
-    "tables": 0.12,
+    "drawn_lines": 0.38,
+    "pdf_lines": 0.09,
+    "scan_lines": 0.06,
+    "drawn_pages": 0.13,
+    "windows": 0.08,
+    "layouts": 0.15,
+    "tables": 0.11,
 }
 RESAMPLING = (
     Image.Resampling.BILINEAR,
@@ -242,17 +243,18 @@ class Batches(torch.utils.data.IterableDataset[Batch]):
             if drawn and (batch := self._put_line(True, as_jpeg(r, drawn[0]), drawn[1], stretched)):
                 return batch
 
-    def _real_lines(self, draw: Callable[[Random], Page]) -> Batch:
+    def _real_lines(self, draw: Callable[[Random], Page], new_order: float) -> Batch:
         while True:
-            for crop, text in crops(self._r, draw(self._r)):
+            lines = crops(self._r, draw(self._r))
+            for crop, text in shuffled(self._r, lines) if self._r.random() < new_order else lines:
                 if batch := self._put_line(False, crop, text, self._r.random() < STRETCHED):
                     return batch
 
     def _pdf_lines(self) -> Batch:
-        return self._real_lines(self._real.pdf)  # type: ignore[union-attr]
+        return self._real_lines(self._real.pdf, PDF_SHUFFLED)  # type: ignore[union-attr]
 
     def _scan_lines(self) -> Batch:
-        return self._real_lines(self._real.scan)  # type: ignore[union-attr]
+        return self._real_lines(self._real.scan, SCANS_SHUFFLED)  # type: ignore[union-attr]
 
     # Pages
 

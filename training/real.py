@@ -2,8 +2,9 @@
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,6 +19,8 @@ RESOLUTIONS = (80, 96, 100, 120, 144, 150, 170, 200, 200, 240)
 CHINESE_SHARE = 0.3
 BOOK_SHARE = 0.22
 BLOCK_LINES = 14
+LEAST_GAP = 0.1  # of the height of a line, between two of its words
+CLEARER = 1.5  # how much wider the narrowest gap between words must be than the widest between letters
 
 
 @dataclass
@@ -108,6 +111,49 @@ def crops(r: Random, page: Page) -> Iterator[tuple[Mask, str]]:
         bottom = int(min(height, line.bottom + line.height * margin() + 0.5))
         if right - left >= 5 and bottom - top >= 6:
             yield page.image[top:bottom, left:right], line.text
+
+
+def words_of(crop: Mask, text: str) -> list[tuple[Mask, str]] | None:
+    """Cut a line between its words. Returns None if the gaps between words cannot be told from those between letters."""
+    words = text.split()
+    if not words or any(map(is_chinese, text)):
+        return None
+    paper, ink = np.percentile(crop, (75, 2))
+    if paper - ink < 40:
+        return None
+    columns = np.flatnonzero((crop < paper - 0.4 * (paper - ink)).any(0))
+    steps = np.diff(columns)
+    order = np.argsort(-steps, kind="stable")
+    count = len(words) - 1
+    if len(steps) < count + 1:
+        return None
+    if count:
+        narrowest, widest = int(steps[order[count - 1]]) - 1, int(steps[order[count]]) - 1
+        if narrowest < max(CLEARER * widest, LEAST_GAP * len(crop), 3):
+            return None
+    cuts = [int(columns[n] + columns[n + 1]) // 2 for n in sorted(order[:count])]
+    edges = [0, *cuts, crop.shape[1]]
+    return [(crop[:, left:right], word) for (left, right), word in zip(pairwise(edges), words, strict=True)]
+
+
+def shuffled(r: Random, lines: Iterable[tuple[Mask, str]]) -> Iterator[tuple[Mask, str]]:
+    """Yield lines that are composed of the words of the given lines, drawn at random.
+
+    The lines of a few hundred receipts are soon learnt by heart. Their words in a new order have to be read.
+    """
+    words = [word for crop, text in lines for word in words_of(crop, text) or ()]
+    for _ in range(len(words) // 3):
+        first = r.choice(words)
+        height = len(first[0])
+        alike = [word for word in words if 0.8 < len(word[0]) / height < 1.25]
+        chosen = [first, *r.choices(alike, k=r.choice((0, 1, 1, 2, 2, 3, 4, 5)))]
+        parts = []
+        for picture, _ in chosen:
+            if len(picture) != height:
+                width = max(1, round(picture.shape[1] * height / len(picture)))
+                picture = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
+            parts.append(np.pad(picture, ((0, 0), (0, int(height * r.uniform(0.08, 0.3)))), mode="edge"))
+        yield np.concatenate(parts, 1), " ".join(word for _, word in chosen)
 
 
 def blocks(page: Page) -> Iterator[Mask]:

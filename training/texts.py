@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 from training.figures import (
+    CAPITALS,
     DIGITS,
     TERMS,
     amount,
@@ -24,6 +25,25 @@ from training.listings import listing
 MARKS = "，。、；：？！“”（）《》…—·"
 MARK_WEIGHTS = (30, 24, 20, 12, 12, 5, 5, 3, 3, 3, 3, 2, 2, 1, 1, 1)
 BULLETS = frozenset("•■●▪·*")
+MISREAD = (
+    "0OoQDC",
+    "1lI|i!tj7",
+    "5Ss$",
+    "8B3&",
+    "2Zz7",
+    "6Gb",
+    "9gqy",
+    "4A",
+    "uvn",
+    "aeoc",
+    "hbk",
+    "KRXH",
+    "PRFT",
+    "MNWH",
+    "EFB",
+    "@®*#$¥",
+)
+MISREAD_MARKS = (".,", ":;", "'`\"", "-–~_", "()[]{}", "/|\\")
 WRAPS = ["(%s)", '"%s"', "'%s'", "[%s]", "“%s”", "%s's", "%s/", "%s-", "&%s", "*%s", "%s@", "<%s>", "%s=", "_%s"]
 
 
@@ -57,6 +77,7 @@ class Texts:
         self.traditional: dict[str, str] = read_table(folder / "trad.json")
         self.look_alikes: dict[str, list[str]] = read_table(folder / "confusable.json")
         self._families = list(self.look_alikes)
+        self._misread = {c: family.replace(c, "") for family in (*MISREAD, *MISREAD_MARKS) for c in family}
 
     # Single words and figures
 
@@ -195,10 +216,11 @@ class Texts:
         if not chinese and k > 0.92:
             return self.listing(r, length)
         if not chinese and k < 0.17:
-            return self.receipt(r) if k < 0.14 else self.mail(r)
+            text = self.receipt(r) if k < 0.14 else self.mail(r)
+            return self.misspelt(r, text) if r.random() < 0.25 else text
         text = self._plain_line(r, chinese, length)
         if not chinese:
-            return text
+            return self.misspelt(r, text) if r.random() < 0.35 else text
         if any(c in BULLETS for c in text) and r.random() < 0.8:  # otherwise noisy commas are read as bullets
             text = "".join(c for c in text if c not in BULLETS).strip()
         k = r.random()
@@ -242,6 +264,27 @@ class Texts:
                 out += r.choices(MARKS, MARK_WEIGHTS)[0]
                 left = r.randint(1, 7)
         return out
+
+    def misspelt(self, r: Random, text: str) -> str:
+        """Replace, drop, double or exchange some characters, so that no word can be guessed from its beginning."""
+        out, share = "", r.uniform(0.02, 0.2)
+        for c in text:
+            if c == " " or r.random() >= share:
+                out += c
+                continue
+            k = r.random()
+            if k < 0.45 and c in self._misread:
+                out += r.choice(self._misread[c])
+            elif k < 0.7:
+                alphabet = (
+                    DIGITS if c.isdigit() else CAPITALS if c.isupper() else CAPITALS.lower() if c.isalpha() else ".,:;-/()'"
+                )
+                out += r.choice(alphabet)
+            elif k < 0.8:
+                out += c + c
+            elif k < 0.9 and out and out[-1] != " ":
+                out = out[:-1] + c + out[-1]
+        return " ".join(out.split()) or text
 
     def look_alike(self, r: Random, text: str) -> str:
         """Replace characters by others that look similar, or return a sequence from families of look-alikes."""

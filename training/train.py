@@ -37,6 +37,8 @@ log = logging.getLogger("training")
 WARM_UP = 250  # steps
 REUSE = 3  # a batch is degraded anew and used again while the loader has no fresh one, so many times at most
 KEPT = 8
+NOISY_BATCHES = 0.6  # share of the batches whose answers are noisy
+NOISE = 0.08  # maximum share of the tokens of their answers that are replaced
 
 
 @dataclass
@@ -88,6 +90,21 @@ class Feed:
         self._kept = [kept for kept in self._kept if kept[1] is not batch]
 
 
+def with_noise(batch: Batch, share: float) -> Tensor:
+    """Return the tokens after the picture [batch, tokens - 1], with a share of those of the answers replaced by random ones.
+
+    The next token then has to be read from the picture, because it no longer follows from the tokens before it. The answers
+    of layouts are not changed. The replacements are tokens of other answers.
+    """
+    tokens = batch.after[:, :-1]
+    if share <= 0 or batch.regions.shape[1]:
+        return tokens
+    answers = F.pad(batch.learnt, (1, 0))[:, : tokens.shape[1]]  # the token at t is of the answer if t - 1 is learnt
+    replaced = answers & (torch.rand(tokens.shape, device=tokens.device) < share)
+    found = tokens[answers]
+    return torch.where(replaced, found[torch.randint(len(found), tokens.shape, device=tokens.device)], tokens)
+
+
 class Trainer:
     def __init__(self, options: argparse.Namespace, model: Qwen2VL, before: Tensor) -> None:
         self.options, self.model, self.before = options, model, before
@@ -122,8 +139,9 @@ class Trainer:
         """One step; the loss, and whether it was taken: one whose gradient is not finite is left out on every GPU."""
         with torch.no_grad():
             pictures = self._degrade(batch.pictures, batch.drawn)
+        noise = 0.0 if torch.rand(()).item() >= NOISY_BATCHES else NOISE * torch.rand(()).item()
         with torch.autocast(self.device.type, torch.bfloat16):
-            states = self.model(pictures, self.before, batch.after[:, :-1])
+            states = self.model(pictures, self.before, with_noise(batch, noise))
             learnt = batch.learnt[:, :-1]
             loss = F.cross_entropy(self.model.logits(states.hidden[learnt]).float(), batch.after[:, 1:][learnt])
             whole = loss

@@ -36,7 +36,7 @@ from training.places import owners  # noqa: E402
 from training.real import RealPages, blocks  # noqa: E402
 from training.regions import Region, layout_text  # noqa: E402
 from training.tables import Cell, draw_table, otsl  # noqa: E402
-from training.train import Trainer, parse  # noqa: E402
+from training.train import Trainer, parse, with_noise  # noqa: E402
 
 CHECKPOINT = Path("mindnlp_ocr/assets/qwen2vl-ocr-tiny").resolve()
 TOKENIZER = CHECKPOINT / "tokenizer.json"
@@ -190,6 +190,22 @@ def test_a_step_moves_the_weights_and_a_later_call_goes_on(trained: Trainer) -> 
     assert again.state == trained.state and again.state.step == 3
     for a, b in zip(again.model.parameters(), trained.model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_noise_replaces_tokens_of_answers_by_tokens_of_answers(store: Store, real: Path) -> None:
+    torch.manual_seed(2)
+    batch = batch_of("drawn_lines", store, real)
+    tokens, starts = batch.after[:, :-1], batch.learnt.int().argmax(1)
+    answers = torch.zeros_like(tokens, dtype=torch.bool)
+    for row, (start, count) in enumerate(zip(starts, batch.learnt.sum(1), strict=True)):
+        answers[row, start + 1 : start + 1 + count] = True
+    noisy = with_noise(batch, 0.3)
+    changed = noisy != tokens
+    assert 0.1 < changed[answers].float().mean() < 0.35 and not changed[~answers].any()
+    assert set(noisy[changed].tolist()) <= set(tokens[answers].tolist())
+    assert torch.equal(with_noise(batch, 0.0), tokens)
+    layout = batch_of("layouts", store, real)
+    assert torch.equal(with_noise(layout, 0.3), layout.after[:, :-1])
 
 
 def test_a_step_without_a_finite_gradient_is_left_out(trained: Trainer, store: Store, real: Path) -> None:
