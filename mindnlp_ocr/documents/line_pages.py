@@ -103,7 +103,7 @@ class LinePages:
         requests = (self.request(wider) for *_, wider in doubtful)
         for number, second in self._model.generate_batch(requests, batch_size=self._batch_size) if doubtful else ():
             part, first, confidence, _ = doubtful[number]
-            if isinstance(second, PageError):
+            if isinstance(second, PageError) or not second.text.strip():
                 continue
             surer = second if (self._readings.estimate(second.logprobs)[0] or 0.0) > confidence else first
             part.outcome = replace(surer, timings_ms=added([first.timings_ms, second.timings_ms]))

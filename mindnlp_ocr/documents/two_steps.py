@@ -121,7 +121,10 @@ class TwoSteps:
             PageError: the reading was cancelled, or the request failed.
         """
         found = Found()
-        result = self._client(found).layout_detect(image, scored=True)
+        try:
+            result = self._client(found).layout_detect(image, scored=True)
+        except ValueError as error:  # a RequestError of the library
+            raise PageError(f"the layout of the page could not be read: {error}", code="layout_failed") from error
         found.blocks = list(result)
         if result.layout_scored is not None and result.layout_scored.timings_ms:
             found.timings_ms = dict(result.layout_scored.timings_ms)

@@ -36,7 +36,7 @@ def test_only_a_line_with_a_low_confidence_is_read_again_and_the_surer_reading_r
     assert read(tmp_path, lambda width: answers[width]) == (["wide and sure"] * 2, [280, 560, 560])
 
 
-@pytest.mark.parametrize("second", [UNSURE + UNSURE, PageError("no room")], ids=["less sure", "failed"])
+@pytest.mark.parametrize("second", [UNSURE + UNSURE, "", PageError("no room")], ids=["less sure", "empty", "failed"])
 def test_the_first_reading_remains_if_the_second_is(second: Answer, tmp_path: Path) -> None:
     answers: dict[int, Answer] = {280: UNSURE, 560: SURE}
     texts, widths = read(tmp_path, lambda width: second if width == 840 else answers[width], stretch_again=3.0)

@@ -236,6 +236,13 @@ def test_between_two_requests_a_page_that_is_not_wanted_any_more_ends(tmp_path: 
     assert len(model.asked) == 4
 
 
+def test_a_layout_that_is_not_wanted_any_more_is_not_asked_for(tmp_path: Path) -> None:
+    model: Any = ScriptedModel(by_prompt({LAYOUT: ""}), tmp_path)
+    with pytest.raises(PageError, match="the reading was cancelled") as raised:
+        TwoSteps(model, ModelLayoutSettings(), wanted=lambda: False).detect(BLANK)
+    assert (raised.value.code, model.asked) == ("layout_failed", [])
+
+
 def test_small_pictures_are_read_whole_where_the_settings_say_so(tmp_path: Path) -> None:
     model: Any = ScriptedModel(by_prompt({"page": "whole"}), tmp_path, layout="model", model_layout={},
                                page_prompt="page", page_max_pixels=800_000)  # fmt: skip
