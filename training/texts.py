@@ -56,6 +56,13 @@ def is_chinese(character: str) -> bool:
     return "\u4e00" <= character <= "\u9fff"
 
 
+def alphabet_of(character: str) -> str:
+    """Return the characters of the same kind: digits, capital or small letters, or marks."""
+    if character.isalpha():
+        return CAPITALS if character.isupper() else CAPITALS.lower()
+    return DIGITS if character.isdigit() else ".,:;-/()'"
+
+
 class Texts:
     """Word lists and corpora of a data folder: ``lexicon.json``, ``corpus_{en,zh,mixed}.txt`` and two tables of characters.
 
@@ -276,10 +283,7 @@ class Texts:
             if k < 0.45 and c in self._misread:
                 out += r.choice(self._misread[c])
             elif k < 0.7:
-                alphabet = (
-                    DIGITS if c.isdigit() else CAPITALS if c.isupper() else CAPITALS.lower() if c.isalpha() else ".,:;-/()'"
-                )
-                out += r.choice(alphabet)
+                out += r.choice(alphabet_of(c))
             elif k < 0.8:
                 out += c + c
             elif k < 0.9 and out and out[-1] != " ":
