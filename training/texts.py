@@ -1,6 +1,7 @@
 """Random texts for drawn pages: prose from corpora, figures, codes and receipts, in English and Chinese."""
 
 import json
+from collections import defaultdict
 from itertools import accumulate
 from pathlib import Path
 from random import Random
@@ -84,7 +85,10 @@ class Texts:
         self.traditional: dict[str, str] = read_table(folder / "trad.json")
         self.look_alikes: dict[str, list[str]] = read_table(folder / "confusable.json")
         self._families = list(self.look_alikes)
-        self._misread = {c: family.replace(c, "") for family in (*MISREAD, *MISREAD_MARKS) for c in family}
+        self._misread: dict[str, str] = defaultdict(str)  # character -> those of all its families
+        for family in (*MISREAD, *MISREAD_MARKS):
+            for c in family:
+                self._misread[c] += family.replace(c, "")
 
     # Single words and figures
 

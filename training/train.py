@@ -94,14 +94,17 @@ def with_noise(batch: Batch, share: float) -> Tensor:
     """Return the tokens after the picture [batch, tokens - 1], with a share of those of the answers replaced by random ones.
 
     The next token then has to be read from the picture, because it no longer follows from the tokens before it. The answers
-    of layouts are not changed. The replacements are tokens of other answers.
+    of layouts are not changed. The replacements are tokens of the answers of the batch.
     """
     tokens = batch.after[:, :-1]
     if share <= 0 or batch.regions.shape[1]:
         return tokens
-    answers = F.pad(batch.learnt, (1, 0))[:, : tokens.shape[1]]  # the token at t is of the answer if t - 1 is learnt
-    replaced = answers & (torch.rand(tokens.shape, device=tokens.device) < share)
+    before = F.pad(batch.learnt, (1, 0))[:, : tokens.shape[1]]  # the token at t is of the answer if t - 1 is learnt
+    answers = before & batch.learnt[:, :-1]  # without the token that ends it
     found = tokens[answers]
+    if not len(found):
+        return tokens
+    replaced = answers & (torch.rand(tokens.shape, device=tokens.device) < share)
     return torch.where(replaced, found[torch.randint(len(found), tokens.shape, device=tokens.device)], tokens)
 
 

@@ -27,8 +27,9 @@ def trusted(content: str, lines: Sequence[Line]) -> str | None:
 
 
 def agreement(one: Iterable[str], other: Iterable[str]) -> float:
-    """Return the share of two texts that is the same, from 0 to 1, by the pairs of adjacent characters inside words.
+    """Return the share of two texts that is the same, from 0 to 1, by the pairs of adjacent characters of their words.
 
+    The beginning and the end of a word count as characters.
     The order of the words does not matter, because lines may join cells, and cells may join lines.
     """
     first, second = _pairs(one), _pairs(other)
@@ -40,7 +41,10 @@ def _pairs(texts: Iterable[str]) -> Counter[str]:
 
 
 def repeats(cells: Sequence[Cell], lines: Sequence[Line]) -> bool:
-    """Return whether several cells have the same text, but fewer lines contain it."""
+    """Return whether several cells have the same text, which occurs less often in the lines.
+
+    A text that is wrapped over several lines does not count as occurring in them.
+    """
     text = "\n".join(_without_spaces(line.text) for line in lines)
     counts = Counter(_without_spaces(cell.text) for cell in cells)
     return any(count > max(1, text.count(content)) for content, count in counts.items() if len(content) > SHORT)
@@ -59,7 +63,7 @@ def in_order(cells: Sequence[Cell], lines: Sequence[Line]) -> bool:
         owners = [cell for content, cell in contents if text == content or (len(text) > SHORT and text in content)]
         if len(owners) == counts[text] == 1:
             placed.append((owners[0], line.box))
-    tolerance = OVERLAP * median(line.box.height for line in lines) if lines else 0.0
+    tolerance = OVERLAP * median(line.box.height for line in lines)
     return all(
         (one.column + one.columns > other.column or box.right <= beside.left + tolerance)
         and (one.row + one.rows > other.row or box.bottom <= beside.top + tolerance)

@@ -62,7 +62,7 @@ class _Result(BaseModel):
 
 
 class Line(_Result):
-    """One line of text, or one cell of a table row.
+    """One line of text; in a table, a cell or a detected line.
 
     Attributes:
         text: the text, without line breaks.

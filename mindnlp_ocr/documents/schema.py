@@ -35,7 +35,7 @@ class BlockResult(Block):
     """Lines that belong together.
 
     Attributes:
-        text: one line for each visual row; cells of a table are separated by tabs.
+        text: one line for each visual row; the cells (or lines) of a table row are separated by tabs.
     """
 
     model_config = _WRITTEN

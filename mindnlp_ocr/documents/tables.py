@@ -76,7 +76,10 @@ def cells_of(html: str) -> tuple[Cell, ...]:
     parser.close()
     cells: list[Cell] = []
     taken: dict[int, int] = {}  # the first free row of each column
-    for row, found in enumerate(row for row in parser.rows if row):
+    row = 0
+    for found in parser.rows:
+        if not found and max(taken.values(), default=0) <= row:
+            continue  # an empty row, unless it consists of cells that began above
         column = 0
         for text, rows, columns, head in found:
             if len(cells) == MOST_CELLS:
@@ -87,19 +90,20 @@ def cells_of(html: str) -> tuple[Cell, ...]:
             for place in range(column, column + columns):
                 taken[place] = row + rows
             column += columns
+        row += 1
     return tuple(cells)
 
 
 def to_html(cells: tuple[Cell, ...]) -> str:
     """Return the table as HTML that contains only rows, cells, spans and escaped text."""
-    rows: dict[int, list[str]] = {}
+    rows: list[list[str]] = [[] for _ in range(1 + max((cell.row for cell in cells), default=-1))]
     for cell in cells:
         tag = "th" if cell.head else "td"
         spans = "".join(
             f' {name}="{value}"' for name, value in (("rowspan", cell.rows), ("colspan", cell.columns)) if value > 1
         )
-        rows.setdefault(cell.row, []).append(f"<{tag}{spans}>{escape(cell.text, quote=False)}</{tag}>")
-    return "<table>" + "".join(f"<tr>{''.join(row)}</tr>" for row in rows.values()) + "</table>" if rows else ""
+        rows[cell.row].append(f"<{tag}{spans}>{escape(cell.text, quote=False)}</{tag}>")
+    return "<table>" + "".join(f"<tr>{''.join(row)}</tr>" for row in rows) + "</table>" if rows else ""
 
 
 def has_spans(cells: tuple[Cell, ...]) -> bool:

@@ -47,7 +47,7 @@ def test_layout_and_blocks_are_those_of_its_transformers_backend(model: Qwen2VLM
 
 
 def test_event_loops_and_batches_read_the_same(model: Qwen2VLModel) -> None:
-    names = ["examples/letter.png", "examples/invoice.png"]
+    names = ["examples/receipt.png", "examples/invoice.png"]
     images, client = [opened(name) for name in names], two_steps(model)
     golden = [GOLDEN["pages"][name]["blocks"] for name in names]
     assert [shown(blocks) for blocks in client.batch_two_step_extract(images)] == golden
@@ -70,7 +70,7 @@ def test_the_methods_of_a_client_agree_and_special_tokens_stay(model: Qwen2VLMod
     scored = client.predict_scored(image, TEXT)
     assert len(scored.logprobs) == len(scored.token_ids) + 1  # the end of the text has a probability, and no text
     assert scored.perplexity >= 1
-    layout = client.predict(opened("examples/letter.png").resize((616, 616)), LAYOUT)
+    layout = client.predict(opened("examples/receipt.png").resize((616, 616)), LAYOUT)
     assert layout.startswith("<|box_start|>")
     assert "<|im_end|>" not in layout
 

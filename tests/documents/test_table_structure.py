@@ -11,7 +11,7 @@ from mindnlp_ocr.documents.agreement import AGREEMENT, agreement, trusted
 from mindnlp_ocr.documents.reader import DocumentReader
 from mindnlp_ocr.documents.result import Block, Box, Document, Line, Page
 from mindnlp_ocr.documents.settings import ModelLayoutSettings
-from mindnlp_ocr.documents.tables import cells_of
+from mindnlp_ocr.documents.tables import cells_of, to_html
 from mindnlp_ocr.documents.two_steps import Found, TwoSteps
 from mindnlp_ocr.errors import PageError
 from tests.documents.scripted import LAYOUT, TABLE, Answer, ScriptedModel, box, by_prompt
@@ -87,6 +87,23 @@ def test_text_that_occurs_twice_says_nothing_of_the_order() -> None:
     lines = [line("a", 0, 100, 110), line("7", 0, 300, 310), line("7", 1, 100, 110), line("b", 1, 300, 310)]
     html = rows(["a", "7"], ["7", "b"])
     assert trusted(html, lines) == html
+
+
+def test_lines_with_the_same_text_that_stand_in_one_cell_say_nothing_of_the_order() -> None:
+    lines = [line("a", 0, 100, 110), line("12.50", 0, 300, 340), line("12.50", 1, 100, 140), line("b", 1, 300, 310)]
+    html = rows(["a", ""], ["12.50 12.50", "b"])
+    assert trusted(html, lines) == html
+
+
+def test_a_row_of_merged_cells_alone_keeps_its_place() -> None:
+    html = '<table><tr><td rowspan="2">a</td><td rowspan="2">b</td></tr><tr></tr><tr><td>c</td><td>d</td></tr></table>'
+    cells = cells_of(html)
+    assert [(cell.row, cell.column, cell.text) for cell in cells] == [(0, 0, "a"), (0, 1, "b"), (2, 0, "c"), (2, 1, "d")]
+    assert to_html(cells) == html
+    assert [cell.row for cell in cells_of("<table><tr></tr><tr><td>a</td></tr><tr></tr><tr><td>b</td></tr></table>")] == [
+        0,
+        1,
+    ]
 
 
 def test_short_text_inside_of_other_text_says_nothing_of_the_order() -> None:

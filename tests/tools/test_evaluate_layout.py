@@ -40,7 +40,7 @@ def test_a_run_says_how_far_blocks_agree_and_what_is_read(
 ) -> None:
     monkeypatch.setattr("mindnlp_ocr.opening.load_model", lambda arguments: model)
     output = tmp_path / "layout.json"
-    assert tool("evaluate_layout", "examples/letter.png", "--output", output) == 0
+    assert tool("evaluate_layout", "examples/receipt.png", "--output", output) == 0
     layout, text = json.loads(output.read_text(encoding="utf-8"))["sections"].values()
     [shares] = layout["rows"]
     assert (shares["pages"], shares["read_by_lines"]) == (1, 0)

@@ -198,7 +198,7 @@ def test_noise_replaces_tokens_of_answers_by_tokens_of_answers(store: Store, rea
     tokens, starts = batch.after[:, :-1], batch.learnt.int().argmax(1)
     answers = torch.zeros_like(tokens, dtype=torch.bool)
     for row, (start, count) in enumerate(zip(starts, batch.learnt.sum(1), strict=True)):
-        answers[row, start + 1 : start + 1 + count] = True
+        answers[row, start + 1 : start + count] = True  # the last one ends the answer
     noisy = with_noise(batch, 0.3)
     changed = noisy != tokens
     assert 0.1 < changed[answers].float().mean() < 0.35 and not changed[~answers].any()

@@ -210,8 +210,11 @@ def table(block: Block) -> str:
 def _rows_of_cells(block: Block) -> list[list[str]]:
     """Return the cells of the HTML; none if there is no HTML. A cell is marked if it is the same as a doubtful line."""
     cells = cells_of(block.html or "")
+    if not cells:
+        return []
+    width, height = 1 + max(cell.column for cell in cells), 1 + max(cell.row for cell in cells)
     doubtful = {line.text: line for line in block.lines if line.doubtful}
-    rows = [[""] * max(1 + cell.column for cell in cells) for _ in range(1 + max((cell.row for cell in cells), default=-1))]
+    rows = [[""] * width for _ in range(height)]
     for cell in cells:
         line = doubtful.get(cell.text)
         rows[cell.row][cell.column] = _marked(line) if line else with_formulas(cell.text)
