@@ -131,10 +131,24 @@ def _escaped_part(text: str) -> str:
 
 
 def code(block: Block) -> str:
-    """Write code in a fence that is longer than any fence in the code."""
-    text = "\n".join(encodable(line.text) for line in block.lines)
+    """Write code in a fence that is longer than any fence in the code. Detected lines are indented by their positions."""
+    text = encodable("\n".join(_indented(block)))
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence}\n{text}\n{fence}" if text.strip() else ""
+
+
+def _indented(block: Block) -> list[str]:
+    """Return the rows of a block, each line of a row in the column in which it begins, in characters of the mean width."""
+    characters = sum(len(line.text) for line in block.lines)
+    width = 0.0 if block.angle else sum(line.box.width for line in block.lines) / max(1, characters)
+    rows = []
+    for row in block.rows:
+        text = ""
+        for line in row:
+            column = round((line.box.left - block.box.left) / width) if width else 0
+            text = text.ljust(max(column, len(text) + bool(text))) + line.text
+        rows.append(text)
+    return rows
 
 
 def at_the_beginning(text: str) -> str:

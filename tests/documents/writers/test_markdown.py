@@ -2,7 +2,7 @@
 
 import pytest
 
-from mindnlp_ocr.documents.result import Block, Document, Page
+from mindnlp_ocr.documents.result import Block, Box, Document, Page
 from mindnlp_ocr.documents.writers.markdown import at_the_beginning, escape, join
 from tests.documents.writers.pages import HOSTILE, block, in_one_request, line, of_text, page, table, written
 
@@ -124,6 +124,32 @@ def test_what_would_be_markup_at_the_beginning_is_escaped_there(text: str, escap
     assert at_the_beginning(text) == escaped
     assert markdown(block(line(text))) == escaped + "\n"
     assert markdown(block(line(f"x {text}"))) == f"x {text}\n"
+
+
+def test_code_of_detected_lines_keeps_its_indentation_and_its_rows() -> None:
+    numbered = [
+        ("1", 0, 0),
+        ("if ready:", 0, 4),
+        ("2", 1, 0),
+        ("print(text)", 1, 8),
+        ("3", 2, 0),
+        ("else:", 2, 4),
+        ("rest()", 3, 8),
+    ]
+    lines = [
+        line(text, 100 + 10 * column, 100 + 30 * row, 100 + 10 * (column + len(text)), 120 + 30 * row, row=row)
+        for text, row, column in numbered
+    ]
+    one = Block(kind="code", box=Box.around(line.box for line in lines), lines=tuple(lines))
+    assert markdown(one) == "```\n1   if ready:\n2       print(text)\n3   else:\n        rest()\n```\n"
+
+
+def test_code_of_one_answer_keeps_its_own_indentation() -> None:
+    texts = ["if x:", "    print(x)"]
+    lines = tuple(line(text, top=100 + 20 * row, bottom=120 + 20 * row, row=row) for row, text in enumerate(texts))
+    for angle in (0, 90):
+        one = Block(kind="code", box=Box.around(line.box for line in lines), lines=lines, angle=angle)
+        assert markdown(one) == "```\nif x:\n    print(x)\n```\n"
 
 
 def test_doubtful_lines_are_marked_with_their_confidence() -> None:
