@@ -29,8 +29,8 @@ def trusted(content: str, lines: Sequence[Line]) -> str | None:
 def agreement(one: Iterable[str], other: Iterable[str]) -> float:
     """Return the share of two texts that is the same, from 0 to 1, by the pairs of adjacent characters of their words.
 
-    The beginning and the end of a word count as characters.
-    The order of the words does not matter, because lines may join cells, and cells may join lines.
+    The beginning and the end of a word count as characters. The order of the words does not matter, because lines may join
+    cells, and cells may join lines.
     """
     first, second = _pairs(one), _pairs(other)
     return 2 * (first & second).total() / max(1, first.total() + second.total())

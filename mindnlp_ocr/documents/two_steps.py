@@ -137,9 +137,11 @@ class TwoSteps:
             The blocks; a table has HTML if the answer can be trusted.
         """
         tables = [number for number, block in enumerate(blocks) if block.kind == "table"]
+        if not tables:
+            return tuple(blocks)
         crops = [image.crop(_with_margin(blocks[number], image.size)) for number in tables]
         try:
-            answers = self._client(found).batch_content_extract(crops, "table", scored=True) if tables else []
+            answers = self._client(found).batch_content_extract(crops, "table", scored=True)
         except (PageError, ValueError) as error:  # the latter is a RequestError of the library
             found.warnings.append(f"The cells of {len(tables)} of {len(tables)} tables could not be read: {error}")
             return tuple(blocks)
