@@ -55,13 +55,13 @@ PDF_SHUFFLED, SCANS_SHUFFLED = 0.4, 0.7  # share of real pages whose lines are c
 READ_HEIGHT = 40  # the reader scales a crop to this height, and the image processor rounds it down to 28
 STRETCHED = 0.86  # the share of lines that are read so
 SHARES = {
-    "drawn_lines": 0.38,
+    "drawn_lines": 0.34,
     "pdf_lines": 0.09,
-    "scan_lines": 0.06,
-    "drawn_pages": 0.13,
+    "scan_lines": 0.05,
+    "drawn_pages": 0.12,
     "windows": 0.08,
-    "layouts": 0.15,
-    "tables": 0.11,
+    "layouts": 0.18,
+    "tables": 0.14,
 }
 RESAMPLING = (
     Image.Resampling.BILINEAR,

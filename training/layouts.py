@@ -18,6 +18,7 @@ from training.sheet import Sheet
 from training.tables import Table
 
 RATIOS = (0.707, 0.707, 0.707, 0.707, 0.773, 0.773, 0.65, 0.85, 1.0, 1.333, 1.414, 1.778)  # width by height
+LARGE_PRINT = 0.18  # share of small pages with large print, such as letters, receipts and screens
 LETTERS, SIGNS = "xyzabcnkmijfgpqRSTEF", "==+-<>/*"  # of equations
 RESAMPLING = (
     Image.Resampling.BICUBIC,
@@ -53,12 +54,14 @@ class Designer(Sheet):
     def __init__(self, store: Store, r: Random, cut: Callable[[], Mask | None] | None = None) -> None:
         self.cut = cut if r.random() < 0.35 else None
         ratio = r.choice(RATIOS) * r.uniform(0.96, 1.04)
-        area = r.uniform(0.75, 1.9) * 1e6
+        large_print = r.uniform(1.5, 3.4) if r.random() < LARGE_PRINT else 1.0
+        area = r.uniform(0.75, 1.9) * 1e6 * (r.uniform(0.15, 1.0) if large_print > 1 else 1.0)
         super().__init__(store, r, int(math.sqrt(area / ratio)), int(math.sqrt(area * ratio)))
         heads = store.chinese_body if self.chinese else store.latin_body
         self.head_font = r.choice(heads) if r.random() < 0.4 else self.font if self.chinese else store.relative(r, self.font)
         shorter = min(self.height, self.width * 1.414)
-        self.size = max(8, round(shorter * r.choice((7, 8, 9, 9, 10, 10, 11, 11, 12, 14)) / 842 * r.uniform(0.95, 1.1)))
+        size = r.choice((7, 8, 9, 9, 10, 10, 11, 11, 12, 14)) * large_print
+        self.size = max(8, round(shorter * size / 842 * r.uniform(0.95, 1.1)))
         self.leading = r.uniform(1.25, 1.95) if self.chinese else r.uniform(1.08, 1.65)
         self.justified, self.indent = r.random() < 0.6, r.random() < 0.5
         self.gap = self.size * (r.uniform(0.45, 1.6) if not self.indent or r.random() < 0.5 else 0.0)

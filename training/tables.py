@@ -17,6 +17,8 @@ CONTENTS = ("number", "number", "number", "amount", "code", "entry", "entry", "w
 MOST_ROWS, MOST_COLUMNS = 22, 9
 MOST_LINES = 4  # of a cell
 MOST_STRETCH = 1.9
+SPARSE = 0.12  # share of the columns that are mostly empty
+EMPTY_HEADS = (0.15, 0.04)  # share of the heads of the first column, and of those of the others, that are empty
 
 
 @dataclass
@@ -82,7 +84,8 @@ class Table:
         self._style, self._ink = r.choice(STYLES), r.randint(90, 255)
         self._pad = size * r.uniform(0.2, 0.6)
         self._free = int(self._face.height * r.uniform(0.02, 0.7)) // 2  # above and below the text of a cell
-        self._empty = r.choice((0.0, 0.0, 0.05, 0.3))
+        empty = r.choice((0.0, 0.0, 0.05, 0.3))
+        self._empty = [r.uniform(0.5, 0.95) if r.random() < SPARSE else empty for _ in range(self._columns)]
         self._bold_column = r.random() < 0.15
         self._contents = [r.choice(CONTENTS) for _ in range(self._columns)]
         if r.random() < 0.7:
@@ -92,7 +95,7 @@ class Table:
         if r.random() < 0.6:
             self._sides[0] = "left"
         self._middle = r.random() < 0.5  # of the height, instead of the top
-        weights = [r.uniform(0.6, 1.4) * (1.7 if name == "words" else 1.0) for name in self._contents]
+        weights = [r.uniform(0.45, 1.7) * (1.7 if name == "words" else 1.0) for name in self._contents]
         ends = np.cumsum([0.0, *weights]) / sum(weights)
         self._edges = [int(self._left + (right - self._left - 1) * end) for end in ends]
         self._cells: list[Cell] = []
@@ -171,7 +174,8 @@ class Table:
         head = content == "head"
         face = self._head_face if head else self._face
         room = self._edges[column + columns] - self._edges[column] - 2 * self._pad
-        if not head and columns == 1 and (self._r.random() < self._empty and column):
+        empty = EMPTY_HEADS[column > 0] if head else self._empty[column] if column else 0.0
+        if columns == 1 and self._r.random() < empty:
             return Cell(row, column, rows, columns)
         text = self._font.keep(self._words(content))
         if self._wraps and content == "words":

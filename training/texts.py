@@ -231,7 +231,7 @@ class Texts:
             return self.misspelt(r, text) if r.random() < 0.25 else text
         text = self._plain_line(r, chinese, length)
         if not chinese:
-            return self.misspelt(r, text) if r.random() < 0.35 else text
+            return self.misspelt(r, text) if r.random() < 0.28 else text
         if any(c in BULLETS for c in text) and r.random() < 0.8:  # otherwise noisy commas are read as bullets
             text = "".join(c for c in text if c not in BULLETS).strip()
         k = r.random()
