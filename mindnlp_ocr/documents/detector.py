@@ -3,8 +3,9 @@
 import math
 import threading
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -15,24 +16,17 @@ from mindnlp_ocr.ops.cores import usable_cores
 SIDE = 1024  # longest side of the page in the first pass, in pixels
 FINE_SIDE = 1792  # longest side in the second pass, for pages with small print
 SMALL_PRINT = 11.0  # median line height in the first pass, in pixels, below which there is a second pass
+SURE = 0.5  # minimum score of a line; RapidOCR has the same limit
+UNSURE = 0.25  # minimum score of a line that covers no other, such as a page number or the number of a line
+COVERED = 0.3  # maximum share of the area of such a line that is covered by others
+LEAST_HEIGHT = 0.6  # minimum height of such a line, by the median of the others
+LONG = 5  # aspect ratio from which an unsure region that covers lines is likely to contain a line of its own
 DIRECTION_SAMPLES = 9  # number of lines (the longest ones) that vote whether a page is upside down
 PIECE_ASPECT = 4  # maximum aspect ratio of the pieces of these lines
 MAX_ASPECT = 8  # wider pages are padded at the top and bottom
 UPSIDE_DOWN = 0.7  # minimum score for a vote to count
 
 Quad = NDArray[np.float64]  # [4, 2]: the corners clockwise from the top left one, in pixels
-
-
-class Detection(NamedTuple):
-    """The lines of one page.
-
-    Attributes:
-        quads: the corners of every line, [4, 2] each, in pixels of the input page.
-        scores: the score of each line, from 0 to 1.
-    """
-
-    quads: list[Quad]
-    scores: list[float]
 
 
 class LineDetector:
@@ -46,26 +40,29 @@ class LineDetector:
         self._threads = threads or usable_cores()
         self._lock = threading.Lock()
 
-    def detect(self, page: Image.Image) -> Detection:
-        """Detect the lines of an RGB page, from top to bottom. Pages with small print get a second pass at a larger size."""
+    def detect(self, page: Image.Image) -> list[Quad]:
+        """Return the corners of the lines of an RGB page, from top to bottom.
+
+        There is a second pass at a larger size if the print is small, or if the first pass did not separate the lines.
+        """
         pixels = np.asarray(page)[:, :, ::-1]
         longest = max(page.size)
         with self._lock:
-            found = self._detect(pixels, SIDE)
-            if found.quads and longest > SIDE:
-                scale = SIDE / longest
-                if float(np.median([height(quad) for quad in found.quads])) * scale < SMALL_PRINT:
-                    found = self._detect(pixels, FINE_SIDE)
-        return found
+            quads, separated = self._detect(pixels, SIDE)
+            if quads and longest > SIDE:
+                small = float(np.median([height(quad) for quad in quads])) * SIDE / longest < SMALL_PRINT
+                if small or not separated:
+                    quads, _ = self._detect(pixels, FINE_SIDE)
+        return quads
 
-    def rotations(self, page: Image.Image, detection: Detection) -> tuple[Rotation, ...]:
+    def rotations(self, page: Image.Image, lines: list[Quad]) -> tuple[Rotation, ...]:
         """Return the clockwise rotations, in degrees, that may make the page upright: one if it is clear, else two, the more
         likely one first.
 
         Vertical lines show that a page lies on its side. A classifier of short pieces of lines distinguishes up from down.
         It makes errors on unusual print, so its result alone never rotates a page.
         """
-        quads = sorted(detection.quads, key=lambda quad: -max(width(quad), height(quad)))[:DIRECTION_SAMPLES]
+        quads = sorted(lines, key=lambda quad: -max(width(quad), height(quad)))[:DIRECTION_SAMPLES]
         upright = sum(1 for quad in quads if width(quad) >= height(quad))
         on_its_side = sum(1 for quad in quads if height(quad) > 2 * width(quad)) > 2 * upright
         if on_its_side:
@@ -80,7 +77,8 @@ class LineDetector:
             return (270, 90) if down > up else (90, 270)
         return (180, 0) if down > up else (0,)
 
-    def _detect(self, pixels: NDArray[Any], side: int) -> Detection:
+    def _detect(self, pixels: NDArray[Any], side: int) -> tuple[list[Quad], bool]:
+        """Return the lines, and whether the network separated them all."""
         high, wide = pixels.shape[:2]
         pad = max(0, math.ceil((wide / MAX_ASPECT - high) / 2))  # the network detects nothing in a narrow strip
         if pad:
@@ -89,9 +87,11 @@ class LineDetector:
         detector.limit_side_len = side
         result = detector(pixels)
         if result.boxes is None or len(result.boxes) == 0:
-            return Detection([], [])
-        quads = [np.asarray(quad, np.float64) - (0, pad) for quad in result.boxes]
-        return Detection([quad.clip((0, 0), (wide, high)) for quad in quads], [float(score) for score in result.scores])
+            return [], True
+        boxes = np.asarray(result.boxes, np.float32)
+        kept, separated = select_lines(boxes, np.asarray(result.scores))
+        quads = [np.asarray(quad, np.float64) - (0, pad) for quad in _from_top_to_bottom(kept)]
+        return [quad.clip((0, 0), (wide, high)) for quad in quads], separated
 
     @cached_property
     def _detector(self) -> Any:
@@ -101,7 +101,10 @@ class LineDetector:
         settings = self._rapidocr.cfg
         settings.Det.engine_cfg = settings.EngineConfig[settings.Det.engine_type.value]
         settings.Det.model_root_dir = settings.Global.model_root_dir
-        return TextDetector(settings.Det)
+        settings.Det.box_thresh = UNSURE
+        detector = TextDetector(settings.Det)
+        detector.sorted_boxes = lambda boxes: boxes  # the library sorts the boxes without their scores
+        return detector
 
     @cached_property
     def _rapidocr(self) -> Any:
@@ -118,11 +121,42 @@ class LineDetector:
         )
 
 
+def _from_top_to_bottom(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    from rapidocr.ch_ppocr_det import TextDetector
+
+    ordered: NDArray[np.float32] = TextDetector.sorted_boxes(boxes)
+    return ordered
+
+
 def _piece(page: Image.Image, quad: Quad) -> NDArray[Any]:
     """Return the beginning of a line in BGR, at most as long as the input of the classifier."""
     left, top, right, bottom = bounds(quad)
     right = min(right, left + PIECE_ASPECT * (bottom - top))
     return np.ascontiguousarray(np.asarray(page.crop((left, top, right, bottom)))[:, :, ::-1])
+
+
+def select_lines(boxes: NDArray[np.float32], scores: NDArray[np.float64]) -> tuple[NDArray[np.float32], bool]:
+    """Return the boxes that are lines, and whether the network separated all lines.
+
+    A region with a low score is a line only if it covers no other. If it is long and covers others, it is probably a line that
+    the network has joined to them.
+
+    Args:
+        boxes: corners of all regions [regions, 4, 2].
+        scores: their scores [regions].
+    """
+    sure = boxes[scores >= SURE]
+    if not len(sure):
+        return sure, True
+    least = LEAST_HEIGHT * float(np.median([height(box) for box in sure]))
+    kept, separated = list(sure), True
+    for box in boxes[scores < SURE]:
+        covered = sum(cv2.intersectConvexConvex(box, other)[0] for other in sure)
+        if covered > COVERED * cv2.contourArea(box):
+            separated &= width(box) < LONG * height(box)
+        elif height(box) >= least:
+            kept.append(box)
+    return np.array(kept), separated
 
 
 def width(quad: Quad) -> float:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mindnlp_ocr.documents.ahead import added, since
 from mindnlp_ocr.documents.crops import crops_of, split_cells, stretched_again
-from mindnlp_ocr.documents.detector import Detection, LineDetector, Quad, width
+from mindnlp_ocr.documents.detector import LineDetector, Quad, width
 from mindnlp_ocr.documents.order import arranged
 from mindnlp_ocr.documents.placing import placed_back, turned
 from mindnlp_ocr.documents.readings import Part, Readings, messages
@@ -74,7 +74,7 @@ class LinePages:
         image, found = turned(image, found, lines.rotation)
         lines.timings_ms["detect"] = since(start)
         start = time.perf_counter()
-        for quad in found.quads:
+        for quad in found:
             for cell in split_cells(image, quad):
                 lines.parts += self._parts(image, cell, len(lines.quads), self.settings)
                 lines.quads.append(cell)
@@ -145,7 +145,7 @@ class LinePages:
     def _parts(image: Image.Image, quad: Quad, number: int, settings: LineSettings) -> list[Part]:
         return [Part(number, crop.image, crop.blank_before) for crop in crops_of(image, quad, settings)]
 
-    def _rotation(self, image: Image.Image, found: Detection) -> Rotation:
+    def _rotation(self, image: Image.Image, found: list[Quad]) -> Rotation:
         """Determine the rotation of a page. If unclear, some lines are read in both orientations; the confidence decides."""
         candidates = self._detector.rotations(image, found)
         if len(candidates) == 1:
@@ -153,7 +153,7 @@ class LinePages:
         sure: dict[Rotation, float] = {}
         for rotation in candidates:
             page, lines = turned(image, found, rotation)
-            longest = sorted(lines.quads, key=lambda quad: -width(quad))[: 3 * ROTATION_LINES : 3]
+            longest = sorted(lines, key=lambda quad: -width(quad))[: 3 * ROTATION_LINES : 3]
             values = []
             for quad in longest:
                 request = self.request(crops_of(page, quad, self.settings)[0].image)

@@ -282,7 +282,7 @@ class DocumentReader:
             return page.model_copy(update={"warnings": (*warnings, *page.warnings)})
         if lines and settings is not None and settings.fill_gaps:
             start = time.perf_counter()
-            quads = self._detector.detect(image).quads
+            quads = self._detector.detect(image)
             timings = {**timings, "detect": since(start)}
             gaps = uncovered(quads, found.covered, image.size)
             more = arranged([line for line in lines.read_at(image, gaps) if line.text])
