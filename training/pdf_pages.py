@@ -4,14 +4,16 @@
     mindnlp-ocr evaluate PAGES/pages.json --loose
 
 From every PDF, some pages are drawn at random and rendered at 110, 150 or 200 dpi. Every other one is made to look scanned.
-Pages whose text layer is not what a reader sees are left out: those with characters for private use or control characters, or
-with many words of one character, as in spaced letters, formulas and tables of signs. The same seed selects the same pages.
+Pages are left out if their text layer is not what a reader sees, or not what the checkpoint reads: if it has characters for
+private use, control characters, rows of dots, letters that are neither Latin nor Chinese, or many words of one character, as
+in spaced letters, formulas and tables of signs. The same seed selects the same pages.
 """
 
 import argparse
 import io
 import json
 import logging
+import re
 import unicodedata
 from pathlib import Path
 from random import Random
@@ -20,11 +22,15 @@ import numpy as np
 import pypdfium2
 from PIL import Image, ImageFilter
 
+from training.texts import is_chinese
+
 log = logging.getLogger("training")
 RESOLUTIONS = (110, 150, 200)
 LEAST_WORDS = 60
 MOST_SINGLE = 0.1  # share of the words that have one character, without those that are ordinary
 ORDINARY = frozenset("aAI&-–—•1234567890")
+LATIN_END = 0x180  # the first character after Latin Extended-A
+DOTS = re.compile(r"(\. ?){5}")
 STRANGE = {"Cc", "Cn", "Co", "Cs"}  # categories of characters: control, not assigned, private use, surrogates
 
 
@@ -32,8 +38,14 @@ def trusted(text: str) -> bool:
     """Return whether a text layer can be the ground truth of a page."""
     words = text.split()
     single = sum(len(word) == 1 and word not in ORDINARY for word in words)
-    strange = any(unicodedata.category(c) in STRANGE for word in words for c in word)
-    return len(words) >= LEAST_WORDS and single <= MOST_SINGLE * len(words) and not strange
+    odd = any(strange(c) for word in words for c in word) or DOTS.search(text) is not None
+    return len(words) >= LEAST_WORDS and single <= MOST_SINGLE * len(words) and not odd
+
+
+def strange(character: str) -> bool:
+    if character.isalpha():
+        return ord(character) >= LATIN_END and not is_chinese(character)
+    return unicodedata.category(character) in STRANGE
 
 
 def as_scan(image: Image.Image, r: Random) -> Image.Image:

@@ -138,8 +138,8 @@ def _piece(page: Image.Image, quad: Quad) -> NDArray[Any]:
 def select_lines(boxes: NDArray[np.float32], scores: NDArray[np.float64]) -> tuple[NDArray[np.float32], bool]:
     """Return the boxes that are lines, and whether the network separated all lines.
 
-    A region with a low score is a line only if it covers no other. If it is long and covers others, it is probably a line that
-    the network has joined to them.
+    A region with a low score is a line only if it covers no other. If it is long and covers others, it probably contains a
+    line that the network has joined to them.
 
     Args:
         boxes: corners of all regions [regions, 4, 2].
