@@ -43,8 +43,9 @@ PROMPTS = (
 )
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 21, 24, 28, 32, 37, 42, 48, 55, 60)  # image tokens of a line
 SMALL_PAGES = ((2, 14), (2, 28), (3, 20), (4, 14), (7, 8), (8, 12), (6, 16), (12, 8))  # rows and columns of image tokens
-MIDDLE_PAGES = ((12, 16), (16, 12), (8, 24), (24, 16), (16, 24), (20, 19), (3, 40), (4, 34), (6, 44), (10, 36))
-PAGES = (*SMALL_PAGES, *MIDDLE_PAGES, (24, 20), (20, 26), (28, 20), (22, 28))
+MEDIUM_PAGES = ((12, 16), (16, 12), (8, 24), (24, 16), (16, 24), (20, 19), (3, 40), (4, 34), (6, 44), (10, 36))
+LARGE_PAGES = ((24, 20), (20, 26), (28, 20), (22, 28))
+PAGES = (*SMALL_PAGES, *MEDIUM_PAGES, *LARGE_PAGES)
 LARGEST_PAGE = 625  # image tokens of a page that is read as text: page_max_pixels of the checkpoint's document_config.json
 ANY_GRID = 0.4  # share of pages whose numbers of rows and columns are drawn at random
 WINDOWS = 4  # of one rendering of a page

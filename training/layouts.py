@@ -18,7 +18,7 @@ from training.sheet import Sheet
 from training.tables import Table
 
 RATIOS = (0.707, 0.707, 0.707, 0.707, 0.773, 0.773, 0.65, 0.85, 1.0, 1.333, 1.414, 1.778)  # width by height
-LARGE_PRINT = 0.18  # share of small pages with large print, such as letters, receipts and screens
+LARGE_PRINT = 0.18  # share of the pages with large print; most of them are smaller, such as letters, receipts and screens
 LETTERS, SIGNS = "xyzabcnkmijfgpqRSTEF", "==+-<>/*"  # of equations
 RESAMPLING = (
     Image.Resampling.BICUBIC,

@@ -1,12 +1,12 @@
 """Make evaluation pages from PDFs with a text layer, which is their ground truth.
 
     python -m training.pdf_pages PDFS --output PAGES --each 2
-    mindnlp-ocr evaluate PAGES/pages.json --loose
+    mindnlp-ocr evaluate PAGES/typeset.json --loose
 
 From every PDF, some pages are drawn at random and rendered at 110, 150 or 200 dpi. Every other one is made to look scanned.
 Pages are left out if their text layer is not what a reader sees, or not what the checkpoint reads: if it has characters for
-private use, control characters, rows of dots, letters that are neither Latin nor Chinese, or many words of one character, as
-in spaced letters, formulas and tables of signs. The same seed selects the same pages.
+private use, invisible characters, rows of dots, letters that are neither Chinese nor among the first 384 of Unicode, or many
+words of one character, as in spaced letters, formulas and tables of signs. The same seed selects the same pages.
 """
 
 import argparse
@@ -31,12 +31,12 @@ MOST_SINGLE = 0.1  # share of the words that have one character, without those t
 ORDINARY = frozenset("aAI&-–—•1234567890")
 LATIN_END = 0x180  # the first character after Latin Extended-A
 DOTS = re.compile(r"(\. ?){5}")
-STRANGE = {"Cc", "Cn", "Co", "Cs"}  # categories of characters: control, not assigned, private use, surrogates
+STRANGE = {"Cc", "Cf", "Cn", "Co", "Cs"}  # categories: control, format, not assigned, private use, surrogates
 
 
 def trusted(text: str) -> bool:
     """Return whether a text layer can be the ground truth of a page."""
-    words = text.split()
+    words = unicodedata.normalize("NFKC", text).split()
     single = sum(len(word) == 1 and word not in ORDINARY for word in words)
     odd = any(strange(c) for word in words for c in word) or DOTS.search(text) is not None
     return len(words) >= LEAST_WORDS and single <= MOST_SINGLE * len(words) and not odd
@@ -64,31 +64,42 @@ def as_scan(image: Image.Image, r: Random) -> Image.Image:
 
 
 def make(pdfs: list[Path], output: Path, each: int, seed: int) -> int:
-    """Write the pages and ``pages.json``, which names the PDF and the page of each; return their number."""
+    """Write the pages and ``typeset.json``, which names the PDF and the page of each; return their number."""
     output.mkdir(parents=True, exist_ok=True)
     truths: dict[str, dict[str, str | int]] = {}
     for path in pdfs:
         r = Random(f"{seed} {path.name}")
-        document = pypdfium2.PdfDocument(path)
+        try:
+            found = _pages_of(path, output, each, r, truths)
+        except pypdfium2.PdfiumError as error:
+            log.warning("%s is left out, because it cannot be read: %s", path.name, error)
+            continue
+        if found < each:
+            log.info("%s: %d of %d pages with a text layer that can be the ground truth", path.name, found, each)
+    (output / "typeset.json").write_text(json.dumps(truths, ensure_ascii=False, indent=1) + "\n", encoding="utf8")
+    return len(truths)
+
+
+def _pages_of(path: Path, output: Path, each: int, r: Random, truths: dict[str, dict[str, str | int]]) -> int:
+    found = 0
+    with pypdfium2.PdfDocument(path) as document:
         numbers = list(range(len(document)))
         r.shuffle(numbers)
-        found = 0
         for number in numbers:
-            text = document[number].get_textpage().get_text_bounded().replace("\r\n", "\n").replace("\ufffe", "-")
+            if found >= each:
+                break
+            page = document[number]
+            # U+FFFE is PDFium's mark for a hyphen at the end of a line
+            text = page.get_textpage().get_text_bounded().replace("\r\n", "\n").replace("\ufffe", "-")
             if not trusted(text):
                 continue
             dpi, scanned = r.choice(RESOLUTIONS), len(truths) % 2 == 1
-            image = document[number].render(scale=dpi / 72).to_pil().convert("L")
+            image = page.render(scale=dpi / 72).to_pil().convert("L")
             name = f"{path.stem}_{number + 1}_{'scan' if scanned else 'clean'}_{dpi}.jpg"
             (as_scan(image, r) if scanned else image).save(output / name, quality=90)
             truths[name] = {"text": text, "source": path.name, "page": number + 1}
             found += 1
-            if found == each:
-                break
-        if found < each:
-            log.info("%s: %d of %d pages with a text layer that can be the ground truth", path.name, found, each)
-    (output / "pages.json").write_text(json.dumps(truths, ensure_ascii=False, indent=1) + "\n", encoding="utf8")
-    return len(truths)
+    return found
 
 
 def main() -> None:

@@ -175,7 +175,7 @@ class Table:
         face = self._head_face if head else self._face
         room = self._edges[column + columns] - self._edges[column] - 2 * self._pad
         empty = EMPTY_HEADS[column > 0] if head else self._empty[column] if column else 0.0
-        if columns == 1 and self._r.random() < empty:
+        if rows == columns == 1 and self._r.random() < empty:
             return Cell(row, column, rows, columns)
         text = self._font.keep(self._words(content))
         if self._wraps and content == "words":

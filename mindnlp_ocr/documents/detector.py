@@ -16,11 +16,11 @@ from mindnlp_ocr.ops.cores import usable_cores
 SIDE = 1024  # longest side of the page in the first pass, in pixels
 FINE_SIDE = 1792  # longest side in the second pass, for pages with small print
 SMALL_PRINT = 11.0  # median line height in the first pass, in pixels, below which there is a second pass
-SURE = 0.5  # minimum score of a line; RapidOCR has the same limit
-UNSURE = 0.25  # minimum score of a line that covers no other, such as a page number or the number of a line
-COVERED = 0.3  # maximum share of the area of such a line that is covered by others
-LEAST_HEIGHT = 0.6  # minimum height of such a line, by the median of the others
-LONG = 5  # aspect ratio from which an unsure region that covers lines is likely to contain a line of its own
+SURE = 0.5  # minimum score of a line; this is RapidOCR's own limit
+UNSURE = 0.25  # minimum score of a line that does not overlap others, such as the number of a page
+OVERLAP = 0.3  # maximum overlap of an unsure line with another, as a share of the smaller of both areas
+LEAST_THICKNESS, MOST_THICKNESS = 0.6, 2.0  # of an unsure line, as a share of the median thickness of the sure lines
+LONG = 5  # aspect ratio from which an unsure region that overlaps others probably contains a line that was not separated
 DIRECTION_SAMPLES = 9  # number of lines (the longest ones) that vote whether a page is upside down
 PIECE_ASPECT = 4  # maximum aspect ratio of the pieces of these lines
 MAX_ASPECT = 8  # wider pages are padded at the top and bottom
@@ -50,19 +50,19 @@ class LineDetector:
         with self._lock:
             quads, separated = self._detect(pixels, SIDE)
             if quads and longest > SIDE:
-                small = float(np.median([height(quad) for quad in quads])) * SIDE / longest < SMALL_PRINT
+                small = float(np.median([thickness(quad) for quad in quads])) * SIDE / longest < SMALL_PRINT
                 if small or not separated:
-                    quads, _ = self._detect(pixels, FINE_SIDE)
+                    quads = self._detect(pixels, FINE_SIDE)[0] or quads
         return quads
 
-    def rotations(self, page: Image.Image, lines: list[Quad]) -> tuple[Rotation, ...]:
+    def rotations(self, page: Image.Image, quads: list[Quad]) -> tuple[Rotation, ...]:
         """Return the clockwise rotations, in degrees, that may make the page upright: one if it is clear, else two, the more
         likely one first.
 
         Vertical lines show that a page lies on its side. A classifier of short pieces of lines distinguishes up from down.
         It makes errors on unusual print, so its result alone never rotates a page.
         """
-        quads = sorted(lines, key=lambda quad: -max(width(quad), height(quad)))[:DIRECTION_SAMPLES]
+        quads = sorted(quads, key=lambda quad: -max(width(quad), height(quad)))[:DIRECTION_SAMPLES]
         upright = sum(1 for quad in quads if width(quad) >= height(quad))
         on_its_side = sum(1 for quad in quads if height(quad) > 2 * width(quad)) > 2 * upright
         if on_its_side:
@@ -78,7 +78,7 @@ class LineDetector:
         return (180, 0) if down > up else (0,)
 
     def _detect(self, pixels: NDArray[Any], side: int) -> tuple[list[Quad], bool]:
-        """Return the lines, and whether the network separated them all."""
+        """Return the lines, and whether the network seems to have separated them all."""
         high, wide = pixels.shape[:2]
         pad = max(0, math.ceil((wide / MAX_ASPECT - high) / 2))  # the network detects nothing in a narrow strip
         if pad:
@@ -103,7 +103,7 @@ class LineDetector:
         settings.Det.model_root_dir = settings.Global.model_root_dir
         settings.Det.box_thresh = UNSURE
         detector = TextDetector(settings.Det)
-        detector.sorted_boxes = lambda boxes: boxes  # the library sorts the boxes without their scores
+        detector.sorted_boxes = lambda boxes: boxes  # the library would sort the boxes, but not their scores
         return detector
 
     @cached_property
@@ -136,10 +136,10 @@ def _piece(page: Image.Image, quad: Quad) -> NDArray[Any]:
 
 
 def select_lines(boxes: NDArray[np.float32], scores: NDArray[np.float64]) -> tuple[NDArray[np.float32], bool]:
-    """Return the boxes that are lines, and whether the network separated all lines.
+    """Return the boxes that are lines, and whether the network seems to have separated all lines.
 
-    A region with a low score is a line only if it covers no other. If it is long and covers others, it probably contains a
-    line that the network has joined to them.
+    A region with a low score is a line only if it does not overlap others and is about as thick as the lines with a high
+    score. If it is long and overlaps others, it probably contains a line that the network has joined to them.
 
     Args:
         boxes: corners of all regions [regions, 4, 2].
@@ -148,15 +148,22 @@ def select_lines(boxes: NDArray[np.float32], scores: NDArray[np.float64]) -> tup
     sure = boxes[scores >= SURE]
     if not len(sure):
         return sure, True
-    least = LEAST_HEIGHT * float(np.median([height(box) for box in sure]))
+    usual = float(np.median([thickness(box) for box in sure]))
     kept, separated = list(sure), True
-    for box in boxes[scores < SURE]:
-        covered = sum(cv2.intersectConvexConvex(box, other)[0] for other in sure)
-        if covered > COVERED * cv2.contourArea(box):
-            separated &= width(box) < LONG * height(box)
-        elif height(box) >= least:
+    for index in np.argsort(-scores, kind="stable")[len(sure) :]:
+        box = boxes[index]
+        if any(_overlap(box, other) > OVERLAP for other in kept):
+            if max(width(box), height(box)) >= LONG * thickness(box):
+                separated = False
+        elif LEAST_THICKNESS * usual <= thickness(box) <= MOST_THICKNESS * usual:
             kept.append(box)
     return np.array(kept), separated
+
+
+def _overlap(box: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Return the area that both cover, as a share of the smaller one."""
+    shared: float = cv2.intersectConvexConvex(box, other)[0]
+    return shared / max(1.0, min(cv2.contourArea(box), cv2.contourArea(other)))
 
 
 def width(quad: Quad) -> float:
@@ -167,6 +174,11 @@ def width(quad: Quad) -> float:
 def height(quad: Quad) -> float:
     """Return the mean length of the left and the right edge."""
     return float(np.linalg.norm(quad[3] - quad[0]) + np.linalg.norm(quad[2] - quad[1])) / 2
+
+
+def thickness(quad: Quad) -> float:
+    """Return the height of a line, or its width if it is vertical."""
+    return min(width(quad), height(quad))
 
 
 def bounds(quad: Quad) -> tuple[int, int, int, int]:

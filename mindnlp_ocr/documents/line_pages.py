@@ -69,12 +69,12 @@ class LinePages:
         """Detect the lines of an RGB page, and split them into upright parts of at most the maximum width."""
         lines = FoundLines()
         start = time.perf_counter()
-        found = self._detector.detect(image)
-        lines.rotation = self._rotation(image, found)
-        image, found = turned(image, found, lines.rotation)
+        quads = self._detector.detect(image)
+        lines.rotation = self._rotation(image, quads)
+        image, quads = turned(image, quads, lines.rotation)
         lines.timings_ms["detect"] = since(start)
         start = time.perf_counter()
-        for quad in found:
+        for quad in quads:
             for cell in split_cells(image, quad):
                 lines.parts += self._parts(image, cell, len(lines.quads), self.settings)
                 lines.quads.append(cell)
@@ -145,15 +145,15 @@ class LinePages:
     def _parts(image: Image.Image, quad: Quad, number: int, settings: LineSettings) -> list[Part]:
         return [Part(number, crop.image, crop.blank_before) for crop in crops_of(image, quad, settings)]
 
-    def _rotation(self, image: Image.Image, found: list[Quad]) -> Rotation:
+    def _rotation(self, image: Image.Image, quads: list[Quad]) -> Rotation:
         """Determine the rotation of a page. If unclear, some lines are read in both orientations; the confidence decides."""
-        candidates = self._detector.rotations(image, found)
+        candidates = self._detector.rotations(image, quads)
         if len(candidates) == 1:
             return candidates[0]
         sure: dict[Rotation, float] = {}
         for rotation in candidates:
-            page, lines = turned(image, found, rotation)
-            longest = sorted(lines, key=lambda quad: -width(quad))[: 3 * ROTATION_LINES : 3]
+            page, there = turned(image, quads, rotation)
+            longest = sorted(there, key=lambda quad: -width(quad))[: 3 * ROTATION_LINES : 3]
             values = []
             for quad in longest:
                 request = self.request(crops_of(page, quad, self.settings)[0].image)
