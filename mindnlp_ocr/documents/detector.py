@@ -3,7 +3,7 @@
 import math
 import threading
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -29,6 +29,18 @@ UPSIDE_DOWN = 0.7  # minimum score for a vote to count
 Quad = NDArray[np.float64]  # [4, 2]: the corners clockwise from the top left one, in pixels
 
 
+class Detection(NamedTuple):
+    """The lines of one page.
+
+    Attributes:
+        quads: the corners of every line, [4, 2] each, in pixels of the input page.
+        sure: for each line, whether its score is so high that it is text even if it can hardly be read.
+    """
+
+    quads: list[Quad]
+    sure: list[bool]
+
+
 class LineDetector:
     """Detects the lines and the orientation of pages. Thread-safe, but it processes one page at a time.
 
@@ -40,29 +52,30 @@ class LineDetector:
         self._threads = threads or usable_cores()
         self._lock = threading.Lock()
 
-    def detect(self, page: Image.Image) -> list[Quad]:
-        """Return the corners of the lines of an RGB page, from top to bottom.
+    def detect(self, page: Image.Image) -> Detection:
+        """Detect the lines of an RGB page, from top to bottom.
 
         There is a second pass at a larger size if the print is small, or if the first pass did not separate the lines.
         """
         pixels = np.asarray(page)[:, :, ::-1]
         longest = max(page.size)
         with self._lock:
-            quads, separated = self._detect(pixels, SIDE)
-            if quads and longest > SIDE:
-                small = float(np.median([thickness(quad) for quad in quads])) * SIDE / longest < SMALL_PRINT
+            found, separated = self._detect(pixels, SIDE)
+            if found.quads and longest > SIDE:
+                small = float(np.median([thickness(quad) for quad in found.quads])) * SIDE / longest < SMALL_PRINT
                 if small or not separated:
-                    quads = self._detect(pixels, FINE_SIDE)[0] or quads
-        return quads
+                    again, _ = self._detect(pixels, FINE_SIDE)
+                    found = again if again.quads else found
+        return found
 
-    def rotations(self, page: Image.Image, quads: list[Quad]) -> tuple[Rotation, ...]:
+    def rotations(self, page: Image.Image, found: Detection) -> tuple[Rotation, ...]:
         """Return the clockwise rotations, in degrees, that may make the page upright: one if it is clear, else two, the more
         likely one first.
 
         Vertical lines show that a page lies on its side. A classifier of short pieces of lines distinguishes up from down.
         It makes errors on unusual print, so its result alone never rotates a page.
         """
-        quads = sorted(quads, key=lambda quad: -max(width(quad), height(quad)))[:DIRECTION_SAMPLES]
+        quads = sorted(found.quads, key=lambda quad: -max(width(quad), height(quad)))[:DIRECTION_SAMPLES]
         upright = sum(1 for quad in quads if width(quad) >= height(quad))
         on_its_side = sum(1 for quad in quads if height(quad) > 2 * width(quad)) > 2 * upright
         if on_its_side:
@@ -77,7 +90,7 @@ class LineDetector:
             return (270, 90) if down > up else (90, 270)
         return (180, 0) if down > up else (0,)
 
-    def _detect(self, pixels: NDArray[Any], side: int) -> tuple[list[Quad], bool]:
+    def _detect(self, pixels: NDArray[Any], side: int) -> tuple[Detection, bool]:
         """Return the lines, and whether the network seems to have separated them all."""
         high, wide = pixels.shape[:2]
         pad = max(0, math.ceil((wide / MAX_ASPECT - high) / 2))  # the network detects nothing in a narrow strip
@@ -87,11 +100,14 @@ class LineDetector:
         detector.limit_side_len = side
         result = detector(pixels)
         if result.boxes is None or len(result.boxes) == 0:
-            return [], True
-        boxes = np.asarray(result.boxes, np.float32)
-        kept, separated = select_lines(boxes, np.asarray(result.scores))
-        quads = [np.asarray(quad, np.float64) - (0, pad) for quad in _from_top_to_bottom(kept)]
-        return [quad.clip((0, 0), (wide, high)) for quad in quads], separated
+            return Detection([], []), True
+        sure, unsure, separated = select_lines(np.asarray(result.boxes, np.float32), np.asarray(result.scores))
+        if not len(sure):
+            return Detection([], []), True
+        less = {box.tobytes() for box in unsure}
+        boxes = _from_top_to_bottom(np.array([*sure, *unsure]))
+        quads = [(np.asarray(box, np.float64) - (0, pad)).clip((0, 0), (wide, high)) for box in boxes]
+        return Detection(quads, [box.tobytes() not in less for box in boxes]), separated
 
     @cached_property
     def _detector(self) -> Any:
@@ -135,29 +151,30 @@ def _piece(page: Image.Image, quad: Quad) -> NDArray[Any]:
     return np.ascontiguousarray(np.asarray(page.crop((left, top, right, bottom)))[:, :, ::-1])
 
 
-def select_lines(boxes: NDArray[np.float32], scores: NDArray[np.float64]) -> tuple[NDArray[np.float32], bool]:
-    """Return the boxes that are lines, and whether the network seems to have separated all lines.
+def select_lines(
+    boxes: NDArray[np.float32], scores: NDArray[np.float64]
+) -> tuple[NDArray[np.float32], list[NDArray[np.float32]], bool]:
+    """Return the sure lines, the unsure ones, and whether the network seems to have separated all lines.
 
-    A region with a low score is a line only if it does not overlap others and is about as thick as the lines with a high
-    score. If it is long and overlaps others, it probably contains a line that the network has joined to them.
+    A region with a low score is an unsure line if it does not overlap others and is about as thick as the sure ones. If it
+    is long and overlaps others, it probably contains a line that the network has joined to them.
 
     Args:
         boxes: corners of all regions [regions, 4, 2].
         scores: their scores [regions].
     """
     sure = boxes[scores >= SURE]
-    if not len(sure):
-        return sure, True
-    usual = float(np.median([thickness(box) for box in sure]))
-    kept, separated = list(sure), True
+    unsure: list[NDArray[np.float32]] = []
+    separated = True
+    usual = float(np.median([thickness(box) for box in sure])) if len(sure) else math.inf
     for index in np.argsort(-scores, kind="stable")[len(sure) :]:
         box = boxes[index]
-        if any(_overlap(box, other) > OVERLAP for other in kept):
+        if any(_overlap(box, other) > OVERLAP for other in (*sure, *unsure)):
             if max(width(box), height(box)) >= LONG * thickness(box):
                 separated = False
         elif LEAST_THICKNESS * usual <= thickness(box) <= MOST_THICKNESS * usual:
-            kept.append(box)
-    return np.array(kept), separated
+            unsure.append(box)
+    return sure, unsure, separated
 
 
 def _overlap(box: NDArray[np.float32], other: NDArray[np.float32]) -> float:

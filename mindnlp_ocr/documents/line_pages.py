@@ -10,7 +10,7 @@ from PIL import Image
 
 from mindnlp_ocr.documents.ahead import added, since
 from mindnlp_ocr.documents.crops import crops_of, split_cells, stretched_again
-from mindnlp_ocr.documents.detector import LineDetector, Quad, width
+from mindnlp_ocr.documents.detector import Detection, LineDetector, Quad, width
 from mindnlp_ocr.documents.order import arranged
 from mindnlp_ocr.documents.placing import placed_back, turned
 from mindnlp_ocr.documents.readings import Part, Readings, messages
@@ -23,6 +23,8 @@ from mindnlp_ocr.models.requests import Request
 
 ROTATION_LINES = 5  # number of lines that are read in both orientations if the orientation of a page is unclear
 
+UNSURE_CONFIDENCE = 0.7  # minimum confidence of a line of which the detector is not sure
+
 
 @dataclass
 class FoundLines:
@@ -31,11 +33,13 @@ class FoundLines:
     Attributes:
         rotation: degrees by which the page was rotated clockwise.
         quads: corners of the lines on the rotated page.
+        sure: for each line, whether the detector is sure that it is text.
         parts: the parts of the lines, one for each request.
     """
 
     rotation: Rotation = 0
     quads: list[Quad] = field(default_factory=list)
+    sure: list[bool] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
     timings_ms: dict[str, float] = field(default_factory=dict)
 
@@ -69,15 +73,16 @@ class LinePages:
         """Detect the lines of an RGB page, and split them into upright parts of at most the maximum width."""
         lines = FoundLines()
         start = time.perf_counter()
-        quads = self._detector.detect(image)
-        lines.rotation = self._rotation(image, quads)
-        image, quads = turned(image, quads, lines.rotation)
+        found = self._detector.detect(image)
+        lines.rotation = self._rotation(image, found)
+        image, found = turned(image, found, lines.rotation)
         lines.timings_ms["detect"] = since(start)
         start = time.perf_counter()
-        for quad in quads:
+        for quad, sure in zip(found.quads, found.sure, strict=True):
             for cell in split_cells(image, quad):
                 lines.parts += self._parts(image, cell, len(lines.quads), self.settings)
                 lines.quads.append(cell)
+                lines.sure.append(sure)
         lines.timings_ms["crop"] = since(start)
         return lines
 
@@ -116,7 +121,8 @@ class LinePages:
         """Return the blocks, timings and warnings of a page of this size whose lines were read."""
         failed = [part.outcome for part in found.parts if isinstance(part.outcome, PageError)]
         warnings = [f"{len(failed)} of {len(found.parts)} parts could not be read: {failed[0]}"] if failed else []
-        lines = [line for line in self._readings.lines(found.quads, found.parts) if line.text]
+        read = zip(self._readings.lines(found.quads, found.parts), found.sure, strict=True)
+        lines = [line for line, sure in read if line.text and (sure or (line.confidence or 0.0) >= UNSURE_CONFIDENCE)]
         timings = added(part.outcome.timings_ms for part in found.parts if isinstance(part.outcome, Reading))
         return placed_back(arranged(lines), found.rotation, size), timings, warnings
 
@@ -145,15 +151,15 @@ class LinePages:
     def _parts(image: Image.Image, quad: Quad, number: int, settings: LineSettings) -> list[Part]:
         return [Part(number, crop.image, crop.blank_before) for crop in crops_of(image, quad, settings)]
 
-    def _rotation(self, image: Image.Image, quads: list[Quad]) -> Rotation:
+    def _rotation(self, image: Image.Image, found: Detection) -> Rotation:
         """Determine the rotation of a page. If unclear, some lines are read in both orientations; the confidence decides."""
-        candidates = self._detector.rotations(image, quads)
+        candidates = self._detector.rotations(image, found)
         if len(candidates) == 1:
             return candidates[0]
         sure: dict[Rotation, float] = {}
         for rotation in candidates:
-            page, there = turned(image, quads, rotation)
-            longest = sorted(there, key=lambda quad: -width(quad))[: 3 * ROTATION_LINES : 3]
+            page, there = turned(image, found, rotation)
+            longest = sorted(there.quads, key=lambda quad: -width(quad))[: 3 * ROTATION_LINES : 3]
             values = []
             for quad in longest:
                 request = self.request(crops_of(page, quad, self.settings)[0].image)

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from mindnlp_ocr.documents.detector import Quad, bounds, turned_clockwise
+from mindnlp_ocr.documents.detector import Detection, Quad, bounds, turned_clockwise
 from mindnlp_ocr.documents.result import Block, Box, Point, Rotation
 
 TURNED = 0.01  # minimum slope for a line to count as rotated
@@ -11,13 +11,14 @@ TURNED = 0.01  # minimum slope for a line to count as rotated
 Corners = tuple[Point, Point, Point, Point]
 
 
-def turned(image: Image.Image, quads: list[Quad], rotation: Rotation) -> tuple[Image.Image, list[Quad]]:
+def turned(image: Image.Image, found: Detection, rotation: Rotation) -> tuple[Image.Image, Detection]:
     """Rotate a page and its lines clockwise."""
+    quads = found.quads
     width, height = image.size
     for _ in range(rotation // 90):
         quads = [turned_clockwise(quad, height) for quad in quads]
         width, height = height, width
-    return (image.rotate(-rotation, expand=True) if rotation else image), quads
+    return (image.rotate(-rotation, expand=True) if rotation else image), Detection(quads, found.sure)
 
 
 def placed(quad: Quad) -> tuple[Box, Corners | None]:

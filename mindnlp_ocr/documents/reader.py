@@ -282,9 +282,10 @@ class DocumentReader:
             return page.model_copy(update={"warnings": (*warnings, *page.warnings)})
         if lines and settings is not None and settings.fill_gaps:
             start = time.perf_counter()
-            quads = self._detector.detect(image)
+            lines_of_page = self._detector.detect(image)
             timings = {**timings, "detect": since(start)}
-            gaps = uncovered(quads, found.covered, image.size)
+            sure = [quad for quad, sure in zip(*lines_of_page, strict=True) if sure]
+            gaps = uncovered(sure, found.covered, image.size)
             more = arranged([line for line in lines.read_at(image, gaps) if line.text])
             if more:
                 count = sum(len(block.lines) for block in more)

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from mindnlp_ocr.documents.detector import FINE_SIDE, SIDE, LineDetector, Quad, bounds, select_lines
+from mindnlp_ocr.documents.detector import FINE_SIDE, SIDE, Detection, LineDetector, bounds, select_lines
 from tests.conftest import ROOT
 
 Region = tuple[int, int, int, int]
@@ -24,17 +24,18 @@ def selected(*unsure: Region, on_its_side: bool = False) -> tuple[list[Region], 
     boxes = np.array([corners(region) for region in (*LINES, *unsure)], np.float32)
     if on_its_side:
         boxes = np.roll(np.stack([300 - boxes[..., 1], boxes[..., 0]], -1), 1, 1)
-    kept, separated = select_lines(boxes, np.array([0.9] * len(LINES) + [0.4 - 0.01 * n for n in range(len(unsure))]))
-    assert all((kept == box).all((1, 2)).any() for box in boxes[: len(LINES)])
+    scores = np.array([0.9] * len(LINES) + [0.4 - 0.01 * n for n in range(len(unsure))])
+    sure, kept, separated = select_lines(boxes, scores)
+    assert (sure == boxes[: len(LINES)]).all()
     return [
-        region for region, box in zip(unsure, boxes[len(LINES) :], strict=True) if (kept == box).all((1, 2)).any()
+        region for region, box in zip(unsure, boxes[len(LINES) :], strict=True) if any((box == one).all() for one in kept)
     ], separated
 
 
 def test_the_numbers_of_lines_in_the_margin_are_found() -> None:
     page = Image.open(ROOT / "tests/data/dev/typeset_32_clean_150.jpg").convert("RGB")
     numbers = [(310, 325), (309, 371), (309, 393), (309, 1213)]  # centres of 46, 48, 49 and 54
-    boxes = [bounds(quad) for quad in LineDetector().detect(page)]
+    boxes = [bounds(quad) for quad in LineDetector().detect(page).quads]
     for x, y in numbers:
         assert any(left < x < right and top < y < bottom and right - left < 40 for left, top, right, bottom in boxes)
 
@@ -60,8 +61,8 @@ def test_a_long_region_over_other_lines_shows_that_lines_are_not_separated(on_it
 
 
 def test_a_page_without_sure_regions_has_no_lines() -> None:
-    kept, separated = select_lines(np.array([corners((0, 0, 90, 20))], np.float32), np.array([0.4]))
-    assert len(kept) == 0 and separated
+    sure, unsure, _ = select_lines(np.array([corners((0, 0, 90, 20))], np.float32), np.array([0.4]))
+    assert len(sure) == len(unsure) == 0
 
 
 @pytest.mark.parametrize(
@@ -80,10 +81,10 @@ def test_a_large_page_gets_a_second_pass_if_its_lines_are_not_separated(
     asked: list[int] = []
 
     class Passes(LineDetector):
-        def _detect(self, pixels: NDArray[Any], side: int) -> tuple[list[Quad], bool]:
+        def _detect(self, pixels: NDArray[Any], side: int) -> tuple[Detection, bool]:
             asked.append(side)
-            return ([line] if side == SIDE or found else []), separated
+            return (Detection([line], [True]) if side == SIDE or found else Detection([], [])), separated
 
-    quads = Passes().detect(Image.new("RGB", (edge, edge), "white"))
+    quads = Passes().detect(Image.new("RGB", (edge, edge), "white")).quads
     assert asked == sides
     assert len(quads) == 1, "a second pass that finds nothing does not count"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from mindnlp_ocr.documents.detector import Detection, LineDetector
 from mindnlp_ocr.documents.reader import DocumentReader
 from mindnlp_ocr.documents.result import Box, Page
 from mindnlp_ocr.documents.source import Source, SourcePage
@@ -183,3 +184,23 @@ def test_the_example_documents_are_read_without_an_error_and_in_order(reader: Do
     truth = (ROOT / "examples" / name).with_suffix(".txt").read_text(encoding="utf-8")
     assert words(document.text) == words(truth)
     assert not document.doubtful
+
+
+def test_what_the_detector_is_not_sure_of_counts_only_if_it_is_read_surely(
+    reader: DocumentReader, head: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = LineDetector(threads=1).detect(head)
+    first, second = found.quads[:2]
+    half = second.copy()
+    half[:2, 1] = (half[:2, 1] + half[2:, 1]) / 2 + 2  # the lower half of the letters cannot be read
+
+    def read(*sure: bool) -> list[str]:
+        detection = Detection([first, second, half], list(sure))
+        monkeypatch.setattr(LineDetector, "detect", lambda self, page: detection)
+        return [line.text for line in reader.read_image(head).lines]
+
+    everything = read(True, True, True)
+    assert len(everything) == 3
+    right = [text for text in everything if text in TRUTH]
+    assert len(right) == 2
+    assert read(True, False, False) == right
