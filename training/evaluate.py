@@ -179,29 +179,33 @@ def unseen_fonts(reader: Reader, held_out: Store, each: int) -> Figures:
     return figures
 
 
-def small_pages(reader: Reader, held_out: Store, each: int) -> Figures:
-    """Whole pages of 336 by 448 pixels in unseen fonts: running text, labels with values, and tables."""
+def whole_pages(reader: Reader, held_out: Store, each: int) -> Figures:
+    """Whole pages in unseen fonts: running text, labels with values, and tables.
+
+    Small pages have 192 image tokens. Large ones have 480, nearly as many as the largest pages that the package reads whole.
+    """
     figures: Figures = {}
-    for chinese in (False, True):
-        for kind in ("text and forms", "columns"):
-            r = Random(31)
-            pages: list[Image.Image] = []
-            truths: list[str] = []
-            while len(truths) < each:
-                limit = 150 if chinese else 260
-                if kind == "columns":
-                    columns = Columns(held_out, r, 336, 448)
-                    if columns.chinese != chinese:
-                        continue
-                    mask, text = columns.draw(limit)
-                else:
-                    mask, text = draw_page(held_out, r, 336, 448, limit, chinese)
-                if text:
-                    pages.append(Image.fromarray(255 - mask))
-                    truths.append(text)
-            found = [reading.text for reading in reader.read(pages, "Extract all text from this image.")]
-            name = f"small pages, {'Chinese' if chinese else 'English'}, {kind}: character errors, %"
-            figures[name] = character_error(zip(found, truths, strict=True))
+    for size, height, width, longest in (("small", 336, 448, 260), ("large", 672, 560, 420)):
+        for chinese in (False, True):
+            for kind in ("text and forms", "columns"):
+                r = Random(31)
+                pages: list[Image.Image] = []
+                truths: list[str] = []
+                while len(truths) < each:
+                    limit = 150 * longest // 260 if chinese else longest
+                    if kind == "columns":
+                        columns = Columns(held_out, r, height, width)
+                        if columns.chinese != chinese:
+                            continue
+                        mask, text = columns.draw(limit)
+                    else:
+                        mask, text = draw_page(held_out, r, height, width, limit, chinese)
+                    if text:
+                        pages.append(Image.fromarray(255 - mask))
+                        truths.append(text)
+                found = [reading.text for reading in reader.read(pages, "Extract all text from this image.")]
+                name = f"{size} pages, {'Chinese' if chinese else 'English'}, {kind}: character errors, %"
+                figures[name] = character_error(zip(found, truths, strict=True))
     return figures
 
 
@@ -327,7 +331,7 @@ def measure(options: argparse.Namespace) -> Figures:
     if options.data:
         held_out = Store(options.data, held_out=True)
         tasks.append(lambda: unseen_fonts(reader, held_out, options.lines))
-        tasks.append(lambda: small_pages(reader, held_out, options.drawn_pages))
+        tasks.append(lambda: whole_pages(reader, held_out, options.drawn_pages))
         tasks.append(lambda: empty_crops(reader, Store(options.data), 80))
         if options.tables:
             tasks.append(lambda: drawn_tables(few, held_out, options.tables))
@@ -349,7 +353,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, help="fonts and texts, for what is drawn")
     parser.add_argument("--limit", type=int, default=1000, help="pages of each set")
     parser.add_argument("--training", type=Path, help="training pages, whose lines are told apart")
-    parser.add_argument("--drawn-pages", type=int, default=16, help="small pages of each kind")
+    parser.add_argument("--drawn-pages", type=int, default=16, help="small and large pages of each kind")
     parser.add_argument("--lines", type=int, default=60, help="lines drawn in each unseen font")
     parser.add_argument("--layouts", type=int, default=0, help="pages whose regions are looked for: 5 to 20 s each on a CPU")
     parser.add_argument("--tables", type=int, default=0, help="number of tables that are drawn and read")
