@@ -16,7 +16,7 @@ STYLES = ("grid", "grid", "rows", "booktabs", "booktabs", "none", "shaded")
 CONTENTS = ("number", "number", "number", "amount", "code", "entry", "entry", "words", "words")
 MOST_ROWS, MOST_COLUMNS = 22, 9
 MOST_LINES = 4  # of a cell
-MOST_STRETCH = 1.9
+MOST_STRETCH = 1.6
 SPARSE = 0.12  # share of the columns that are mostly empty
 EMPTY_HEADS = (0.15, 0.04)  # share of the heads of the first column, and of those of the others, that are empty
 
