@@ -80,8 +80,8 @@ def make_fonts(sources: list[str], data: Path, name: str) -> None:
     for source in sources:
         file, drawn = subset(source, data / name, wanted)
         has[file] = drawn
+        table.write_text(json.dumps(has, ensure_ascii=False), encoding="utf8")  # a call that is interrupted keeps its fonts
         log.info("%s: %d characters", file, len(drawn))
-    table.write_text(json.dumps(has, ensure_ascii=False), encoding="utf8")
 
 
 def look_alikes(characters: list[str], fonts: list[Path]) -> dict[str, list[str]]:
@@ -125,6 +125,7 @@ def make_tables(data: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("fontTools").setLevel(logging.ERROR)  # at INFO it lists every glyph of every font
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("fonts", "tables"))
     parser.add_argument("sources", nargs="*", help="font files")
