@@ -6,6 +6,7 @@ Qwen2.5-VL whose vision tower has windows.
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ RUNS: list[tuple[int, WeightDtype]] = [(0, "fp32"), (0, "int8"), (1, "fp32")]  #
 MAX_LENGTH = shapes.MAX_LENGTH
 
 
-def read(number: int, dtype: WeightDtype, ranks: Ranks) -> dict[str, Any]:
-    """The tokens and the logits of the prompt, and what a rank holds."""
+def read(number: int, dtype: WeightDtype, ranks: Ranks, given: Sequence[int] = ()) -> dict[str, Any]:
+    """The tokens and the logits of the prompt, and what a rank holds. If tokens are given, they are decoded instead."""
     spec = MODELS[number]
     device, whole = Device("CPU"), ModelConfig.from_dict(spec["config"])
     config = ranks.split.config(whole)
@@ -45,7 +46,8 @@ def read(number: int, dtype: WeightDtype, ranks: Ranks) -> dict[str, Any]:
     steps = graphs.prefill(PromptPart(ids, [graphs.vision([image])[0]], positions.ids))
     for new in range(8):
         live = len(ids) + new
-        steps += graphs.decode([NewToken(steps[-1].token_id, live + positions.delta, 0, live)])
+        token_id = given[new] if given else steps[-1].token_id
+        steps += graphs.decode([NewToken(token_id, live + positions.delta, 0, live)])
     return {
         "token_ids": [step.token_id for step in steps],
         "logits": np.stack([step.numpy() for step in steps]).tolist(),
