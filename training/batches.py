@@ -60,10 +60,10 @@ SHARES = {
     "drawn_lines": 0.34,
     "pdf_lines": 0.09,
     "scan_lines": 0.05,
-    "drawn_pages": 0.12,
-    "windows": 0.08,
-    "layouts": 0.18,
-    "tables": 0.14,
+    "drawn_pages": 0.14,
+    "windows": 0.09,
+    "layouts": 0.16,
+    "tables": 0.13,
 }
 RESAMPLING = (
     Image.Resampling.BILINEAR,
