@@ -27,7 +27,7 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageP
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (
-    "examples/letter.png",  # the built-in checkpoint finds no regions on it
+    "examples/letter.png",
     "examples/invoice.png",
     "examples/receipt.png",
     "tests/data/dev/receipt_440.jpg",
