@@ -93,7 +93,7 @@ def test_float16_weights_on_mindspores_products_give_the_references_tokens(half:
     ("weight", "part"),
     [
         ("model.layers.3.mlp.down_proj.weight", "model.layers.3.mlp"),
-        ("model.layers.1.self_attn.o_proj.weight", "model.layers.1.self_attn"),
+        ("model.layers.2.self_attn.o_proj.weight", "model.layers.2.self_attn"),
         ("visual.blocks.2.mlp.fc2.weight", "visual.blocks.2"),
     ],
 )
