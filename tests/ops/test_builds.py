@@ -31,7 +31,8 @@ def setup_flags() -> list[str]:
 def compiler(name: str) -> list[str]:
     """The command of a C++ compiler. Where there is no clang++, the Clang inside of Zig, a package of the tests.
 
-    Zig compiles for the processor it runs on unless told otherwise, and then refuses the instruction sets this one lacks.
+    Zig compiles for the processor it runs on unless told otherwise. For one without AVX-512 it switches vectors of 512 bits
+    off (evex512), and then refuses the functions for other processors that use them.
     """
     if found := shutil.which(name):
         return [found]
