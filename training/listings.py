@@ -8,7 +8,7 @@ from training.figures import CAPITALS, DIGITS, TERMS, pick
 Word = Callable[[Random], str]
 LETTERS = "NnpTFwoxVcefDv"
 OPERATORS = ("=", "==", "!=", "<", ">", "<=", ">=", "+", "-", "*", "/", "%", "&&", "||", "+=", ":=", "->", "=>", "|", "^")
-LIKE_ONE = ("l", "1", "I", "l1", "1l", "ll", "11", "il", "O0", "0", "_l", "_1")  # told apart by the font alone
+LOOK_ALIKES = ("l", "1", "I", "l1", "1l", "ll", "11", "il", "O0", "0", "_l", "_1")  # told apart by the font alone
 BRACKETS = ("{", "}", "(", ")", "[", "]", "};", "});", "):", "/*", "*/", "//", "#", "<!", "<*", "</", "...", "::")
 PARAMETERS = ("#1", "#2", "#3", "##1", "{#1}", "{ #2 }", "%", "~", "@", "&", "$", "?", "!", "*", "'", "`", "\\\\")
 PATHS = ("/usr/share/", "~/", "./", "../", "C:\\", "/etc/", "texmf/", "src/", "CTAN:", "https://", "ftp://")
@@ -42,7 +42,7 @@ def name(r: Random, word: Word) -> str:
     elif k < 0.24:
         text += str(r.randint(0, 99))
     elif k < 0.29:
-        text += r.choice(LIKE_ONE)
+        text += r.choice(LOOK_ALIKES)
     elif k < 0.32:
         text = f"{text}{r.choice(('__', '--', '___'))}{stem(r, word)}"
     return text
