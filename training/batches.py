@@ -59,11 +59,11 @@ STRETCHED = 0.86  # the share of lines that are read so
 SHARES = {
     "drawn_lines": 0.34,
     "pdf_lines": 0.09,
-    "scan_lines": 0.05,
-    "drawn_pages": 0.14,
+    "scan_lines": 0.04,
+    "drawn_pages": 0.15,
     "windows": 0.09,
-    "layouts": 0.16,
-    "tables": 0.13,
+    "layouts": 0.17,
+    "tables": 0.14,
 }
 RESAMPLING = (
     Image.Resampling.BILINEAR,

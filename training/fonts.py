@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +29,8 @@ HANDWRITTEN = (
 )
 MONOSPACED = ("mono", "courier", "ocr")
 DOTTED = ("vt323", "doto", "press-start", "dotgothic", "pixelify", "share-tech-mono", "unifont")
+
+TRADITIONAL_SHARE = 0.4  # of the texts in fonts that have the characters of both scripts
 
 Mask = NDArray[np.uint8]  # 255 is ink
 
@@ -147,13 +149,15 @@ class Store:
             font.simplified = share(font, self.texts.characters) > 0.88
             font.traditional = share(font, self.texts.traditional.values()) > 0.8
         self.latin_weights = [0.15 if font.style in {"display", "hand"} else 1.0 for font in self.latin]
-        self.chinese_weights = [0.25 if font.decorative or not font.simplified else 1.0 for font in self.chinese]
+        self.chinese_weights = [0.25 if font.decorative else 1.0 if font.simplified else 0.5 for font in self.chinese]
         self.monospaced = [
             font for font in self.latin if font.style == "mono" or any(part in font.name.lower() for part in MONOSPACED)
         ]
         self.dotted = [font for font in self.latin if any(part in font.name.lower() for part in DOTTED)]
         self.latin_body = [font for font in self.latin if not font.decorative] or self.latin
-        self.chinese_body = [font for font in self.chinese if font.simplified and not font.decorative] or self.chinese
+        self.chinese_body = [
+            font for font in self.chinese if (font.simplified or font.traditional) and not font.decorative
+        ] or self.chinese
         self._families: dict[str, list[Font]] = defaultdict(list)
         for font in self.latin:
             self._families[family(font)].append(font)
@@ -170,6 +174,13 @@ class Store:
 
     def into_traditional(self, text: str) -> str:
         return "".join(self.texts.traditional.get(c, c) for c in text)
+
+    def script(self, r: Random, font: Font) -> Callable[[str], str]:
+        """Choose the script of a line or a page: return a function that reduces a text to the characters of the font, in their
+        traditional forms if that script was chosen."""
+        if font.traditional and (not font.simplified or r.random() < TRADITIONAL_SHARE):
+            return lambda text: font.keep(self.into_traditional(text))
+        return font.keep
 
 
 def share(font: Font, characters: Collection[str]) -> float:

@@ -1,7 +1,8 @@
 """Whole pages with the exact boxes of their regions, drawn without end: no two are alike, so none can be learnt by heart.
 
-Headers, footers, page numbers, titles, one to three columns of headings, paragraphs, lists, tables, pictures with captions,
-equations, listings and footnotes. A region's box is that of its ink. The names of the kinds are those of MinerU2.5.
+Headers, footers, page numbers, titles, one to three columns of headings, paragraphs, lists, tables of contents, tables,
+pictures with captions, equations, listings, names in the margin and footnotes. A region's box is that of its ink. The names
+of the kinds are those of MinerU2.5.
 """
 
 import math
@@ -11,14 +12,15 @@ from random import Random
 import numpy as np
 from PIL import Image
 
+from training.code_blocks import CodeSheet
 from training.fonts import Mask, Store
 from training.pictures import chart, diagram, drawing, photograph
 from training.regions import Region, layout_text
-from training.sheet import Sheet
 from training.tables import Table
 
 RATIOS = (0.707, 0.707, 0.707, 0.707, 0.773, 0.773, 0.65, 0.85, 1.0, 1.333, 1.414, 1.778)  # width by height
 LARGE_PRINT = 0.18  # share of the pages with large print; most of them are smaller, such as letters, receipts and screens
+WIDE_MARGINS = 0.35  # share of the pages with margins as wide as those of LaTeX's classes
 LETTERS, SIGNS = "xyzabcnkmijfgpqRSTEF", "==+-<>/*"  # of equations
 RESAMPLING = (
     Image.Resampling.BICUBIC,
@@ -48,7 +50,7 @@ def draw_layout(store: Store, r: Random, edge: int, cut: Callable[[], Mask | Non
     return picture, layout_text(regions, width, height)
 
 
-class Designer(Sheet):
+class Designer(CodeSheet):
     """A page whose style is chosen first, and which is then filled from the top to the bottom."""
 
     def __init__(self, store: Store, r: Random, cut: Callable[[], Mask | None] | None = None) -> None:
@@ -57,7 +59,10 @@ class Designer(Sheet):
         large_print = r.uniform(1.5, 3.4) if r.random() < LARGE_PRINT else 1.0
         area = r.uniform(0.75, 1.9) * 1e6 * (r.uniform(0.15, 1.0) if large_print > 1 else 1.0)
         super().__init__(store, r, int(math.sqrt(area / ratio)), int(math.sqrt(area * ratio)))
-        heads = store.chinese_body if self.chinese else store.latin_body
+        heads = store.latin_body
+        if self.chinese:
+            scripts = self.font.simplified, self.font.traditional
+            heads = [font for font in store.chinese_body if (font.simplified, font.traditional) == scripts]
         self.head_font = r.choice(heads) if r.random() < 0.4 else self.font if self.chinese else store.relative(r, self.font)
         shorter = min(self.height, self.width * 1.414)
         size = r.choice((7, 8, 9, 9, 10, 10, 11, 11, 12, 14)) * large_print
@@ -66,13 +71,18 @@ class Designer(Sheet):
         self.justified, self.indent = r.random() < 0.6, r.random() < 0.5
         self.gap = self.size * (r.uniform(0.45, 1.6) if not self.indent or r.random() < 0.5 else 0.0)
         self.margins = [int(side * r.uniform(0.035, 0.14)) for side in (self.width, self.width, self.height, self.height)]
-        self.columns = 1 if self.width < 42 * self.size else r.choice((1, 1, 1, 1, 2, 2, 2, 2, 3))
+        if large_print == 1.0 and r.random() < WIDE_MARGINS:
+            self.margins = [int(self.width * r.uniform(0.12, 0.26)) for _ in range(2)]
+            self.margins += [int(self.height * r.uniform(*share)) for share in ((0.08, 0.19), (0.12, 0.26))]
+        text_width = self.width - self.margins[0] - self.margins[1]
+        self.columns = 1 if text_width < 36 * self.size else r.choice((1, 1, 1, 1, 2, 2, 2, 2, 3))
         self.gutter = int(self.size * r.uniform(1.1, 3.2))
         self.head_scale, self.numbered = r.uniform(1.0, 1.7), r.random() < 0.5
         self.head_middle = r.random() < 0.2
         self.forms = r.random() < 0.12
         self.figures = self.tables = 0
-        self.places = r.choice(("prose", "prose", "prose", "report", "report", "mixed", "manual"))
+        self.places = r.choice(("prose", "prose", "prose", "report", "report", "mixed", "manual", "manual", "program"))
+        self.code = self.code_style(self.margins[0], self.size, self.places == "program")
 
     # The page
 
@@ -183,20 +193,21 @@ class Designer(Sheet):
     def _block(self, left: int, right: int, y: int, stop: int, wide: bool = False) -> int:
         """One thing of the text; where the next may begin."""
         r = self.r
-        more = {"prose": 0.0, "manual": 0.0, "report": 0.5, "mixed": 1.0}[self.places]
+        more = {"prose": 0.0, "manual": 0.0, "program": 0.0, "report": 0.5, "mixed": 1.0}[self.places]
         makers: list[Callable[[int, int, int, int], int]] = [
             self._form if self.forms else self._paragraph,
             self._heading,
             self._list,
+            self._contents,
             self._table,
             self._picture,
             self._equation,
             self._listing,
         ]
-        listings = 6.0 if self.places == "manual" else 0.5
-        weights = [10.0, 2.2, 0.8 + more, 0.7 + 1.6 * more, 0.9 + 1.6 * more, 0.6, listings]
+        listings = {"manual": 7.0, "program": 40.0}.get(self.places, 0.5)
+        weights = [10.0, 2.2, 0.8 + more, 0.12, 0.7 + 1.6 * more, 0.9 + 1.6 * more, 0.6, listings]
         if wide:
-            weights = [1.0, 1.0, 0.1, 2.0, 2.5, 0.1, 0.1]
+            weights = [1.0, 1.0, 0.1, 0.0, 2.0, 2.5, 0.1, 0.1]
         found = r.choices(makers, weights)[0](left, right, y, stop)
         if found <= y:
             found = self._paragraph(left, right, y, stop)
@@ -213,6 +224,8 @@ class Designer(Sheet):
         text = self._words(max(6, int(count * (right - left) / (self.size * 0.5))))
         indent = self.size * 2.0 if self.indent else 0.0
         other = None
+        if self.places in ("manual", "program"):
+            self.name_in_margin(left, y, stop, self.code)
         if not self.chinese and r.random() < 0.15:
             other = self._face(self.store.relative(r, self.font), self.size)
         return self._lines("text", face, text, (left, right, y, stop), False, self.leading, indent, self.justified, other)
@@ -278,7 +291,7 @@ class Designer(Sheet):
         for _ in range(r.randint(1, 7)):
             if at + face.height > stop:
                 break
-            label, value = (self.font.keep(part) for part in self.store.texts.pair(r, self.chinese))
+            label, value = (self.keep(part) for part in self.store.texts.pair(r, self.chinese))
             room = (right - left) * apart
             face.draw(self.page, left, at, face.fit(label, room - self.size))
             face.draw(self.page, left + room, at, face.fit(value, right - left - room))
@@ -311,26 +324,31 @@ class Designer(Sheet):
         self._add("equation", left - 1, y, right + 2, end)
         return end + int(self.size * r.uniform(0.2, 0.7))
 
-    def _listing(self, left: int, right: int, y: int, stop: int) -> int:
-        r = self.r
-        if not self.store.monospaced or stop - y < 3 * self.size:
-            return y
-        font = r.choice(self.store.monospaced)
-        face = self._face(font, self.size * 0.9)
-        pitch, at, depth = int(face.height * r.uniform(0.95, 1.2)), y, 0
-        framed = r.random() < 0.3
-        for _ in range(r.choice((1, 2, r.randint(3, 8), r.randint(3, 14)))):
+    def _contents(self, left: int, right: int, y: int, stop: int) -> int:
+        """Entries of a table of contents, or of an index, with their pages: one region, a list."""
+        r, face = self.r, self._face(self.font, self.size)
+        pitch, at, number_ = face.height * r.uniform(0.95, 1.4), float(y), r.randint(1, 300)
+        leader, numbered, inset = r.choice((". ", ".", " . ", "")), r.random() < 0.6, self.size * r.choice((0, 1.2, 2))
+        for n in range(r.randint(3, 40)):
             if at + face.height > stop:
                 break
-            text = font.keep(self.store.texts.listing(r, r.randint(2, 70))) or "x = 1"
-            x = left + self.size * (0.5 + 2 * depth)
-            face.draw(self.page, x, at, face.fit(text, right - x - self.size))
-            depth = max(0, min(4, depth + r.choice((-1, 0, 0, 1))))
+            depth = min(n, r.choice((0, 0, 1, 1, 1, 2)))
+            head = ".".join(str(r.randint(1, 12)) for _ in range(depth + 1)) + " " if numbered else ""
+            number_ += r.choice((0, 0, 1, 1, 2, 5))
+            page, x = str(number_), left + depth * inset
+            room = right - x - face.width(page) - self.size
+            text = face.fit(head + self._words(r.randint(4, 60), heading=r.random() < 0.3), 0.9 * room)
+            face.draw(self.page, x, int(at), text)
+            if leader:
+                dots = leader * int((room - face.width(text)) / max(1.0, face.width(leader)))
+                face.draw(self.page, right - face.width(page) - 0.5 * self.size - face.width(dots), int(at), dots)
+            face.draw(self.page, right - face.width(page), int(at), page)
             at += pitch
-        if framed:
-            self._frame(left, y - 2, right, min(at + 2, self.height - 1), r.randint(90, 255))
-        self._add("code", left - 1, y - 3, right + 2, at + 3)
-        return at + 3
+        end = int(at - pitch + face.height)
+        return end if at > y and self._add("list", left - 1, y, right + 2, end) else y
+
+    def _listing(self, left: int, right: int, y: int, stop: int) -> int:
+        return self.listing(left, right, y, stop, self.code)
 
     def _footnote(self, left: int, right: int, stop: int) -> tuple[int, Region] | None:
         """Small print at the end of a column, a short rule above it; where it begins, and its region."""

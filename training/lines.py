@@ -91,9 +91,7 @@ def choose_text(store: Store, r: Random, style: Style, room: float) -> str:
     if style.listing and r.random() < 0.7:
         return style.font.keep(store.texts.listing(r, length))
     text = store.texts.receipt(r) if style.receipt else store.texts.line(r, style.chinese, length)
-    if style.chinese and style.font.traditional and (not style.font.simplified or r.random() < 0.3):
-        text = store.into_traditional(text)
-    return style.font.keep(text)
+    return store.script(r, style.font)(text) if style.chinese else style.font.keep(text)
 
 
 def set_words(

@@ -1,12 +1,13 @@
 """Small drawn pages: running text, forms, and receipts or tables with two to four values in a row."""
 
 import math
+from collections.abc import Callable
 from random import Random
 
 import numpy as np
 
 from training.figures import amount, code, number
-from training.fonts import Face, Font, Mask, Store, load_face
+from training.fonts import Face, Mask, Store, load_face
 from training.lines import dots
 
 SIZES = (10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 22, 24, 27, 30, 34, 38, 42, 46)
@@ -19,6 +20,7 @@ def draw_page(store: Store, r: Random, height: int, width: int, limit: int, chin
         chinese = r.random() < 0.45
     chinese_body = chinese or (store.chinese and r.random() < 0.07)
     font = r.choice(store.chinese_body if chinese_body else store.latin_body)
+    keep = store.script(r, font) if chinese else font.keep
     size = choose_size(r, height, chinese)
     page = np.zeros((height, width), np.uint8)
     leading, k = r.uniform(1.1, 1.75), r.random()
@@ -40,12 +42,12 @@ def draw_page(store: Store, r: Random, height: int, width: int, limit: int, chin
             break
         room = width - 2 * margin
         if kind == "form" or (kind == "mixed" and r.random() < 0.5):
-            text = set_pair(store, r, page, face, font, (margin, y, room), chinese)
+            text = set_pair(store, r, page, face, keep, (margin, y, room), chinese)
         else:
             fits = max(2, int(room / (here * (1.0 if chinese else 0.52))))
             length = max(2, int(fits * r.uniform(0.3, 1.1))) if ragged else fits + 6
             raw = store.texts.chinese(r, length) if chinese else store.texts.english(r, length)
-            text = face.fit(font.keep(raw), room)
+            text = face.fit(keep(raw), room)
             free = room - face.width(text)
             face.draw(page, margin + {"left": 0.0, "center": free / 2, "right": free}[align], y, text)
         if not text:
@@ -68,10 +70,12 @@ def choose_size(r: Random, height: int, chinese: bool) -> int:
     return max(s for s in SIZES if s <= max(size, 10))
 
 
-def set_pair(store: Store, r: Random, page: Mask, face: Face, font: Font, place: tuple[int, int, int], chinese: bool) -> str:
+def set_pair(
+    store: Store, r: Random, page: Mask, face: Face, keep: Callable[[str], str], place: tuple[int, int, int], chinese: bool
+) -> str:
     """Draw a label and its value, side by side or at opposite edges. Returns the line's text, empty if it does not fit."""
     x, y, room = place
-    label, value = (font.keep(part) for part in store.texts.pair(r, chinese))
+    label, value = (keep(part) for part in store.texts.pair(r, chinese))
     while label and value and face.width(label + " " + value) > room:
         if len(value) > 3:
             value = value[:-1].rstrip()
@@ -97,6 +101,7 @@ class Columns:
             self.font = r.choice(store.chinese_body)
         else:
             self.font = r.choice(store.monospaced) if store.monospaced and r.random() < 0.5 else store.latin_font(r)
+        self.keep = store.script(r, self.font) if self.chinese else self.font.keep
         self.size = r.choice([size for size in COLUMN_SIZES if size <= max(12, height * 0.7)])
         if height > 150:
             self.size = min(self.size, 20)
@@ -136,7 +141,7 @@ class Columns:
 
     def _alone(self, y: int, room: int) -> str:
         r, texts = self.r, self.store.texts
-        text = self.face.fit(self.font.keep(texts.chinese(r, r.randint(3, 16)) if self.chinese else texts.receipt(r)), room)
+        text = self.face.fit(self.keep(texts.chinese(r, r.randint(3, 16)) if self.chinese else texts.receipt(r)), room)
         self.face.draw(self.page, self.margin + ((room - self.face.width(text)) / 2 if r.random() < 0.5 else 0), y, text)
         return text
 
@@ -148,7 +153,7 @@ class Columns:
             left = self.margin + start * room
             last = column + 1 == len(self.starts)
             right = self.margin + room if last else self.margin + self.starts[column + 1] * room - self.size * 0.6
-            tries = [self.font.keep(self._value(column)) for _ in range(5)] + [self.font.keep(str(self.r.randint(0, 99)))]
+            tries = [self.keep(self._value(column)) for _ in range(5)] + [self.keep(str(self.r.randint(0, 99)))]
             text = next((t for t in tries if t and self.face.width(t) <= right - left), "")
             if text:
                 self.face.draw(self.page, right - self.face.width(text) if self.right and column else left, y, text)

@@ -19,6 +19,7 @@ KINDS = (
     "footer",
     "page_number",
     "page_footnote",
+    "aside_text",
 )
 
 

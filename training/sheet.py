@@ -20,6 +20,7 @@ class Sheet:
         regions: the regions in reading order.
         chinese: whether the text is Chinese.
         font: the font of running text.
+        keep: reduces a text to what this font has, in the script of the page.
     """
 
     def __init__(self, store: Store, r: Random, height: int, width: int) -> None:
@@ -28,6 +29,7 @@ class Sheet:
         self.regions: list[Region] = []
         self.chinese = bool(store.chinese) and r.random() < 0.42
         self.font = r.choice(store.chinese_body if self.chinese else store.latin_body)
+        self.keep = store.script(r, self.font) if self.chinese else self.font.keep
 
     def _add(self, kind: str, left: float, top: float, right: float, bottom: float) -> bool:
         """The ink in this part of the page as a region."""
@@ -56,7 +58,7 @@ class Sheet:
         parts: list[str] = []
         while sum(map(len, parts)) < length:
             rest = length - sum(map(len, parts))
-            parts.append(self.font.keep(texts.snippet(r, language, rest)) or str(r.randint(1, 99)))
+            parts.append(self.keep(texts.snippet(r, language, rest)) or str(r.randint(1, 99)))
         text = ("" if self.chinese else " ").join(parts)
         return titled(r, text) if heading and not self.chinese and r.random() < 0.6 else text
 

@@ -13,11 +13,13 @@ from training.figures import amount, code, number
 from training.fonts import Font, Mask, Store, load_face
 
 STYLES = ("grid", "grid", "rows", "booktabs", "booktabs", "none", "shaded")
+RULED = ("grid", "rows")  # styles with rules between all rows
 CONTENTS = ("number", "number", "number", "amount", "code", "entry", "entry", "words", "words")
 MOST_ROWS, MOST_COLUMNS = 22, 9
 MOST_LINES = 4  # of a cell
 MOST_STRETCH = 1.6
 SPARSE = 0.12  # share of the columns that are mostly empty
+TRIES = 6  # texts that are drawn for a cell until one fits
 EMPTY_HEADS = (0.15, 0.04)  # share of the heads of the first column, and of those of the others, that are empty
 
 
@@ -75,7 +77,7 @@ class Table:
         fill: bool = False,
     ) -> None:
         self._store, self._r, self._page, self._chinese = store, r, page, chinese
-        self._font = fonts[0]
+        self._keep = store.script(r, fonts[0]) if chinese else fonts[0].keep
         self._face, self._head_face = (load_face(font.path, size) for font in fonts)
         self._face.spacing = self._head_face.spacing = 0.0
         self._size = size
@@ -95,6 +97,7 @@ class Table:
         if r.random() < 0.6:
             self._sides[0] = "left"
         self._middle = r.random() < 0.5  # of the height, instead of the top
+        self._group_rules = r.random() < 0.5  # above the cells of several rows, if there are no other rules between rows
         weights = [r.uniform(0.45, 1.7) * (1.7 if name == "words" else 1.0) for name in self._contents]
         ends = np.cumsum([0.0, *weights]) / sum(weights)
         self._edges = [int(self._left + (right - self._left - 1) * end) for end in ends]
@@ -177,9 +180,12 @@ class Table:
         empty = EMPTY_HEADS[column > 0] if head else self._empty[column] if column else 0.0
         if rows == columns == 1 and self._r.random() < empty:
             return Cell(row, column, rows, columns)
-        text = self._font.keep(self._words(content))
-        if self._wraps and content == "words":
-            return Cell(row, column, rows, columns, self._wrapped(text, room))
+        for _ in range(TRIES):
+            text = self._keep(self._words(content))
+            if self._wraps and content == "words":
+                return Cell(row, column, rows, columns, self._wrapped(text, room))
+            if text and face.width(text) <= room:
+                break
         line = face.fit(text, room)
         return Cell(row, column, rows, columns, (line,) if line else ())
 
@@ -227,7 +233,7 @@ class Table:
                 page[self._rows[row] : self._rows[row + 1], self._left : right] = self._r.randint(12, 50)
         for cell in self._cells:
             self._draw_text(cell)
-        if self._style in ("grid", "rows"):
+        if self._style in RULED:
             for cell in self._cells:
                 self._draw_rules(cell)
         if self._style == "booktabs":
@@ -246,7 +252,12 @@ class Table:
         top, bottom = self._rows[cell.row], self._rows[cell.row + cell.rows]
         used = len(cell.lines) * face.height
         y = top + self._free + 1
-        if self._middle or bottom - top < used + self._free:
+        ruled = self._style in RULED
+        if not ruled and not head and cell.rows > 1 and self._group_rules:
+            self._page[top, self._edges[0] : self._edges[-1]] = self._ink
+        # Without rules between rows, the text of a cell of several rows stands in the first one, since nothing else shows
+        # where the cell begins.
+        if (self._middle and (ruled or head or cell.rows == 1)) or bottom - top < used + self._free:
             y = max(top, (top + bottom - used) // 2)
         side = "middle" if cell.columns > 1 else self._sides[cell.column]
         for line in cell.lines:
