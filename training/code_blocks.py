@@ -63,7 +63,7 @@ class CodeSheet(Sheet):
         self.name_in_margin(left, y, stop, style)
         face, small = self._face(font, style.size), self._face(self.font, style.number_size)
         pitch, at, depth = int(face.height * r.uniform(0.9, 1.2)), y, 0
-        digits = small.width("8" * len(str(style.number + 120))) if style.number_size else 0.0
+        digits = self._digits(style)
         x = left + style.inset + (0.0 if style.outside or not digits else digits + style.size)
         before = at
         for _ in range(r.randint(*r.choice(style.lengths))):
@@ -87,13 +87,19 @@ class CodeSheet(Sheet):
             self._frame(start - 3, y - 2, right, min(end + 3, self.height - 1), r.randint(90, 255))
         return end + 3 if self._add("code", start - 4, y - 3, right + 2, end + 4) else y
 
+    def _digits(self, style: CodeStyle) -> float:
+        """The width of the line numbers of a listing that starts at the next number."""
+        face = self._face(self.font, style.number_size)
+        return face.width("8" * len(str(style.number + 120))) if style.number_size else 0.0
+
     def name_in_margin(self, left: int, y: int, stop: int, style: CodeStyle) -> None:
         """Draw the name of what is explained, left of a paragraph or a listing, now and then."""
         r, font = self.r, style.font
         if font is None or r.random() >= style.names or stop - y < 2 * style.size:
             return
         face = self._face(font, style.size * r.uniform(0.8, 1.0))
-        end = left - style.size * (r.uniform(0.5, 1.5) + (2.5 if style.outside and style.number_size else 0.0))
+        numbers = self._digits(style) + style.size if style.outside and style.number_size else 0.0
+        end = left - numbers - style.size * r.uniform(0.5, 1.5)
         text = face.fit(font.keep(self.store.texts.listing(r, r.randint(3, 18))), end - 4)
         x = end - face.width(text)
         if text and x > 2:

@@ -176,8 +176,8 @@ class Store:
         return "".join(self.texts.traditional.get(c, c) for c in text)
 
     def script(self, r: Random, font: Font) -> Callable[[str], str]:
-        """Choose the script of a line or a page: return a function that reduces a text to the characters of the font, in their
-        traditional forms if that script was chosen."""
+        """Choose the script of a line or a page: return a function that reduces a text to the characters of the font, in
+        their traditional forms if that script was chosen."""
         if font.traditional and (not font.simplified or r.random() < TRADITIONAL_SHARE):
             return lambda text: font.keep(self.into_traditional(text))
         return font.keep

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -18,6 +19,7 @@ from mindnlp_ocr.weights.checkpoint import open_checkpoint  # noqa: E402
 from training import evaluate, finetune  # noqa: E402
 from training.batches import LAYOUT_ROOM, SHARES, SYSTEM, TABLE_ROOM, Batch, Batches, text_room  # noqa: E402
 from training.checkpoint import average, export, load  # noqa: E402
+from training.code_blocks import CodeSheet  # noqa: E402
 from training.decode import Reader, as_read  # noqa: E402
 from training.degrade import Degrader, generator, normalise  # noqa: E402
 from training.evaluate import (  # noqa: E402
@@ -32,9 +34,11 @@ from training.evaluate import (  # noqa: E402
 from training.fonts import Store  # noqa: E402
 from training.layouts import draw_layout  # noqa: E402
 from training.lines import draw_empty, draw_line  # noqa: E402
+from training.pages import draw_page  # noqa: E402
 from training.places import owners  # noqa: E402
 from training.real import RealPages, blocks  # noqa: E402
 from training.regions import Region, layout_text  # noqa: E402
+from training.sheet import INK  # noqa: E402
 from training.tables import Cell, draw_table, otsl  # noqa: E402
 from training.train import Trainer, parse, with_noise  # noqa: E402
 
@@ -106,8 +110,39 @@ def test_a_drawn_layout_boxes_the_ink_of_its_regions(store: Store) -> None:
             assert picture[y0 : y1 + 1, x0 : x1 + 1].max() > 60  # there is ink in it
             bare[max(0, y0 - 3) : y1 + 4, max(0, x0 - 3) : x1 + 4] = 0
         assert (bare > 60).mean() < 0.01  # and little beside: rules, bullets that stand out
-    assert {"text", "title", "table", "image", "header", "footer", "page_number", "list"} <= kinds
+    assert {"text", "title", "table", "image", "header", "footer", "page_number", "list", "code"} <= kinds
     assert draw_layout(store, Random(5), 616)[1] == draw_layout(store, Random(5), 616)[1]
+
+
+def test_a_listing_is_one_region_with_its_numbers_and_a_name_in_the_margin_is_another(store: Store) -> None:
+    for seed in range(20):
+        sheet = CodeSheet(store, Random(seed), 600, 500)
+        style = replace(sheet.code_style(120, 12, program=False), number_size=9.0, framed=False, names=1.0)
+        first = style.number
+        end = sheet.listing(120, 460, 30, 560, style)
+        kinds = [region.kind for region in sheet.regions]
+        assert kinds[-1] == "code" and set(kinds[:-1]) <= {"aside_text"}
+        assert style.number > first and 30 < end < 570
+        edges = [min(r.left for r in sheet.regions), min(r.top for r in sheet.regions)]
+        edges += [max(r.right for r in sheet.regions), max(r.bottom for r in sheet.regions)]
+        rows, columns = (sheet.page > INK).nonzero()
+        assert edges == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]  # no ink outside of the regions
+        for name in sheet.regions[:-1]:
+            assert name.right <= sheet.regions[-1].left
+
+
+def test_a_page_is_in_one_script(store: Store) -> None:
+    simplified, traditional = set(store.texts.traditional), set(store.texts.traditional.values())
+    found = []
+    for seed in range(60):
+        texts = [
+            draw_page(store, Random(seed), 300, 400, 200, chinese=True)[1],
+            draw_table(store, Random(seed), 260, 460)[1],
+        ]
+        for scripts in ([bool(set(text) & script) for script in (simplified, traditional)] for text in texts):
+            assert not all(scripts)
+            found.append(scripts)
+    assert [True, False] in found and [False, True] in found
 
 
 def test_a_drawn_table_has_a_place_for_every_column_of_every_row(store: Store) -> None:
