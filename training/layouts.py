@@ -12,11 +12,9 @@ from random import Random
 import numpy as np
 from PIL import Image
 
-from training.code_blocks import CodeSheet
+from training.figure_blocks import FigureSheet
 from training.fonts import Mask, Store
-from training.pictures import chart, diagram, drawing, photograph
 from training.regions import Region, layout_text
-from training.tables import Table
 
 RATIOS = (0.707, 0.707, 0.707, 0.707, 0.773, 0.773, 0.65, 0.85, 1.0, 1.333, 1.414, 1.778)  # width by height
 LARGE_PRINT = 0.18  # share of the pages with large print; most of them are smaller, such as letters, receipts and screens
@@ -50,7 +48,7 @@ def draw_layout(store: Store, r: Random, edge: int, cut: Callable[[], Mask | Non
     return picture, layout_text(regions, width, height)
 
 
-class Designer(CodeSheet):
+class Designer(FigureSheet):
     """A page whose style is chosen first, and which is then filled from the top to the bottom."""
 
     def __init__(self, store: Store, r: Random, cut: Callable[[], Mask | None] | None = None) -> None:
@@ -80,7 +78,6 @@ class Designer(CodeSheet):
         self.head_scale, self.numbered = r.uniform(1.0, 1.7), r.random() < 0.5
         self.head_middle = r.random() < 0.2
         self.forms = r.random() < 0.12
-        self.figures = self.tables = 0
         self.places = r.choice(("prose", "prose", "prose", "report", "report", "mixed", "manual", "manual", "program"))
         self.code = self.code_style(self.margins[0], self.size, self.places == "program")
 
@@ -363,65 +360,3 @@ class Designer(CodeSheet):
         if r.random() < 0.7:
             self.page[y - 3, left : int(left + (right - left) * r.uniform(0.15, 0.5))] = 255
         return y - int(self.size), self.regions.pop()
-
-    # Tables and pictures
-
-    def _caption(self, kind: str, left: int, right: int, y: int, stop: int, count: int) -> int:
-        r = self.r
-        face = self._face(self.font, self.size * r.uniform(0.8, 1.0))
-        words = ("Table", "TABLE", "Tab.", "表") if kind == "table_caption" else ("Figure", "Fig.", "FIGURE", "图")
-        head = f"{words[3]}{count}" if self.chinese else f"{r.choice(words[:3])} {count}"
-        text = head + r.choice((": ", ". ", " ", "  ")) + self._words(r.randint(10, 120))
-        return self._lines(kind, face, text, (left, right, y, stop), r.random() < 0.6, 1.1)
-
-    def _table(self, left: int, right: int, y: int, stop: int) -> int:
-        r = self.r
-        size = max(7, round(self.size * r.uniform(0.78, 1.0)))
-        if stop - y < 7 * size:
-            return y
-        self.tables += 1
-        captioned, above = r.random() < 0.6, r.random() < 0.65
-        if captioned and above:
-            y = self._caption("table_caption", left, right, y, stop - 4 * size, self.tables) + r.randint(2, self.size)
-        narrow = int((right - left) * (r.uniform(0.55, 0.95) if r.random() < 0.3 else 1.0))
-        x = left + int((right - left - narrow) / 2 * (r.random() < 0.7))
-        limit = min(stop, self.height - 2)
-        head_font = self.store.relative(r, self.font) if not self.chinese and r.random() < 0.6 else self.font
-        place = (x, y, min(x + narrow, self.width - 1), limit)
-        table = Table(self.store, r, self.page, place, (self.font, head_font), size, self.chinese)
-        if table.bottom <= y:
-            return y
-        self._add("table", x - 2, y - 2, x + narrow + 3, table.bottom + 3)
-        end = table.bottom + 2
-        if captioned and not above:
-            end = self._caption("table_caption", left, right, end + r.randint(2, self.size), stop, self.tables)
-        return end + int(self.size * 0.3)
-
-    def _picture(self, left: int, right: int, y: int, stop: int) -> int:
-        r = self.r
-        width = int((right - left) * (r.uniform(0.35, 1.0) if r.random() < 0.6 else 1.0))
-        height = min(int(width * r.uniform(0.3, 1.1)), int((stop - y) * r.uniform(0.3, 0.95)))
-        if height < 4 * self.size or width < 5 * self.size:
-            return y
-        x = left + int((right - left - width) * r.choice((0, 0.5, 0.5, 0.5, 1)))
-        picture = self._drawn_picture(height, width)
-        part = self.page[y : y + height, x : x + width]
-        np.maximum(part, picture[: part.shape[0], : part.shape[1]], out=part)
-        if not self._add("image", x, y, x + width, y + height):
-            return y
-        end = y + height
-        if r.random() < 0.6:
-            self.figures += 1
-            end = self._caption("image_caption", left, right, end + r.randint(2, self.size), stop, self.figures)
-        return max(end, y + height) + int(self.size * 0.4)
-
-    def _drawn_picture(self, height: int, width: int) -> Mask:
-        r = self.r
-        kind = r.choice(("photograph", "chart", "chart", "diagram", "drawing"))
-        if kind == "photograph":
-            return photograph(r, height, width)
-        if kind == "chart":
-            return chart(r, height, width, self._face(self.font, self.size * 0.7), self.size)
-        if kind == "diagram":
-            return diagram(r, height, width, self._face(self.font, self.size * r.uniform(0.7, 0.95)), self._words)
-        return drawing(r, height, width)
