@@ -57,13 +57,13 @@ PDF_SHUFFLED, SCANS_SHUFFLED = 0.4, 0.7  # share of real pages whose lines are c
 READ_HEIGHT = 40  # the reader scales a crop to this height, and the image processor rounds it down to 28
 STRETCHED = 0.86  # the share of lines that are read so
 SHARES = {
-    "drawn_lines": 0.34,
-    "pdf_lines": 0.09,
-    "scan_lines": 0.04,
-    "drawn_pages": 0.15,
-    "windows": 0.09,
-    "layouts": 0.17,
-    "tables": 0.14,
+    "drawn_lines": 0.33,
+    "pdf_lines": 0.08,
+    "scan_lines": 0.03,
+    "drawn_pages": 0.13,
+    "windows": 0.07,
+    "layouts": 0.18,
+    "tables": 0.18,
 }
 RESAMPLING = (
     Image.Resampling.BILINEAR,

@@ -30,7 +30,7 @@ HANDWRITTEN = (
 MONOSPACED = ("mono", "courier", "ocr")
 DOTTED = ("vt323", "doto", "press-start", "dotgothic", "pixelify", "share-tech-mono", "unifont")
 
-TRADITIONAL_SHARE = 0.4  # of the texts in fonts that have the characters of both scripts
+TRADITIONAL_SHARE = 0.5  # of the texts in fonts that have the characters of both scripts
 
 Mask = NDArray[np.uint8]  # 255 is ink
 
