@@ -66,20 +66,25 @@ class CodeSheet(Sheet):
         digits = self._digits(style)
         x = left + style.inset + (0.0 if style.outside or not digits else digits + style.size)
         before = at
-        for _ in range(r.randint(*r.choice(style.lengths))):
+        numbers_all = r.random() < 0.8  # blank lines have numbers, too
+        for row in range(r.randint(*r.choice(style.lengths))):
             if at + face.height > stop:
                 break
-            room = right - x - depth * style.step * face.width(" ")
-            length = int(min(room / face.width("x"), r.choice((r.randint(1, 6), r.randint(4, 40), r.randint(10, 90)))))
-            text = face.fit(font.keep(self.store.texts.listing(r, max(1, length))) or "}", room)
-            face.draw(self.page, x + depth * style.step * face.width(" "), at, text)
-            if digits:
+            blank = row > 0 and r.random() < 0.05
+            if digits and (numbers_all or not blank):
                 mark = str(style.number)
                 style.number += 1
                 place = x - style.size - digits + (digits - small.width(mark))
                 small.draw(self.page, place, at + face.ascent - small.ascent, mark)
-            before = at
-            at += pitch + (pitch if r.random() < 0.05 else 0)
+                before = at
+            if not blank:
+                room = right - x - depth * style.step * face.width(" ")
+                width = r.choice((r.randint(1, 6), r.randint(4, 40), r.randint(10, 90)))
+                length = int(min(room / face.width("x"), width))
+                text = face.fit(font.keep(self.store.texts.listing(r, max(1, length))) or "}", room)
+                face.draw(self.page, x + depth * style.step * face.width(" "), at, text)
+                before = at
+            at += pitch
             depth = max(0, min(6, depth + r.choice((-1, -1, 0, 0, 0, 0, 0, 1, 1))))
         end = before + face.height
         start = x - style.size - digits if digits else left

@@ -205,6 +205,8 @@ class Designer(FigureSheet):
         weights = [10.0, 2.2, 0.8 + more, 0.12, 0.7 + 1.6 * more, 0.9 + 1.6 * more, 0.6, listings]
         if wide:
             weights = [1.0, 1.0, 0.1, 0.0, 2.0, 2.5, 0.1, 0.1]
+        if self.regions and self.regions[-1].kind == "code":
+            weights[-1] = 0.0  # two listings could not be told from one with a blank line
         found = r.choices(makers, weights)[0](left, right, y, stop)
         if found <= y:
             found = self._paragraph(left, right, y, stop)
