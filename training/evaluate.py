@@ -11,6 +11,7 @@ out; the drawn sets need DATA alone. With ``--training``, receipt lines that do 
 import argparse
 import json
 import logging
+import math
 import re
 import time
 from collections import Counter
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from training.batches import LAYOUT_PROMPT, TABLE_PROMPT
+from training.batches import LARGEST_PAGE, LAYOUT_PROMPT, TABLE_PROMPT
 from training.check_sources import line_hash, pages_of
 from training.checkpoint import load
 from training.decode import Reader, Reading, as_read
@@ -270,32 +271,54 @@ def cells_of(otsl: str) -> list[list[tuple[str, str]]]:
     return [re.findall(r"<(fcel|ecel|lcel|ucel|xcel)>([^<]*)", row) for row in otsl.split("<nl>")[:-1]]
 
 
+def joined(text: str) -> str:
+    """The text of a cell without the space at the end of a line that ends with a hyphen."""
+    return text.strip().replace("- ", "-")
+
+
 def drawn_tables(reader: Reader, held_out: Store, count: int) -> Figures:
-    """Tables in unseen fonts, of 560 by 336 pixels: how many have the right structure, and how many of the cells with text
-    stand in their place with the right text."""
+    """Tables in unseen fonts, of 560 by 336 pixels."""
     r = Random(404)
     drawn: list[tuple[Image.Image, str]] = []
     while len(drawn) < count:
         mask, text = draw_table(held_out, r, 336, 560)
         if text:
             drawn.append((Image.fromarray(255 - (mask * r.uniform(0.75, 1)).astype(np.uint8)), text))
-    found = reader.read([picture for picture, _ in drawn], TABLE_PROMPT, special=True)
+    return table_figures("drawn tables", reader, drawn)
+
+
+def typeset_tables(reader: Reader, tables: Path, limit: int) -> Figures:
+    """The tables of :mod:`training.tex_tables`, reduced to LARGEST_PAGE image tokens at most."""
+    truths = sorted(json.loads((tables / "tables.json").read_text("utf8")).items())[:limit]
+    pictures = []
+    for file, _ in truths:
+        image = Image.open(tables / file).convert("RGB")
+        scale = min(1.0, math.sqrt(LARGEST_PAGE * 784 / (image.width * image.height)))
+        columns, rows = (max(2, int(edge * scale / 28)) for edge in image.size)
+        columns += rows == columns  # squares are layouts
+        pictures.append(image.resize((28 * columns, 28 * rows), Image.Resampling.BICUBIC))
+    return table_figures("typeset tables", reader, list(zip(pictures, [text for _, text in truths], strict=True)))
+
+
+def table_figures(name: str, reader: Reader, tables: list[tuple[Image.Image, str]]) -> Figures:
+    """Return how many structures are right, and how many cells with text are in their place with the right text."""
+    found = reader.read([picture for picture, _ in tables], TABLE_PROMPT, special=True)
     structures = cells = right = 0
     pairs: list[tuple[str, str]] = []
-    for reading, (_, wanted) in zip(found, drawn, strict=True):
+    for reading, (_, wanted) in zip(found, tables, strict=True):
         a, b = cells_of(reading.text), cells_of(wanted)
         structures += [[tag for tag, _ in row] for row in a] == [[tag for tag, _ in row] for row in b]
-        read = {(i, j): text.strip() for i, row in enumerate(a) for j, (_, text) in enumerate(row)}
+        read = {(i, j): joined(text) for i, row in enumerate(a) for j, (_, text) in enumerate(row)}
         for i, row in enumerate(b):
             for j, (tag, text) in enumerate(row):
                 if tag == "fcel":
                     cells += 1
-                    right += read.get((i, j)) == text
+                    right += read.get((i, j)) == joined(text)
         pairs.append((re.sub(r"<\w+>", " ", reading.text), re.sub(r"<\w+>", " ", wanted)))
     return {
-        "drawn tables: structures right, %": round(100 * structures / count, 1),
-        "drawn tables: cells right, %": round(100 * right / max(1, cells), 1),
-        "drawn tables: character errors, %": character_error(pairs),
+        f"{name}: structures right, %": round(100 * structures / max(1, len(tables)), 1),
+        f"{name}: cells right, %": round(100 * right / max(1, cells), 1),
+        f"{name}: character errors, %": character_error(pairs),
     }
 
 
@@ -328,6 +351,8 @@ def measure(options: argparse.Namespace) -> Figures:
         tasks.append(lambda: typeset(reader, pages, options.limit))
         if options.layouts:
             tasks.append(lambda: typeset_layouts(few, pages, options.limit))
+    if options.typeset_tables:
+        tasks.append(lambda: typeset_tables(few, options.typeset_tables, options.limit))
     if options.data:
         held_out = Store(options.data, held_out=True)
         tasks.append(lambda: unseen_fonts(reader, held_out, options.lines))
@@ -357,6 +382,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--lines", type=int, default=60, help="lines drawn in each unseen font")
     parser.add_argument("--layouts", type=int, default=0, help="pages whose regions are looked for: 5 to 20 s each on a CPU")
     parser.add_argument("--tables", type=int, default=0, help="number of tables that are drawn and read")
+    parser.add_argument("--typeset-tables", type=Path, help="tables of training.tex_tables")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cpu")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args(arguments)

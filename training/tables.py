@@ -11,6 +11,7 @@ import numpy as np
 
 from training.figures import amount, code, number
 from training.fonts import Font, Mask, Store, load_face
+from training.texts import Texts
 
 STYLES = ("grid", "grid", "rows", "booktabs", "booktabs", "none", "shaded")
 RULED = ("grid", "rows")  # styles with rules between all rows
@@ -49,6 +50,23 @@ def otsl(cells: list[Cell], rows: int, columns: int, between: str = " ") -> str:
         if text := between.join(cell.lines).strip():
             grid[cell.row][cell.column] = "<fcel>" + text
     return "".join("".join(row) + "<nl>" for row in grid)
+
+
+def cell_text(texts: Texts, r: Random, content: str, chinese: bool, longest: int) -> str:
+    """Return a random text for a cell of this content, one of CONTENTS or "head"; words have about ``longest`` letters."""
+    if content == "number":
+        return str(r.randint(0, 10 ** r.randint(1, 5))) if r.random() < 0.4 else number(r)
+    if content == "amount":
+        return amount(r)
+    if content == "code":
+        return code(r)
+    if content == "words":
+        length = r.randint(4, longest)
+        return texts.snippet(r, "zh" if chinese else "en", length // 2 if chinese else length)
+    if content == "head" and r.random() < 0.5:
+        word = texts.chinese_word(r) if chinese else texts.word(r)
+        return word if r.random() < 0.4 else word.capitalize()
+    return texts.entry(r, chinese)
 
 
 class Table:
@@ -190,21 +208,7 @@ class Table:
         return Cell(row, column, rows, columns, (line,) if line else ())
 
     def _words(self, content: str) -> str:
-        r, texts = self._r, self._store.texts
-        if content == "number":
-            return str(r.randint(0, 10 ** r.randint(1, 5))) if r.random() < 0.4 else number(r)
-        if content == "amount":
-            return amount(r)
-        if content == "code":
-            return code(r)
-        if content == "words":
-            language = "zh" if self._chinese else "en"
-            length = r.randint(4, 70 if self._wraps else 30)
-            return texts.snippet(r, language, length // 2 if self._chinese else length)
-        if content == "head" and r.random() < 0.5:
-            word = texts.chinese_word(r) if self._chinese else texts.word(r)
-            return word if r.random() < 0.4 else word.capitalize()
-        return texts.entry(r, self._chinese)
+        return cell_text(self._store.texts, self._r, content, self._chinese, 70 if self._wraps else 30)
 
     def _wrapped(self, text: str, room: float) -> tuple[str, ...]:
         lines: list[str] = []
