@@ -12,6 +12,7 @@ writes the same tables.
 import argparse
 import json
 import logging
+import shutil
 import subprocess
 from pathlib import Path
 from random import Random
@@ -144,7 +145,7 @@ class TexTable:
         return " & ".join(parts)
 
     def _rule(self, row: int) -> str:
-        """The rule below a row, which does not cross cells of several rows."""
+        """Return the rule below a row, which does not cross cells of several rows."""
         if self.style == "booktabs":
             group = next((cell for cell in self.cells if cell.columns > 1), None)
             if group is not None and row == 0:
@@ -169,9 +170,8 @@ def rendered(source: str, dpi: int) -> Image.Image:
         command = ["pdflatex", "-interaction=batchmode", "-halt-on-error", "table.tex"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if done.returncode:
-            said = (Path(folder) / "table.log").read_text("utf8", "replace") if (Path(folder) / "table.log").exists() else ""
-            faults = [line for line in said.splitlines() if line.startswith("!")]
-            raise RuntimeError(f"pdflatex failed: {' '.join(faults) or done.stdout[-500:]}")
+            said = (Path(folder) / "table.log").read_text("utf8", "replace").splitlines()
+            raise RuntimeError(f"pdflatex failed: {' '.join(line for line in said if line.startswith('!'))}")
         with pypdfium2.PdfDocument(Path(folder) / "table.pdf") as document:
             page: Image.Image = document[0].render(scale=dpi / 72).to_pil().convert("L")
     ink = np.asarray(page) < INK
@@ -202,6 +202,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=80)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
+    if shutil.which("pdflatex") is None:
+        parser.error("pdflatex is not installed: install LaTeX, on Debian the packages that --help names")
     make(Texts(options.data), options.output, options.count, options.seed)
 
 

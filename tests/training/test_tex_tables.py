@@ -8,7 +8,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from training.tex_tables import TexTable, escaped, plain, rendered
+from training.tex_tables import TexTable, escaped, main, plain, rendered
 from training.texts import Texts
 
 Grid = list[list[tuple[str, str]]]
@@ -76,3 +76,12 @@ def test_a_picture_is_cut_at_its_ink() -> None:
 def test_the_fault_of_latex_is_in_the_error() -> None:
     with pytest.raises(RuntimeError, match="Undefined control sequence"):
         rendered("\\documentclass{article}\\begin{document}\\nonsense\\end{document}", 100)
+
+
+def test_without_latex_the_program_says_what_to_install(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit, match="2"):
+        main(["--data", str(data), "--output", str(tmp_path / "tables")])
+    assert "pdflatex is not installed" in capsys.readouterr().err
